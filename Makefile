@@ -1,0 +1,45 @@
+# make repro: build the environment and run the pipeline.  make test: build it and check everything.
+# Everything lives in .venv; nothing is installed twice unless requirements.lock changes.
+.PHONY: help setup repro test check unit lock clean
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+help: ## list what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-7s %s\n", $$1, $$2}'
+
+setup: $(READY) ## build .venv from the hashed lock
+
+repro: $(READY) ## run the pipeline: only the stages whose inputs changed
+	$(BIN)/dvc repro
+
+test: check ## lint, types and all tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+unit: $(READY) ## the fast tests only, under a minute
+	$(BIN)/python -m pytest -n 2 --ignore tests/pipeline
+
+check: $(READY) ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: ## renew requirements.lock from pyproject.toml (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --group dev --no-header pyproject.toml -o requirements.lock
+
+clean: ## remove the environment and caches, keep data and models
+	rm -rf $(VENV) .work .pytest_cache .mypy_cache .ruff_cache
+
+# `dvc` gets a wrapper so that .venv/bin/dvc finds this environment's python for the stages without being activated;
+# `vitlora` one that runs this tree: an installed copy would go stale, and queued experiments must run their own code.
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"Python 3.11 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}; make PYTHON=python3.12" if v < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@printf '#!/bin/sh\nbin=$$(cd "$$(dirname "$$0")" && pwd)\nPATH="$$bin:$$PATH" exec "$$bin/python" -m dvc "$$@"\n' > $(BIN)/dvc
+	@printf '#!/bin/sh\nbin=$$(cd "$$(dirname "$$0")" && pwd)\nPYTHONPATH="$$bin/../../src" exec "$$bin/python" -m vitlora "$$@"\n' > $(BIN)/vitlora
+	@chmod +x $(BIN)/dvc $(BIN)/vitlora
+	@touch $(READY)

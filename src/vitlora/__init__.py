@@ -1,0 +1,1 @@
+"""A reproducible pipeline that fine-tunes a Vision Transformer with LoRA."""

@@ -1,0 +1,5 @@
+"""``python -m vitlora``: the command line."""
+
+from vitlora.cli import main
+
+main()

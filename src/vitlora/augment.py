@@ -1,0 +1,85 @@
+"""Random crops, flips and order as a pure function of (seed, epoch, image index).
+
+Nothing is drawn from a generator that anyone else uses, so results do not depend on workers, prefetching or resuming.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+TRIES = 10
+DRAWS = 4 * TRIES + 1
+_CROPS, _ORDER = 0, 1
+
+
+def uniforms(seed: int, epoch: int, stream: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Draw uniform numbers in [0, 1) from the Philox counter generator, keyed, never seeded from outside.
+
+    The raw 64-bit words are used, whose values NumPy promises to keep for ever; row i does not depend on the number of
+    rows.
+    """
+    words = np.random.Philox(key=[seed, 2 * epoch + stream]).random_raw(math.prod(shape))
+    return np.asarray((np.asarray(words).reshape(shape) >> np.uint64(11)) * 2.0**-53, np.float64)
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """Return the order in which an epoch visits its images: a permutation, int64 (count,)."""
+    return np.argsort(uniforms(seed, epoch, _ORDER, (count,)), kind="stable").astype(np.int64)
+
+
+def epoch_crops(
+    seed: int,
+    epoch: int,
+    sizes: NDArray[np.int64],
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    horizontal_flip_p: float,
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Draw one random crop and one flip for every image of an epoch.
+
+    The law is torchvision's RandomResizedCrop: up to ten tries of an area uniform in ``scale`` and an aspect ratio
+    log-uniform in ``ratio``; the first that fits is placed uniformly; if none fits, the largest centred crop within the
+    ratio bounds.
+
+    Args:
+        seed: Of the run.
+        epoch: Counted from 0.
+        sizes: int64 (N, 2), width and height of each image, px.
+        scale: Smallest and largest share of the image's area.
+        ratio: Smallest and largest width over height.
+        horizontal_flip_p: Probability of a left-right flip.
+
+    Returns:
+        boxes: int64 (N, 4), left, top, right, bottom, px; flips: bool (N,).
+
+    Source:
+        torchvision.transforms.RandomResizedCrop.get_params.
+    """
+    draws = uniforms(seed, epoch, _CROPS, (len(sizes), DRAWS))
+    tries = draws[:, 1:].reshape(-1, TRIES, 4)
+    image_w, image_h = sizes[:, 0, None], sizes[:, 1, None]
+    area = image_w * image_h * (scale[0] + (scale[1] - scale[0]) * tries[..., 0])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = np.exp(low + (high - low) * tries[..., 1])
+    width = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    height = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    fits = (width > 0) & (width <= image_w) & (height > 0) & (height <= image_h)
+    left = np.floor(tries[..., 2] * (image_w - width + 1)).astype(np.int64)
+    top = np.floor(tries[..., 3] * (image_h - height + 1)).astype(np.int64)
+    boxes = np.stack([left, top, left + width, top + height], axis=-1)
+    chosen = boxes[np.arange(len(sizes)), fits.argmax(axis=1)]
+    centred = np.array([_centre_crop(int(w), int(h), ratio) for w, h in sizes[~fits.any(axis=1)]], np.int64)
+    chosen[~fits.any(axis=1)] = centred.reshape(-1, 4)
+    return chosen, draws[:, 0] < horizontal_flip_p
+
+
+def _centre_crop(width: int, height: int, ratio: Sequence[float]) -> tuple[int, int, int, int]:
+    crop_w, crop_h = width, height
+    if width / height < ratio[0]:
+        crop_h = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        crop_w = round(height * ratio[1])
+    left, top = (width - crop_w) // 2, (height - crop_h) // 2
+    return left, top, left + crop_w, top + crop_h

@@ -1,0 +1,63 @@
+"""The model card that travels with an exported model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TEXT = """\
+---
+{front}---
+# Image classifier of {count} classes
+
+A {base} fine-tuned with LoRA (rank {r}, alpha {alpha}, on {targets}) and merged. Accuracy {accuracy:.4f} on
+{images:,} test images that played no part in training or in choosing the epoch.
+
+```python
+from transformers import pipeline
+
+pipeline("image-classification", model="models/export")("picture.jpg")
+```
+
+`model.onnx` gives the same logits from `pixel_values`, float32 (batch, 3, {size}, {size}): the picture's shorter side
+scaled to {size} px ({interpolation}), the centre cut out, divided by 255, minus {mean}, over {std}.
+`vitlora.json` holds class names and preprocessing.
+
+Classes: {classes}
+"""
+
+
+def write_card(
+    path: Path, right: int, images: int, bundle: Mapping[str, Any], adapter_config: Mapping[str, Any]
+) -> None:
+    """Write README.md with front matter as the Hub reads it.
+
+    Args:
+        path: Of the card.
+        right: Test images classified rightly.
+        images: All test images.
+        bundle: vitlora.json of the adapter.
+        adapter_config: PEFT's.
+    """
+    front = yaml.safe_dump(
+        {"library_name": "transformers", "pipeline_tag": "image-classification", "tags": ["lora", "vit", "vitlora"]},
+        sort_keys=True,
+    )
+    targets = adapter_config["target_modules"]
+    text = TEXT.format(
+        front=front,
+        count=len(bundle["class_names"]),
+        base=bundle["base"]["model_type"],
+        r=adapter_config["r"],
+        alpha=f"{adapter_config['lora_alpha']:g}",
+        targets=targets if isinstance(targets, str) else ", ".join(targets),
+        accuracy=right / images,
+        images=images,
+        size=bundle["image_size"],
+        interpolation=bundle["interpolation"],
+        mean=bundle["image_mean"],
+        std=bundle["image_std"],
+        classes=", ".join(bundle["class_names"]),
+    )
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,23 @@
+"""The command line: ``vitlora <verb>``, one module a verb."""
+
+import argparse
+
+from vitlora.cli import predict, preset
+from vitlora.entry import run
+
+VERBS = {"predict": predict, "preset": preset}
+
+
+def main() -> None:
+    """Run the verb that the command line names."""
+    parser = argparse.ArgumentParser(
+        prog="vitlora", description="Fine-tune a Vision Transformer with LoRA, reproducibly."
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for name, module in VERBS.items():
+        summary = (module.__doc__ or "").splitlines()[0]
+        verb = verbs.add_parser(name, help=summary, description=module.__doc__)
+        module.add_arguments(verb)
+        verb.set_defaults(act=module.act)
+    args = parser.parse_args()
+    run(lambda: args.act(args))

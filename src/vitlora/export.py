@@ -1,0 +1,128 @@
+"""Export: merge the adapter into the base model, write ONNX, and prove that both still say the same."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vitlora.adapters import BUNDLE, load_adapter
+from vitlora.card import write_card
+from vitlora.errors import VitloraError
+from vitlora.files import read_csv, read_json, write_json
+from vitlora.labels import Labels
+from vitlora.model import Normalisation, score
+from vitlora.onnx_model import export_onnx
+from vitlora.onnx_runtime import OnnxClassifier
+from vitlora.sections.export import Export
+from vitlora.tensors import Squares, load_split
+
+RESAMPLE = {"bilinear": 2, "bicubic": 3}  # PIL's numbers, as image processors store them
+
+
+def export(export: Export, base: Path, adapter: Path, test: Path, predictions: Path, model: Path, report: Path) -> None:
+    """Write a folder that transformers, onnxruntime and ``vitlora predict`` load, and check it on the test split.
+
+    Args:
+        export: Batch size, ONNX operator set, and the largest logit difference that passes.
+        base: Base model folder.
+        adapter: Adapter folder.
+        test: Test squares, scored again with every exported form.
+        predictions: As evaluate wrote them; the exported forms must repeat them.
+        model: Gets weights, config, image processor, model.onnx, labels and a model card.
+        report: Gets agreements and differences.
+
+    Raises:
+        VitloraError: A weight is not finite, or an exported form disagrees with the trained model.
+    """
+    merged, labels, normalisation = load_adapter(base, adapter)
+    _refuse_not_finite(merged)
+    model.mkdir(parents=True, exist_ok=True)
+    merged.save_pretrained(model, safe_serialization=True)
+    write_json(model / "preprocessor_config.json", processor_config(labels, normalisation))
+    shutil.copyfile(adapter / BUNDLE, model / BUNDLE)
+    export_onnx(merged, labels.image_size, export.onnx_opset, model / "model.onnx")
+    squares = load_split(test)
+    scored = read_csv(predictions)
+    trained = [row["predicted"] for row in scored]
+    checks = check_export(merged, model, squares, trained, labels, normalisation, export)
+    write_json(report, checks)
+    right = sum(row["predicted"] == row["actual"] for row in scored)
+    write_card(
+        model / "README.md", right, len(scored), read_json(adapter / BUNDLE), read_json(adapter / "adapter_config.json")
+    )
+    print(
+        f"ONNX differs from PyTorch by at most {checks['onnx_max_logit_diff']:.1e} in a logit; "
+        f"all three forms agree with evaluate on {len(squares.labels):,} images"
+    )
+
+
+def check_export(
+    merged: Any,
+    folder: Path,
+    squares: Squares,
+    trained: list[str],
+    labels: Labels,
+    normalisation: Normalisation,
+    export: Export,
+) -> dict[str, float]:
+    """Score the test split with the merged weights, with ONNX, and with transformers' pipeline.
+
+    Returns:
+        Share of images on which each gives the class that evaluate gave, and the largest logit difference of ONNX.
+
+    Raises:
+        VitloraError: Any share below 1, or a difference above ``max_logit_diff``.
+    """
+    torch_logits = score(merged, squares.images, normalisation, export.batch_size)
+    onnx = OnnxClassifier(folder / "model.onnx", normalisation.mean, normalisation.std)
+    onnx_logits = onnx.score(squares.images, export.batch_size)
+    names = np.array(labels.class_names)
+    given = {
+        "merged": names[torch_logits.argmax(axis=1)],
+        "onnx": names[onnx_logits.argmax(axis=1)],
+        "pipeline": np.array(pipeline_classes(folder, squares, export.batch_size)),
+    }
+    difference = float(np.abs(torch_logits - onnx_logits).max())
+    checks = {f"{form}_agreement": float((classes == np.array(trained)).mean()) for form, classes in given.items()}
+    failed = [f"{name} is {value:.6f}; the rule: 1" for name, value in checks.items() if value < 1]
+    if difference > export.max_logit_diff:
+        failed.append(f"onnx_max_logit_diff is {difference:.2e}; the rule: {export.max_logit_diff:.2e} at most")
+    if failed:
+        raise VitloraError("the exported model is not the trained one:\n" + "\n".join(failed))
+    return {**checks, "onnx_max_logit_diff": difference, "images": len(squares.labels)}
+
+
+def pipeline_classes(folder: Path, squares: Squares, batch_size: int) -> list[str]:
+    """Return the class that ``transformers.pipeline("image-classification")`` gives for each square."""
+    from transformers import pipeline
+
+    classify = pipeline("image-classification", model=str(folder), device="cpu")
+    pictures = [Image.fromarray(image.transpose(1, 2, 0)) for image in np.asarray(squares.images)]
+    return [best[0]["label"] for best in classify(pictures, top_k=1, batch_size=batch_size)]
+
+
+def processor_config(labels: Labels, normalisation: Normalisation) -> dict[str, object]:
+    """Return the image processor's settings: resize the shorter side, cut the centre, normalise, as everywhere here."""
+    size = labels.image_size
+    return {
+        "image_processor_type": "BitImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": RESAMPLE[labels.interpolation],
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": normalisation.mean,
+        "image_std": normalisation.std,
+    }
+
+
+def _refuse_not_finite(model: Any) -> None:
+    for name, weight in model.state_dict().items():
+        if not bool(weight.isfinite().all()):
+            raise VitloraError(f"{name} holds NaN or infinity: training diverged; lower train.learning_rate")

@@ -1,0 +1,129 @@
+"""One way from a file's bytes to pixels, used alike for training, evaluation and prediction."""
+
+import io
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+Box = tuple[int, int, int, int]
+
+
+class BadImageError(ValueError):
+    """The bytes are not a picture we can use; the message is the reason, without the file's name."""
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode a picture to RGB as a person would see it.
+
+    EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits (Pillow's own
+    ``convert`` would clip it to white), of an animation the first frame is taken. Content decides, not a file name.
+
+    Args:
+        data: The whole file: JPEG, PNG, WEBP, GIF, BMP or TIFF.
+
+    Raises:
+        BadImageError: Empty, of another format, cut short, corrupt, or so large that it may be a decompression bomb.
+    """
+    if not data:
+        raise BadImageError("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata warns; the pixels may be fine
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image.load()
+            return _to_rgb(_upright(image))
+    except UnidentifiedImageError:
+        raise BadImageError(f"not a picture of a known format ({', '.join(FORMATS)})") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise BadImageError(f"too many pixels: {error}") from None
+    except (
+        Exception
+    ) as error:  # Pillow's plugins raise seven types on damaged files (OSError, SyntaxError, struct.error)
+        raise BadImageError(f"{type(error).__name__}: {error}") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # broken metadata is no reason to lose a good picture
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return _wide_grey(image).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _wide_grey(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey to 8 bits by the type's range; 32-bit and float grey, which have no usual range, by 65535."""
+    values = np.asarray(image).astype(np.float64)
+    top = 1.0 if image.mode == "F" and values.max(initial=0.0) <= 1.0 else 65535.0
+    return Image.fromarray((np.clip(values / top, 0, 1) * 255 + 0.5).astype(np.uint8), mode="L")
+
+
+def resize_and_crop(image: Image.Image, size: int, interpolation: str) -> NDArray[np.uint8]:
+    """Scale the shorter side to ``size`` and cut the centre square: torchvision's Resize and CenterCrop on PIL.
+
+    Args:
+        image: RGB.
+        size: Side of the square, px.
+        interpolation: `bilinear` or `bicubic`; Pillow's filters, which antialias.
+
+    Returns:
+        uint8 (3, size, size), RGB.
+
+    Source:
+        torchvision.transforms.functional: the longer side is truncated, the crop offset is rounded half to even.
+    """
+    width, height = image.size
+    scaled = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+    if image.size != scaled:
+        image = image.resize(scaled, FILTERS[interpolation])
+    left, top = round((scaled[0] - size) / 2.0), round((scaled[1] - size) / 2.0)
+    return to_array(image.crop((left, top, left + size, top + size)))
+
+
+def crop_and_resize(image: Image.Image, box: Box, size: int, interpolation: str) -> NDArray[np.uint8]:
+    """Cut a box and scale it to a square: torchvision's resized_crop on PIL.
+
+    Args:
+        image: RGB.
+        box: Left, top, right, bottom in px, inside the picture.
+        size: Side of the square, px.
+        interpolation: `bilinear` or `bicubic`.
+
+    Returns:
+        uint8 (3, size, size), RGB.
+    """
+    return to_array(image.crop(box).resize((size, size), FILTERS[interpolation]))
+
+
+def to_array(image: Image.Image) -> NDArray[np.uint8]:
+    """Return an RGB picture as uint8 (3, H, W)."""
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def normalise(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """Scale pixels to 0..1 and standardise each channel, in the order of torchvision's ToTensor and Normalize.
+
+    Args:
+        images: uint8 (N, 3, H, W).
+        mean: Per channel, of pixels scaled to 0..1.
+        std: Likewise.
+
+    Returns:
+        float32 (N, 3, H, W).
+    """
+    centre, spread = (np.asarray(values, np.float32).reshape(1, 3, 1, 1) for values in (mean, std))
+    return (images.astype(np.float32) / np.float32(255) - centre) / spread

@@ -1,0 +1,60 @@
+"""An ONNX file from a PyTorch classifier: dynamic batch, weights inside, the same bytes in every folder."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Logits(torch.nn.Module):
+    """Give the bare logits: an output object has no place in a graph."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        logits: Tensor = self.model(pixel_values=pixel_values).logits
+        return logits
+
+
+def export_onnx(model: Any, image_size: int, opset: int, path: Path) -> None:
+    """Write ``pixel_values`` (batch, 3, size, size) to ``logits`` (batch, C), both float32.
+
+    Source paths that the exporter leaves in the graph are removed and the file is serialised in a fixed order, so equal
+    weights give equal bytes.
+    """
+    # Two images: a batch of one would be taken for a constant.
+    example = torch.zeros(2, 3, image_size, image_size)
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own deprecated parts
+        program = torch.onnx.export(
+            _Logits(model).eval(),
+            (example,),
+            dynamo=True,
+            input_names=["pixel_values"],
+            output_names=["logits"],
+            dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch")}},
+            opset_version=opset,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    graph = program.model_proto
+    _strip(graph)
+    path.write_bytes(graph.SerializeToString(deterministic=True))
+
+
+def _strip(model: Any) -> None:
+    for part in (model, model.graph, *model.functions):
+        del part.metadata_props[:]
+    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
+        del value.metadata_props[:]

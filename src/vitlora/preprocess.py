@@ -1,0 +1,227 @@
+"""Preprocess: check every picture, divide them, and decode validation and test once and for all."""
+
+import json
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from vitlora.errors import VitloraError
+from vitlora.files import read_json, write_json
+from vitlora.images import BadImageError, decode, resize_and_crop
+from vitlora.packed import Item, Packed, write_packed
+from vitlora.sections.data import DataPolicy
+from vitlora.sections.image import Image, Split
+from vitlora.splits import Ranked, cap, carve, in_row_order, rank_by_class
+from vitlora.tensors import create_split, open_pixels
+
+CHUNK = 256
+TRAIN_COLUMNS = ("path", "label", "width", "height")
+Result = TypeVar("Result")
+Rows = dict[str, list[int]]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What one picture turned out to be: its size in px as seen upright, or the reason it can't be used."""
+
+    width: int
+    height: int
+    reason: str | None
+
+
+def preprocess(
+    data: DataPolicy,
+    image: Image,
+    split: Split,
+    raw: Path,
+    train: Path,
+    val: Path,
+    test: Path,
+    labels: Path,
+    report: Path,
+) -> None:
+    """Write the three splits, the labels, and a count of it all.
+
+    Args:
+        data: What to do with pictures that can't be decoded.
+        image: Side of the square and resize filter.
+        split: Seed, shares and caps.
+        raw: Folder that download wrote.
+        train: Gets the training pictures' original bytes, packed.
+        val: Gets the validation pictures as uint8 squares.
+        test: Likewise.
+        labels: Gets class names, image size and filter, which belong to whatever is trained on them.
+        report: Gets image counts per split and class, and the files left out with their reasons.
+
+    Raises:
+        VitloraError: Too few classes, an empty class, colliding class names, or more bad pictures than allowed.
+    """
+    source = Packed(raw)
+    class_names = check_class_names(read_json(raw / "classes.json"))
+    checked = _in_parallel(partial(_check, source), range(len(source)))
+    bad = {source.rows[row]["path"]: result.reason for row, result in enumerate(checked) if result.reason}
+    refuse_bad(bad, len(source), data)
+    good = [row for row, result in enumerate(checked) if result.reason is None]
+    rows = divide(source, good, split, class_names)
+    _write_train(source, checked, rows["train"], train)
+    for name, folder in (("val", val), ("test", test)):
+        _write_squares(source, rows[name], folder, image)
+    write_json(labels, {"class_names": class_names, "image_size": image.size, "interpolation": image.interpolation})
+    _report(source, rows, class_names, bad, report)
+
+
+def check_class_names(class_names: Sequence[str]) -> list[str]:
+    """Refuse fewer than two classes, and names that a file system or a reader would take for one.
+
+    Raises:
+        VitloraError: Names both sides of the collision.
+    """
+    if len(class_names) < 2:
+        raise VitloraError(f"got {len(class_names)} class ({', '.join(class_names)}); the rule: at least two classes")
+    seen: dict[str, str] = {}
+    for name in class_names:
+        key = unicodedata.normalize("NFC", name).casefold().strip()
+        if key in seen:
+            raise VitloraError(
+                f"class names {json.dumps(seen[key])} and {json.dumps(name)} differ only in case, spaces or Unicode "
+                "form; rename one, or put their pictures together"
+            )
+        seen[key] = name
+    return list(class_names)
+
+
+def refuse_bad(bad: dict[str, str], count: int, policy: DataPolicy) -> None:
+    """Name the pictures that can't be used, and stop unless the policy allows them.
+
+    Raises:
+        VitloraError: Any with ``on_bad: fail``; more than ``max_bad_fraction`` of all with ``skip``.
+    """
+    for path, reason in bad.items():
+        print(f"bad image: {path}: {reason}")
+    named = "; ".join(f"{path}: {reason}" for path, reason in list(bad.items())[:5])
+    more = f" and {len(bad) - 5} more (all are printed above)" if len(bad) > 5 else ""
+    if bad and policy.on_bad == "fail":
+        raise VitloraError(
+            f"{len(bad)} of {count} images cannot be used: {named}{more}; mend or remove them, or set data.on_bad: skip"
+        )
+    if len(bad) > policy.max_bad_fraction * count:
+        raise VitloraError(
+            f"{len(bad)} of {count} images cannot be used, more than data.max_bad_fraction {policy.max_bad_fraction}: "
+            f"{named}{more}"
+        )
+
+
+def divide(source: Packed, good: Iterable[int], split: Split, class_names: Sequence[str]) -> Rows:
+    """Decide which rows are train, val and test, as ``split`` says and the data's own splits allow.
+
+    Returns:
+        `train`, `val`, `test`: ascending row numbers. With one official split and ``val_from: official`` it is both
+        val and test, as in the tutorial.
+
+    Raises:
+        VitloraError: ``val_from: official`` without an official split, or a class with no image to train or test on.
+    """
+    labels = [int(row["label"]) for row in source.rows]
+    contents = [row["sha256"] for row in source.rows]
+    pools: dict[str, dict[int, Ranked]] = {"train": {}, "val": {}, "test": {}}
+    good = list(good)
+    for name in pools:
+        members = [row for row in good if source.rows[row]["split"] == name]
+        pools[name] = cap(rank_by_class(split.seed, labels, contents, members), split.max_per_class)
+    official = [name for name in ("val", "test") if pools[name]]
+    train = pools["train"]
+    if split.val_from == "official":
+        if not official:
+            raise VitloraError("split.val_from: got official; the data has one split only; the rule: train")
+        val, test = pools[official[0]], pools[official[-1]]
+    else:
+        if len(official) == 2:  # both are there, yet val is to come from train: keep no labelled image idle
+            merged = {label: train.get(label, []) + pools["val"].get(label, []) for label in {*train, *pools["val"]}}
+            train = rank_by_class(split.seed, labels, contents, in_row_order(merged))
+        if official:
+            test = pools[official[-1]]
+        else:
+            test, train = carve(train, split.test_fraction)
+        # The share is of the whole class, so that test_fraction and val_fraction mean the same thing.
+        val, train = carve(train, split.val_fraction / (1 if official else 1 - split.test_fraction))
+    _refuse_empty(train, class_names)
+    return {"train": in_row_order(train), "val": in_row_order(val), "test": in_row_order(test)}
+
+
+def _refuse_empty(train: dict[int, Ranked], class_names: Sequence[str]) -> None:
+    empty = [name for label, name in enumerate(class_names) if not train.get(label)]
+    if empty:
+        raise VitloraError(
+            f"no image to train on in {len(empty)} of {len(class_names)} classes: {', '.join(empty[:10])}; the rule: "
+            "at least one for train besides those for val and test; add images or remove the class"
+        )
+
+
+def _check(source: Packed, rows: Sequence[int]) -> list[Checked]:
+    return [_check_one(source[row]) for row in rows]
+
+
+def _check_one(data: bytes) -> Checked:
+    try:
+        return Checked(*decode(data).size, None)
+    except BadImageError as error:
+        return Checked(0, 0, str(error))
+
+
+def _write_train(source: Packed, checked: Sequence[Checked], rows: Sequence[int], folder: Path) -> None:
+    def items() -> Iterator[Item]:
+        for row in rows:
+            known = source.rows[row]
+            yield (known["path"], known["label"], checked[row].width, checked[row].height), source[row]
+
+    write_packed(folder, TRAIN_COLUMNS, items())
+
+
+def _write_squares(source: Packed, rows: Sequence[int], folder: Path, image: Image) -> None:
+    """Decode in workers that write straight into the file, so that no picture crosses a process border."""
+    known = [source.rows[row] for row in rows]
+    create_split(folder, image.size, [row["path"] for row in known], [int(row["label"]) for row in known])
+    _in_parallel(partial(_fill, source, folder, image, rows), range(len(rows)))
+
+
+def _fill(source: Packed, folder: Path, image: Image, rows: Sequence[int], places: Sequence[int]) -> list[None]:
+    pixels = open_pixels(folder, "r+")
+    for place in places:
+        pixels[place] = resize_and_crop(decode(source[rows[place]]), image.size, image.interpolation)
+    return [None] * len(places)
+
+
+def _in_parallel(work: Callable[[Sequence[int]], list[Result]], places: Sequence[int]) -> list[Result]:
+    """Apply ``work`` to chunks on all cores, results in order; a single chunk is not worth a process."""
+    chunks = [places[start : start + CHUNK] for start in range(0, len(places), CHUNK)]
+    if len(chunks) < 2:
+        return [result for chunk in chunks for result in work(chunk)]
+    with ProcessPoolExecutor(min(len(chunks), os.cpu_count() or 1)) as pool:
+        return [result for results in pool.map(work, chunks) for result in results]
+
+
+def _report(source: Packed, rows: Rows, class_names: Sequence[str], bad: dict[str, str], report: Path) -> None:
+    counts = {name: Counter(source.rows[row]["label"] for row in chosen) for name, chosen in rows.items()}
+    totals = {name: len(chosen) for name, chosen in rows.items()}
+    # A list, not a mapping: `dvc metrics show` makes a column of every mapped number.
+    classes = [
+        {"class": name, **{split: counts[split][str(label)] for split in counts}}
+        for label, name in enumerate(class_names)
+    ]
+    write_json(
+        report,
+        {
+            **totals,
+            "classes": len(class_names),
+            "bad": len(bad),
+            "images_per_class": classes,
+            "bad_images": [{"path": path, "reason": reason} for path, reason in sorted(bad.items())],
+        },
+    )
+    print(", ".join(f"{name} {total:,}" for name, total in totals.items()) + f" images of {len(class_names)} classes")

@@ -1,0 +1,61 @@
+"""Scores of a classifier from its predictions: scikit-learn's definitions, arranged for our files."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+def softmax(logits: Floats) -> Floats:
+    """Return probabilities, float32 (N, C), from logits (N, C)."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: Floats = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def accuracy(labels: Ints, predicted: Ints) -> float:
+    """Return the share of equal entries."""
+    return float((labels == predicted).mean())
+
+
+def top_k_accuracy(labels: Ints, logits: Floats, k: int) -> float:
+    """Return the share of images whose label is among the k largest logits; 1.0 where k covers all classes."""
+    largest = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    return float((largest == labels[:, None]).any(axis=1).mean())
+
+
+def per_class(labels: Ints, predicted: Ints, class_names: Sequence[str]) -> list[list[object]]:
+    """Return one row a class: name, precision, recall, f1, support (test images of it).
+
+    A ratio with nothing below the line is None, not 0: a class that is absent was not got wrong.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn warns of the undefined ratios that NaN already marks
+        columns = precision_recall_fscore_support(
+            labels, predicted, labels=range(len(class_names)), zero_division=np.nan
+        )
+    ratios = np.stack(columns[:3], axis=1)
+    return [
+        [name, *(None if np.isnan(value) else float(value) for value in row), int(support)]
+        for name, row, support in zip(class_names, ratios, columns[3], strict=True)
+    ]
+
+
+def macro(rows: Sequence[Sequence[object]]) -> dict[str, float]:
+    """Return unweighted means of precision, recall and F1 over the classes that have test images.
+
+    Such a class that was never predicted has no precision of its own; it counts as 0, as in scikit-learn's default.
+    """
+    present = [row for row in rows if row[4]]
+    named = {"macro_precision": 1, "macro_recall": 2, "macro_f1": 3}
+    return {name: float(np.mean([row[column] or 0.0 for row in present])) for name, column in named.items()}
+
+
+def confusion(labels: Ints, predicted: Ints, classes: int) -> Ints:
+    """Return counts, int64 (C, C): ``[i, j]`` images of class i that were predicted as j."""
+    return np.asarray(confusion_matrix(labels, predicted, labels=range(classes)), np.int64)

@@ -1,0 +1,19 @@
+"""`export`: how closely the exported models must agree with the trained one."""
+
+from pydantic import Field
+
+from vitlora.params import Params
+
+
+class Export(Params):
+    """Images scored at once (speed only), ONNX operator set, and the largest logit difference that passes."""
+
+    batch_size: int = Field(ge=1)
+    onnx_opset: int = Field(ge=18, le=23)
+    max_logit_diff: float = Field(gt=0)
+
+
+class ExportStage(Params):
+    """What `export` reads."""
+
+    export: Export

@@ -1,0 +1,226 @@
+"""Train: fit a LoRA adapter with the Hugging Face Trainer and keep the epoch that is best on val."""
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from vitlora.adapters import Adapted, add_adapter, save_adapter
+from vitlora.dataset import Batch, EpochSampler, SquareImages, TrainImages
+from vitlora.errors import VitloraError
+from vitlora.files import write_csv, write_json
+from vitlora.labels import read_labels
+from vitlora.model import Normalisation, load_base, read_normalisation
+from vitlora.scores import accuracy
+from vitlora.sections.train import Augment, Lora, Train
+from vitlora.tensors import load_split
+
+CHECKPOINTS = Path(".work/train")
+Log = Mapping[str, float]
+
+
+def train(
+    augment: Augment,
+    lora: Lora,
+    train: Train,
+    base: Path,
+    train_images: Path,
+    val: Path,
+    labels: Path,
+    adapter: Path,
+    metrics: Path,
+    plots: Path,
+) -> None:
+    """Fit an adapter, save the best epoch's weights, and record how it went.
+
+    Args:
+        augment: Law of the random crops and flips.
+        lora: PEFT's settings.
+        train: The Trainer's settings.
+        base: Base model folder.
+        train_images: Training pictures, packed.
+        val: Validation squares; they pick the epoch.
+        labels: Class names, image size and filter.
+        adapter: Gets the adapter with labels and preprocessing beside it.
+        metrics: Gets counts, device, precision, and the best epoch's validation scores.
+        plots: Gets ``epochs.csv`` and ``steps.csv``.
+
+    Raises:
+        VitloraError: The parameters don't fit the base model or the data.
+    """
+    known = read_labels(labels)
+    set_seed(train.seed)  # the head starts out random
+    model, fresh = load_base(base, known.class_names, known.image_size)
+    adapted = add_adapter(model, fresh, lora)
+    _announce(adapted, train)
+    images = TrainImages(train_images, known.image_size, known.interpolation, augment, train.seed)
+    if not len(images):
+        raise VitloraError(f"{train_images}: no image to train on")
+    normalisation = read_normalisation(base)
+    trainer = ImageTrainer(adapted.model, _arguments(train), images, SquareImages(load_split(val)), normalisation)
+    if train.early_stopping_patience:
+        trainer.add_callback(EarlyStoppingCallback(train.early_stopping_patience))
+    shutil.rmtree(CHECKPOINTS, ignore_errors=True)
+    trainer.train()
+    save_adapter(trainer.model, adapter, base, known, normalisation)
+    shutil.rmtree(CHECKPOINTS, ignore_errors=True)
+    steps, epochs = curves(trainer.state.log_history)
+    write_csv(plots / "steps.csv", ("step", "epoch", "loss", "learning_rate", "grad_norm"), steps)
+    write_csv(plots / "epochs.csv", ("epoch", "step", "train_loss", "val_loss", "val_accuracy"), epochs)
+    write_json(metrics, {**_about(adapted, train), **_best(epochs, train)})
+
+
+class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type information
+    """The Trainer, fed with finished uint8 batches that are normalised on the device."""
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments,
+        images: TrainImages,
+        val: SquareImages,
+        normalisation: Normalisation,
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=images,
+            eval_dataset=val,
+            data_collator=lambda batch: batch,  # the datasets hand out whole batches
+            compute_metrics=lambda scored: {"accuracy": accuracy(scored.label_ids, scored.predictions)},
+            preprocess_logits_for_metrics=lambda logits, _: logits.argmax(-1),
+        )
+        self.normalisation = normalisation
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(Bar())
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        return EpochSampler(len(self.train_dataset), self.args.seed)
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        moved: Batch = super()._prepare_inputs(inputs)
+        # Bytes cross processes and the bus, a quarter of what floats would be.
+        return {**moved, "pixel_values": self.normalisation(moved["pixel_values"])}
+
+
+class Bar(TrainerCallback):  # type: ignore[misc]  # likewise
+    """A progress bar over optimiser steps with the time left, and one line an epoch."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the bar."""
+        self.bar = tqdm(total=state.max_steps, unit="step", dynamic_ncols=True, disable=None, file=sys.stderr)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Advance the bar."""
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Log | None = None, **kwargs: Any) -> None:
+        """Print the epoch's validation scores above the bar."""
+        scores = metrics or {}
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        loss = f"train loss {losses[-1]:.4f}  " if losses else ""
+        tqdm.write(
+            f"epoch {round(state.epoch)}/{args.num_train_epochs:g}  {loss}val loss {scores['eval_loss']:.4f}  "
+            f"val accuracy {scores['eval_accuracy']:.4f}"
+        )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the bar."""
+        self.bar.close()
+
+
+def curves(history: list[dict[str, Any]]) -> tuple[list[list[object]], list[list[object]]]:
+    """Arrange the Trainer's log as rows, leaving out every timing.
+
+    Returns:
+        steps: step, epoch, loss (mean since the row before), learning rate, gradient norm;
+        epochs: epoch, step, mean of the training losses logged in it (empty if none), val loss, val accuracy.
+    """
+    logged = [entry for entry in history if "loss" in entry]
+    steps: list[list[object]] = [
+        [entry["step"], round(entry["epoch"], 4), entry["loss"], entry["learning_rate"], entry.get("grad_norm")]
+        for entry in logged
+    ]
+    epochs: list[list[object]] = []
+    for entry in (entry for entry in history if "eval_loss" in entry):
+        epoch = round(entry["epoch"])
+        losses = [row["loss"] for row in logged if epoch - 1 < row["epoch"] <= epoch]
+        mean = float(np.mean(losses)) if losses else None
+        epochs.append([epoch, entry["step"], mean, entry["eval_loss"], entry["eval_accuracy"]])
+    return steps, epochs
+
+
+def precision(train: Train) -> str:
+    """Return what the device will compute in: `fp16`, `bf16` or `fp32`; half precision needs a GPU."""
+    wanted = "fp16" if train.fp16 else "bf16" if train.bf16 else "fp32"
+    return wanted if torch.cuda.is_available() else "fp32"
+
+
+def _announce(adapted: Adapted, train: Train) -> None:
+    share = adapted.trainable / adapted.total
+    print(f"adapted layers: {len(adapted.adapted_modules)}, such as {adapted.adapted_modules[0]}")
+    print(f"trainable parameters: {adapted.trainable:,} of {adapted.total:,} ({share:.2%})")
+    used = precision(train)
+    wanted = "fp16" if train.fp16 else "bf16" if train.bf16 else "fp32"
+    note = "" if used == wanted else f"; train.{wanted} asks for a GPU and there is none"
+    print(f"precision: {used} on {_device()}{note}")
+
+
+def _arguments(train: Train) -> TrainingArguments:
+    ours = {"early_stopping_patience", "fp16", "bf16", "metric_for_best_model"}
+    return TrainingArguments(
+        output_dir=str(CHECKPOINTS),
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        fp16=precision(train) == "fp16",
+        bf16=precision(train) == "bf16",
+        metric_for_best_model=f"eval_{train.metric_for_best_model}",
+        greater_is_better=train.metric_for_best_model == "accuracy",
+        remove_unused_columns=False,  # a batch is made of bytes, not of the data set's columns
+        logging_nan_inf_filter=False,  # it shows a diverged run as loss 0.0
+        dataloader_persistent_workers=train.dataloader_num_workers > 0,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),
+        report_to=[],
+        **{key: value for key, value in train if key not in ours},
+    )
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _about(adapted: Adapted, train: Train) -> dict[str, object]:
+    return {
+        "adapted_modules": len(adapted.adapted_modules),
+        "target_modules": adapted.adapted_modules,
+        "trainable_parameters": adapted.trainable,
+        "total_parameters": adapted.total,
+        "device": _device(),
+        "precision": precision(train),
+    }
+
+
+def _best(epochs: list[list[Any]], train: Train) -> dict[str, object]:
+    """Pick the row that the Trainer restored: the first of equals, or the last epoch if it restores none."""
+    if not train.load_best_model_at_end:
+        best = epochs[-1]
+    elif train.metric_for_best_model == "accuracy":
+        best = max(epochs, key=lambda row: row[4])
+    else:
+        best = min(epochs, key=lambda row: row[3])
+    return {
+        "epochs": len(epochs),
+        "steps": epochs[-1][1],
+        "best_epoch": best[0],
+        "val_loss": best[3],
+        "val_accuracy": best[4],
+    }

@@ -1,0 +1,1 @@
+"""Entry points of the five stages; the logic is in ``vitlora``."""

@@ -1,0 +1,16 @@
+"""Export stage: merge the adapter, write ONNX, and check both against the trained model."""
+
+from vitlora.entry import run, stage_arguments
+from vitlora.sections.export import ExportStage
+
+
+def main() -> None:
+    """Check the parameters, then do the stage's work."""
+    params, paths = stage_arguments(ExportStage, __doc__, ("base", "adapter", "test", "predictions", "model", "report"))
+    from vitlora.export import export  # after the check: a bad parameter is refused before slow imports
+
+    export(params.export, **paths)
+
+
+if __name__ == "__main__":
+    run(main)

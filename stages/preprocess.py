@@ -1,0 +1,16 @@
+"""Preprocess stage: check and split the images; store validation and test as ready tensors."""
+
+from vitlora.entry import run, stage_arguments
+from vitlora.sections.image import PreprocessStage
+
+
+def main() -> None:
+    """Check the parameters, then do the stage's work."""
+    params, paths = stage_arguments(PreprocessStage, __doc__, ("raw", "train", "val", "test", "labels", "report"))
+    from vitlora.preprocess import preprocess  # after the check: a bad parameter is refused before slow imports
+
+    preprocess(params.data, params.image, params.split, **paths)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,18 @@
+"""Train stage: fit LoRA adapters with the Trainer; keep the epoch that is best on val."""
+
+from vitlora.entry import run, stage_arguments
+from vitlora.sections.train import TrainStage
+
+
+def main() -> None:
+    """Check the parameters, then do the stage's work."""
+    params, paths = stage_arguments(
+        TrainStage, __doc__, ("base", "train-images", "val", "labels", "adapter", "metrics", "plots")
+    )
+    from vitlora.train import train  # after the check: a bad parameter is refused before slow imports
+
+    train(params.augment, params.lora, params.train, **paths)
+
+
+if __name__ == "__main__":
+    run(main)
