@@ -1,0 +1,22 @@
+"""The same inputs give the same bytes, whatever the folder, hash seed or number of loader workers."""
+
+import hashlib
+from pathlib import Path
+
+import tiny
+
+
+def hashes(root: Path) -> dict[str, str]:
+    files = [path for top in ("data", "models", "metrics") for path in (root / top).rglob("*") if path.is_file()]
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if path.name != ".gitignore"
+    }
+
+
+def test_two_runs_from_scratch_give_the_same_bytes(finished_run, tmp_path):
+    other = tiny.make_project(tmp_path / "another" / "folder", {"train.dataloader_num_workers": 2})
+    tiny.dvc(other, "repro", env={"PYTHONHASHSEED": "12345"})
+    assert hashes(other) == hashes(finished_run)
+    assert len(hashes(other)) > 20
