@@ -129,3 +129,18 @@ def dvc(root: Path, *args: str, env: dict | None = None) -> list[str]:
     done = run(root, sys.executable, "-m", "dvc", *args, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return re.findall(r"Running stage '(\w+)'", done.stdout)
+
+
+def stage_runner(root: Path):
+    """Return a function that sets parameters and runs all five stages' commands from dvc.yaml, without dvc."""
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+
+    def run_all(params: dict) -> None:
+        set_params(root / "params.yaml", params)
+        for stage in stages.values():
+            command = stage["cmd"].split()[1:]
+            paths = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])}
+            done = run(root, sys.executable, *command[1:], env=paths)
+            assert done.returncode == 0, done.stdout + done.stderr
+
+    return run_all

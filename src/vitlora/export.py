@@ -1,6 +1,7 @@
 """Export: merge the adapter into the base model, write ONNX, and prove that both still say the same."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from vitlora.card import write_card
 from vitlora.errors import VitloraError
 from vitlora.files import read_csv, read_json, write_json
 from vitlora.labels import Labels
-from vitlora.model import Normalisation, score
+from vitlora.model import Normalisation, device_of_choice, score
 from vitlora.onnx_model import export_onnx
 from vitlora.onnx_runtime import OnnxClassifier
 from vitlora.sections.export import Export
@@ -43,9 +44,8 @@ def export(export: Export, base: Path, adapter: Path, test: Path, predictions: P
     write_json(model / "preprocessor_config.json", processor_config(labels, normalisation))
     shutil.copyfile(adapter / BUNDLE, model / BUNDLE)
     export_onnx(merged, labels.image_size, export.onnx_opset, model / "model.onnx")
-    squares = load_split(test)
     scored = read_csv(predictions)
-    trained = [row["predicted"] for row in scored]
+    squares, trained = _sample(load_split(test), [row["predicted"] for row in scored], export.max_check_images)
     checks = check_export(merged, model, squares, trained, labels, normalisation, export)
     write_json(report, checks)
     right = sum(row["predicted"] == row["actual"] for row in scored)
@@ -53,8 +53,8 @@ def export(export: Export, base: Path, adapter: Path, test: Path, predictions: P
         model / "README.md", right, len(scored), read_json(adapter / BUNDLE), read_json(adapter / "adapter_config.json")
     )
     print(
-        f"ONNX differs from PyTorch by at most {checks['onnx_max_logit_diff']:.1e} in a logit; "
-        f"all three forms agree with evaluate on {len(squares.labels):,} images"
+        f"ONNX differs from PyTorch by at most {checks['onnx_max_logit_diff']:.1e} in a logit; all three forms agree "
+        f"with evaluate on {len(trained):,} images ({checks['near_ties']} near ties)"
     )
 
 
@@ -62,43 +62,70 @@ def check_export(
     merged: Any,
     folder: Path,
     squares: Squares,
-    trained: list[str],
+    trained: Sequence[str],
     labels: Labels,
     normalisation: Normalisation,
     export: Export,
 ) -> dict[str, float]:
-    """Score the test split with the merged weights, with ONNX, and with transformers' pipeline.
+    """Score test images with the merged weights, with ONNX, and with transformers' pipeline.
+
+    Two forms may name different classes only where the model itself is undecided: where the largest two logits lie
+    closer together than ``max_logit_diff``, which rounding can turn over.
 
     Returns:
-        Share of images on which each gives the class that evaluate gave, and the largest logit difference of ONNX.
+        Share of images on which each form gives the class that evaluate gave, the largest logit difference of ONNX,
+        and how many near ties there are.
 
     Raises:
-        VitloraError: Any share below 1, or a difference above ``max_logit_diff``.
+        VitloraError: Another class where it is no near tie, or a difference above ``max_logit_diff``.
     """
-    torch_logits = score(merged, squares.images, normalisation, export.batch_size)
+    device = device_of_choice()
+    torch_logits = score(merged.to(device), squares.images, normalisation, export.batch_size)
     onnx = OnnxClassifier(folder / "model.onnx", normalisation.mean, normalisation.std)
     onnx_logits = onnx.score(squares.images, export.batch_size)
     names = np.array(labels.class_names)
     given = {
         "merged": names[torch_logits.argmax(axis=1)],
         "onnx": names[onnx_logits.argmax(axis=1)],
-        "pipeline": np.array(pipeline_classes(folder, squares, export.batch_size)),
+        "pipeline": np.array(pipeline_classes(folder, squares, export.batch_size, str(device))),
     }
+    largest = np.sort(torch_logits, axis=1)
+    tied = largest[:, -1] - largest[:, -2] < export.max_logit_diff
     difference = float(np.abs(torch_logits - onnx_logits).max())
-    checks = {f"{form}_agreement": float((classes == np.array(trained)).mean()) for form, classes in given.items()}
-    failed = [f"{name} is {value:.6f}; the rule: 1" for name, value in checks.items() if value < 1]
+    same = {form: classes == np.array(trained) for form, classes in given.items()}
+    failed = [
+        f"{form} gives another class than evaluate on {int((~agree & ~tied).sum())} of {len(trained)} images; the rule: 0"
+        for form, agree in same.items()
+        if (~agree & ~tied).any()
+    ]
     if difference > export.max_logit_diff:
-        failed.append(f"onnx_max_logit_diff is {difference:.2e}; the rule: {export.max_logit_diff:.2e} at most")
+        failed.append(f"onnx differs by {difference:.2e} in a logit; the rule: {export.max_logit_diff:.2e} at most")
     if failed:
         raise VitloraError("the exported model is not the trained one:\n" + "\n".join(failed))
-    return {**checks, "onnx_max_logit_diff": difference, "images": len(squares.labels)}
+    agreements = {f"{form}_agreement": float(agree.mean()) for form, agree in same.items()}
+    return {
+        **agreements,
+        "onnx_max_logit_diff": difference,
+        "near_ties": int(tied.sum()),
+        "images": len(trained),
+    }
 
 
-def pipeline_classes(folder: Path, squares: Squares, batch_size: int) -> list[str]:
+def _sample(squares: Squares, trained: Sequence[str], most: int | None) -> tuple[Squares, Sequence[str]]:
+    """Take at most ``most`` images, evenly spaced: neighbours are often of one class."""
+    count = len(trained)
+    rows = np.unique(np.linspace(0, count - 1, min(most or count, count)).round().astype(int))
+    if len(rows) == count:
+        return squares, trained
+    chosen = Squares(squares.images[rows], squares.labels[rows], [squares.paths[row] for row in rows])
+    return chosen, [trained[row] for row in rows]
+
+
+def pipeline_classes(folder: Path, squares: Squares, batch_size: int, device: str) -> list[str]:
     """Return the class that ``transformers.pipeline("image-classification")`` gives for each square."""
     from transformers import pipeline
 
-    classify = pipeline("image-classification", model=str(folder), device="cpu")
+    classify = pipeline("image-classification", model=str(folder), device=device)
     pictures = [Image.fromarray(image.transpose(1, 2, 0)) for image in np.asarray(squares.images)]
     return [best[0]["label"] for best in classify(pictures, top_k=1, batch_size=batch_size)]
 

@@ -61,6 +61,7 @@ def load_base(base: Path, class_names: Sequence[str], image_size: int) -> tuple[
         config = AutoConfig.from_pretrained(
             base, id2label=labels, label2id={name: label for label, name in labels.items()}, local_files_only=True
         )
+        config.architectures = []  # else a distilled DeiT brings its teacher's head, which can't be trained
         model, report = AutoModelForImageClassification.from_pretrained(
             base,
             config=config,
@@ -113,6 +114,7 @@ def score(model: Any, images: NDArray[np.uint8], normalisation: Normalisation, b
     Returns:
         logits, float32 (N, C).
     """
+    torch.backends.cudnn.allow_tf32 = False  # its 10-bit products would move logits by 1e-2
     batches = []
     for start in range(0, len(images), batch_size):
         batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(model.device)

@@ -20,7 +20,7 @@ DEFAULT = ("query", "value")
 def resolve_targets(
     target_modules: str | Sequence[str] | None, linear: Iterable[str], heads: Sequence[str]
 ) -> list[str]:
-    """Return the full names of the linear layers that ``target_modules`` means in this model.
+    """Return the full names of the linear layers in the model's blocks that ``target_modules`` means.
 
     Args:
         target_modules: As in PEFT: names that end a module's path, a regex for the whole path, `all-linear`, or None
@@ -34,7 +34,9 @@ def resolve_targets(
     Raises:
         VitloraError: A name or pattern matches no linear layer; the message lists the names that exist.
     """
-    candidates = sorted(name for name in linear if not any(_ends(name, head) for head in heads))
+    # Only the repeated blocks: SigLIP carries a pooling head with layers of the same names that a classifier never runs.
+    blocks = (name for name in linear if re.search(r"\.\d+\.", name))
+    candidates = sorted(name for name in blocks if not any(_ends(name, head) for head in heads))
     if target_modules == "all-linear":
         return candidates
     if isinstance(target_modules, str):

@@ -6,11 +6,12 @@ from vitlora.params import Params
 
 
 class Export(Params):
-    """Images scored at once (speed only), ONNX operator set, and the largest logit difference that passes."""
+    """Images scored at once (speed only), ONNX operator set, largest logit difference that passes, images to check."""
 
     batch_size: int = Field(ge=1)
     onnx_opset: int = Field(ge=18, le=23)
     max_logit_diff: float = Field(gt=0)
+    max_check_images: int | None = Field(ge=1)
 
 
 class ExportStage(Params):
