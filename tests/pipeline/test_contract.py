@@ -87,7 +87,7 @@ def test_plain_outs_are_cached(name):
         assert isinstance(out, str), out
     for kind in ("metrics", "plots"):
         for entry in STAGES[name].get(kind, []):
-            assert entry[next(iter(entry))] == {"cache": False}, entry
+            assert entry[next(iter(entry))]["cache"] is False, entry
 
 
 @each_stage

@@ -1,0 +1,208 @@
+"""What a finished run leaves behind, used as a stranger would use it: other processes, other tools, the same answers."""
+
+import csv
+import http.server
+import json
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+
+from vitlora.cli.predict import load
+from vitlora.dataset import TrainImages
+from vitlora.sections.train import Augment
+from vitlora.tensors import load_split
+
+VERB = [sys.executable, "-m", "vitlora"]
+
+
+def rows(path: Path) -> list[dict]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def predictions(finished_run):
+    return rows(finished_run / "metrics/evaluate/predictions.csv")
+
+
+def vitlora(root, *args):
+    return tiny.run(root, *VERB, *args, env={"PYTHONPATH": "src"})
+
+
+def test_scores_agree_with_scikit_learn_on_the_predictions_file(finished_run, predictions):
+    scores = json.loads((finished_run / "metrics/evaluate/scores.json").read_text())
+    actual, predicted = ([row[key] for row in predictions] for key in ("actual", "predicted"))
+    assert scores["accuracy"] == accuracy_score(actual, predicted)
+    assert scores["macro_f1"] == pytest.approx(f1_score(actual, predicted, average="macro", zero_division=0))
+    names = sorted(set(actual))
+    matrix = [[int(line[name]) for name in names] for line in rows(finished_run / "metrics/evaluate/confusion.csv")]
+    assert matrix == confusion_matrix(actual, predicted, labels=names).tolist()
+    assert list(predictions[0]) == ["path", "actual", "predicted", "confidence"]
+
+
+def test_the_adapter_loads_in_a_fresh_process_from_its_two_folders_alone(finished_run, predictions):
+    script = """
+import json, numpy as np
+from pathlib import Path
+from vitlora.adapters import load_adapter
+from vitlora.model import score
+from vitlora.tensors import load_split
+model, labels, normalisation = load_adapter(Path("models/base"), Path("models/adapter"))
+logits = score(model, load_split(Path("data/prepared/test")).images, normalisation, 5)
+print(json.dumps([labels.class_names[row] for row in logits.argmax(1)]))
+"""
+    done = tiny.run(finished_run, sys.executable, "-c", script, env={"PYTHONPATH": "src"})
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [row["predicted"] for row in predictions]
+
+
+def test_transformers_pipeline_gives_the_same_classes_from_the_original_files(finished_run, predictions):
+    script = """
+import json, sys
+from transformers import pipeline
+classify = pipeline("image-classification", model="models/export", device="cpu")
+print(json.dumps([best[0]["label"] for best in classify(sys.argv[1:], top_k=1)]))
+"""
+    files = [f"pictures/{row['path']}" for row in predictions]
+    done = tiny.run(finished_run, sys.executable, "-c", script, *files)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [row["predicted"] for row in predictions]
+
+
+def test_predict_gives_the_same_classes_and_confidences_as_evaluate(finished_run, predictions):
+    done = vitlora(finished_run, "predict", "--json", *(f"pictures/{row['path']}" for row in predictions))
+    assert done.returncode == 0, done.stderr
+    for line, row in zip(done.stdout.splitlines(), predictions, strict=True):
+        best = json.loads(line)["predictions"][0]
+        assert best["class"] == row["predicted"]
+        assert best["confidence"] == pytest.approx(float(row["confidence"]), abs=1e-4)
+
+
+def test_a_picture_becomes_the_same_tensor_in_preprocess_training_and_prediction(finished_run):
+    test = load_split(finished_run / "data/prepared/test")
+    for path, square in zip(test.paths, test.images, strict=True):
+        assert np.array_equal(load(str(finished_run / "pictures" / path), 32, "bilinear").square, square)
+    whole = Augment(scale=(1.0, 1.0), ratio=(0.01, 100.0), horizontal_flip_p=0.0)
+    folder = finished_run / "data/prepared/train"
+    images = TrainImages(folder, 40, "bilinear", whole, seed=0)
+    square = next(row for row, size in enumerate(images.sizes.tolist()) if size == [40, 40])
+    path = images.packed.rows[square]["path"]
+    expected = load(str(finished_run / "pictures" / path), 40, "bilinear").square
+    # A crop of the whole square picture at its own size is the picture itself, on either path.
+    batch = images.__getitems__([square])
+    if batch["pixel_values"][0].shape == expected.shape and images._drawn[1][square].tolist() == [0, 0, 40, 40]:
+        assert np.array_equal(batch["pixel_values"][0].numpy(), expected)
+    images._drawn = (0, np.array([[0, 0, 40, 40]] * len(images)), np.zeros(len(images), bool))
+    assert np.array_equal(images.__getitems__([square])["pixel_values"][0].numpy(), expected)
+
+
+def test_predict_takes_a_folder_an_address_and_names_a_bad_picture_without_stopping(finished_run, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(finished_run / "pictures"))
+    handler.log_message = lambda *args: None
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    host = f"http://127.0.0.1:{server.server_port}"
+    try:
+        given = [
+            "pictures/blue",
+            str(tmp_path / "bad.jpg"),
+            f"{host}/red/01.png",
+            f"{host}/red/none.png",
+            "file:///etc/x",
+        ]
+        done = vitlora(finished_run, "predict", *given)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 12 + 1
+    assert "bad.jpg: not a picture of a known format" in done.stderr
+    assert "none.png: the server answered 404" in done.stderr
+    assert "only http and https addresses are read" in done.stderr
+    assert "error: 3 pictures could not be read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_predict_starts_without_torch(finished_run):
+    script = "import sys; sys.argv=['vitlora','predict','pictures/red/01.png']; import vitlora.cli as c; c.main()"
+    check = "; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    done = tiny.run(finished_run, sys.executable, "-c", script + check, env={"PYTHONPATH": "src"})
+    assert done.returncode == 0, done.stderr
+
+
+def test_predict_without_a_model_says_what_to_do(tmp_path):
+    (tmp_path / "src").symlink_to(tiny.ROOT / "src")
+    done = vitlora(tmp_path, "predict", "x.jpg")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: models/export holds no model.onnx; `dvc repro` makes it")
+
+
+def test_the_onnx_file_is_whole_takes_any_batch_and_names_no_folder(finished_run):
+    import onnxruntime
+
+    path = finished_run / "models/export/model.onnx"
+    onnx.checker.check_model(onnx.load(path))
+    content = path.read_bytes()
+    assert b"site-packages" not in content
+    assert str(tiny.ROOT).encode() not in content
+    session = onnxruntime.InferenceSession(str(path))
+    for batch in (1, 2, 7):
+        assert session.run(None, {"pixel_values": np.zeros((batch, 3, 32, 32), np.float32)})[0].shape == (batch, 3)
+
+
+def test_the_export_report_says_how_well_every_form_agrees(finished_run):
+    report = json.loads((finished_run / "metrics/export.json").read_text())
+    assert {report[f"{form}_agreement"] for form in ("merged", "onnx", "pipeline")} == {1.0}
+    assert 0 <= report["onnx_max_logit_diff"] < 1e-3
+    assert report["images"] == 6
+
+
+def test_export_refuses_a_model_that_is_not_the_one_evaluated(project):
+    path = project / "metrics/evaluate/predictions.csv"
+    lines = rows(path)
+    other = {"blue": "green", "green": "red", "red": "blue"}
+    text = "path,actual,predicted,confidence\n"
+    text += "".join(f"{r['path']},{r['actual']},{other[r['predicted']]},{r['confidence']}\n" for r in lines)
+    path.write_text(text)
+    done = tiny.run(project, sys.executable, "-m", "dvc", "repro", "-s", "-f", "export")
+    assert done.returncode != 0
+    assert "error: onnx gives another class than evaluate on 6 of 6 images; the rule: 0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_plots_show_draws_curves_and_the_confusion_matrix(project):
+    done = tiny.run(project, sys.executable, "-m", "dvc", "plots", "show")
+    assert done.returncode == 0, done.stderr
+    page = (project / "dvc_plots/index.html").read_text()
+    for title in ("Loss by epoch", "Validation accuracy by epoch", "Training loss by step", "Confusion matrix (test)"):
+        assert f'"{title}"' in page
+    assert list((project / "dvc_plots").rglob("*confusion.png"))
+
+
+def test_a_preset_is_shown_then_copied(project):
+    shown = vitlora(project, "preset", "digits", "--dry-run")
+    assert "data.source: folder -> digits" in shown.stdout
+    assert "lora.r: 2 -> 16" in shown.stdout
+    assert (project / "params.yaml").read_bytes() != (project / "presets/digits.yaml").read_bytes()
+    vitlora(project, "preset", "digits")
+    assert (project / "params.yaml").read_bytes() == (project / "presets/digits.yaml").read_bytes()
+    assert "has these values already" in vitlora(project, "preset", "digits").stdout
+    listed = vitlora(project, "preset").stdout
+    assert [line.split()[0] for line in listed.splitlines()] == ["digits", "folder", "food101"]
+    unknown = vitlora(project, "preset", "fodo101")
+    assert (unknown.returncode, unknown.stderr) == (1, "error: got fodo101; presets are digits, folder, food101\n")
+
+
+def test_dvc_by_its_full_path_runs_stages_with_its_own_python(project):
+    dvc = Path(sys.executable).parent / "dvc"
+    done = tiny.run(project, str(dvc), "repro", "-s", "-f", "preprocess", env={"PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Running stage 'preprocess'" in done.stdout
