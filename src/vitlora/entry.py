@@ -2,12 +2,15 @@
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vitlora.errors import VitloraError
 from vitlora.params import Section, load_params, read_document
+
+BASE = Path("models/base")
 
 
 def stage_arguments(
@@ -37,12 +40,16 @@ def stage_arguments(
     given = vars(parser.parse_args())
     path = given.pop("params")
     document = read_document(path)
-    importlib.import_module("vitlora.check").check_document(document, path)
+    # The stage that fetches the base model may find the one of an earlier choice.
+    base = None if "model" in stage.model_fields else BASE
+    importlib.import_module("vitlora.check").check_document(document, path, base)
     return load_params(stage, document, path), given
 
 
 def run(main: Callable[[], None]) -> None:
     """Run ``main``; show a ``VitloraError`` without a traceback and exit 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     try:
         main()
     except VitloraError as error:

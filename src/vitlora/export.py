@@ -94,7 +94,7 @@ def check_export(
     difference = float(np.abs(torch_logits - onnx_logits).max())
     same = {form: classes == np.array(trained) for form, classes in given.items()}
     failed = [
-        f"{form} gives another class than evaluate on {int((~agree & ~tied).sum())} of {len(trained)} images; the rule: 0"
+        f"{form} gives another class than evaluate on {(~agree & ~tied).sum()} of {len(trained)} images; the rule: 0"
         for form, agree in same.items()
         if (~agree & ~tied).any()
     ]

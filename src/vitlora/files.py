@@ -3,20 +3,21 @@
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write sorted, indented JSON that ends in one newline.
+    """Write sorted, indented JSON that ends in one newline; text outside UTF-8 is escaped and survives a round trip.
 
     Raises:
         ValueError: A number is NaN or infinite, which JSON can't carry.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path) -> Any:
@@ -28,15 +29,24 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     """Write a header and rows with LF line ends; text outside UTF-8 (odd file names) survives a round trip."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        file.write(_line(header))
+        file.writelines(map(_line, rows))
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Read a file that ``write_csv`` wrote, one mapping from column to text a row."""
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def _line(row: Sequence[object]) -> str:
+    return ",".join(map(_cell, row)) + "\n"
+
+
+def _cell(value: object) -> str:
+    # csv.writer leaves a lone carriage return, which macOS has in the name of its icon files, bare.
+    text = "" if value is None else str(value)
+    return '"' + text.replace('"', '""') + '"' if re.search(r'[",\r\n]', text) else text
 
 
 def sha256_file(path: Path) -> str:

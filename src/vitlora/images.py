@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+SCALED_PIXELS = 100_000_000
 Box = tuple[int, int, int, int]
 
 
@@ -25,6 +26,9 @@ def decode(data: bytes) -> Image.Image:
 
     Args:
         data: The whole file: JPEG, PNG, WEBP, GIF, BMP or TIFF.
+
+    Returns:
+        RGB.
 
     Raises:
         BadImageError: Empty, of another format, cut short, corrupt, or so large that it may be a decompression bomb.
@@ -42,9 +46,7 @@ def decode(data: bytes) -> Image.Image:
         raise BadImageError(f"not a picture of a known format ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise BadImageError(f"too many pixels: {error}") from None
-    except (
-        Exception
-    ) as error:  # Pillow's plugins raise seven types on damaged files (OSError, SyntaxError, struct.error)
+    except Exception as error:  # on damaged files Pillow's plugins raise seven types, OSError to struct.error
         raise BadImageError(f"{type(error).__name__}: {error}") from None
 
 
@@ -66,10 +68,23 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _wide_grey(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bits by the type's range; 32-bit and float grey, which have no usual range, by 65535."""
-    values = np.asarray(image).astype(np.float64)
-    top = 1.0 if image.mode == "F" and values.max(initial=0.0) <= 1.0 else 65535.0
-    return Image.fromarray((np.clip(values / top, 0, 1) * 255 + 0.5).astype(np.uint8), mode="L")
+    """Scale grey to 8 bits: 16-bit by its own range; 32-bit and float, which have none, by the least that fits."""
+    values = np.nan_to_num(np.asarray(image).astype(np.float64))
+    tops = {"I": (255, 65535), "F": (1, 255, 65535)}.get(image.mode, ())
+    top = next((top for top in tops if values.max(initial=0) <= top), 65535)
+    return Image.fromarray((np.clip(values / top, 0, 1) * 255 + 0.5).astype(np.uint8))
+
+
+def scaled_size(width: int, height: int, size: int) -> tuple[int, int]:
+    """Return width and height in px once the shorter side is ``size``; the longer one is truncated.
+
+    Raises:
+        BadImageError: The picture is so long and narrow that scaled it would fill the memory.
+    """
+    scaled = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+    if scaled[0] * scaled[1] > SCALED_PIXELS:
+        raise BadImageError(f"{width} x {height} px is too long and narrow to be scaled to {size} px")
+    return scaled
 
 
 def resize_and_crop(image: Image.Image, size: int, interpolation: str) -> NDArray[np.uint8]:
@@ -83,11 +98,13 @@ def resize_and_crop(image: Image.Image, size: int, interpolation: str) -> NDArra
     Returns:
         uint8 (3, size, size), RGB.
 
+    Raises:
+        BadImageError: The picture is too long and narrow.
+
     Source:
         torchvision.transforms.functional: the longer side is truncated, the crop offset is rounded half to even.
     """
-    width, height = image.size
-    scaled = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+    scaled = scaled_size(*image.size, size)
     if image.size != scaled:
         image = image.resize(scaled, FILTERS[interpolation])
     left, top = round((scaled[0] - size) / 2.0), round((scaled[1] - size) / 2.0)

@@ -5,6 +5,7 @@ key in one stage's section changes the code of no other stage, and a bad value i
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,32 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from vitlora.errors import VitloraError
+
+# pydantic's kinds of error in a reader's words; in braces what it says of the limit.
+RULES = {
+    "int_type": "a whole number, without quotes or decimal point",
+    "float_type": "a number, without quotes",
+    "bool_type": "true or false, without quotes",
+    "string_type": "text, in quotes where it would read as something else",
+    "list_type": "a list, such as [a, b]",
+    "finite_number": "a finite number",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "below {lt}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+    "string_too_short": "not empty",
+    "too_short": "not empty",
+}
+NO_SECTIONS = {type(None): "nothing", list: "a list", str: "only text"}
+
+
+class TogetherError(ValueError):
+    """Values of one section that are allowed alone but not together; the message then shows these keys only."""
+
+    def __init__(self, rule: str, *keys: str) -> None:
+        super().__init__(rule)
+        self.keys = keys
 
 
 class Params(BaseModel):
@@ -31,19 +58,18 @@ def read_document(path: Path) -> dict[str, Any]:
     Raises:
         VitloraError: The file is missing, is not UTF-8, is not YAML, names a key twice, or is not a mapping.
     """
+    text = _read_text(path)
     try:
-        document = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise VitloraError(f"{path}: cannot be read ({error.strerror}); `vitlora preset digits` writes one") from None
-    except UnicodeDecodeError as error:
-        raise VitloraError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        document = YAML(typ="safe", pure=True).load(text)  # the C parser is not everywhere, and words errors otherwise
+        json.dumps(document, default=str)  # a date as a key, or a value that holds itself, is no parameter
     except DuplicateKeyError as error:
-        raise VitloraError(f"{path}: {error.problem}{_place(error)}; keep one of the two") from None
-    except YAMLError as error:
-        problem = getattr(error, "problem", None) or "cannot be parsed"
-        raise VitloraError(f"{path}: not YAML: {problem}{_place(error)}") from None
+        problem = str(error.problem).removesuffix(' with value "{}" (original value: "{}")')
+        raise VitloraError(f"{path}: {problem}{_place(error, text)}; keep one of the two") from None
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise VitloraError(f"{path}: cannot be read as YAML: {problem}{_place(error, text)}") from None
     if not isinstance(document, dict):
-        found = "nothing" if document is None else f"a {type(document).__name__}"
+        found = NO_SECTIONS.get(type(document), "one value")
         raise VitloraError(f"{path}: holds {found}; the rule: sections such as `lora:` with keys below them")
     return document
 
@@ -75,17 +101,45 @@ def load_params(stage: type[Section], document: dict[str, Any], path: Path) -> S
     return loaded
 
 
-def _place(error: YAMLError) -> str:
+def shown(value: Any) -> str:
+    """Return a parsed value for a message: as JSON, cut if it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) < 80 else text[:77] + "..."
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise VitloraError(f"{path}: cannot be read ({error.strerror}); `vitlora preset digits` writes one") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise VitloraError(f"{path}: not UTF-8 (line {line}); save it as UTF-8") from None
+
+
+def _place(error: Exception, text: str) -> str:
     mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
-    return f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+    if mark is None:
+        return ""
+    hint = ""
+    if re.match(r" *\t", "".join(text.split("\n")[mark.line : mark.line + 1])):
+        hint = "; the rule: spaces for indents, no tabs"
+    elif "<block end>" in str(error):
+        hint = "; the rule: one indent for all keys of a section"
+    return f" (line {mark.line + 1}, column {mark.column + 1}){hint}"
 
 
 def _explain(item: Any, where: str) -> str:
-    # Positions inside a union (such as "str", "list[str]") are pydantic's, not the reader's.
-    steps = [str(step) for step in item["loc"] if not str(step).startswith(("list[", "tuple[", "str", "literal["))]
-    name = ".".join(([where] if where else []) + steps)
+    steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in item["loc"]]
+    name = (where + "".join(steps)).removeprefix(".")
     if item["type"] == "missing":
         return f"{name}: missing; the rule: every key is written out (see presets/)"
-    got = json.dumps(item["input"], ensure_ascii=False)
-    rule = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{name}: got {got if len(got) < 80 else got[:77] + '...'}; the rule: {rule}"
+    context = item.get("ctx", {})
+    error = context.get("error")
+    if isinstance(error, TogetherError):
+        names = ", ".join(f"{name}.{key}" for key in error.keys)
+        got = ", ".join(shown(item["input"][key]) for key in error.keys)
+        return f"{names}: got {got}; the rule: {error}"
+    known = RULES.get(item["type"])
+    rule = known.format(**context).replace("'", "").removesuffix(".0") if known else str(error or item["msg"])
+    return f"{name}: got {shown(item['input'])}; the rule: {rule}"

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vitlora.errors import VitloraError
 from vitlora.files import read_json, write_json
-from vitlora.images import BadImageError, decode, resize_and_crop
+from vitlora.images import BadImageError, decode, resize_and_crop, scaled_size
 from vitlora.packed import Item, Packed, write_packed
 from vitlora.sections.data import DataPolicy
 from vitlora.sections.image import Image, Split
@@ -21,9 +22,12 @@ from vitlora.splits import Ranked, cap, carve, in_row_order, rank_by_class
 from vitlora.tensors import create_split, open_pixels
 
 CHUNK = 256
+SPAWN = get_context("spawn")  # forking a process that has threads, as numpy's, can hang
 TRAIN_COLUMNS = ("path", "label", "width", "height")
 Result = TypeVar("Result")
+Work = Callable[[Sequence[int]], list[Result]]
 Rows = dict[str, list[int]]
+_work: Work[Any] | None = None  # a worker process's own
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def preprocess(
     """
     source = Packed(raw)
     class_names = check_class_names(read_json(raw / "classes.json"))
-    checked = _in_parallel(partial(_check, source), range(len(source)))
+    checked = _in_parallel(partial(_check, source, image.size), range(len(source)))
     bad = {source.rows[row]["path"]: result.reason for row, result in enumerate(checked) if result.reason}
     refuse_bad(bad, len(source), data)
     good = [row for row, result in enumerate(checked) if result.reason is None]
@@ -125,51 +129,56 @@ def divide(source: Packed, good: Iterable[int], split: Split, class_names: Seque
         val and test, as in the tutorial.
 
     Raises:
-        VitloraError: ``val_from: official`` without an official split, or a class with no image to train or test on.
+        VitloraError: ``val_from: official`` without an official split, a class with no image to train on, or no image
+            at all for val or test.
     """
+    good = list(good)
     labels = [int(row["label"]) for row in source.rows]
     contents = [row["sha256"] for row in source.rows]
-    pools: dict[str, dict[int, Ranked]] = {"train": {}, "val": {}, "test": {}}
-    good = list(good)
-    for name in pools:
-        members = [row for row in good if source.rows[row]["split"] == name]
-        pools[name] = cap(rank_by_class(split.seed, labels, contents, members), split.max_per_class)
-    official = [name for name in ("val", "test") if pools[name]]
-    train = pools["train"]
+
+    def pool(*names: str) -> dict[int, Ranked]:
+        members = [row for row in good if source.rows[row]["split"] in names]
+        return cap(rank_by_class(split.seed, labels, contents, members), split.max_per_class)
+
+    official = [name for name in ("val", "test") if pool(name)]
     if split.val_from == "official":
         if not official:
             raise VitloraError("split.val_from: got official; the data has one split only; the rule: train")
-        val, test = pools[official[0]], pools[official[-1]]
+        train, val, test = pool("train"), pool(official[0]), pool(official[-1])
+    elif official:
+        # With both there and val to come from train, the official val would lie idle.
+        train, test = pool("train", *official[:-1]), pool(official[-1])
+        val, train = carve(train, split.val_fraction)
     else:
-        if len(official) == 2:  # both are there, yet val is to come from train: keep no labelled image idle
-            merged = {label: train.get(label, []) + pools["val"].get(label, []) for label in {*train, *pools["val"]}}
-            train = rank_by_class(split.seed, labels, contents, in_row_order(merged))
-        if official:
-            test = pools[official[-1]]
-        else:
-            test, train = carve(train, split.test_fraction)
+        test, train = carve(pool("train"), split.test_fraction)
         # The share is of the whole class, so that test_fraction and val_fraction mean the same thing.
-        val, train = carve(train, split.val_fraction / (1 if official else 1 - split.test_fraction))
-    _refuse_empty(train, class_names)
-    return {"train": in_row_order(train), "val": in_row_order(val), "test": in_row_order(test)}
+        val, train = carve(train, split.val_fraction / (1 - split.test_fraction))
+    rows = {"train": in_row_order(train), "val": in_row_order(val), "test": in_row_order(test)}
+    _refuse_empty(train, rows, class_names)
+    return rows
 
 
-def _refuse_empty(train: dict[int, Ranked], class_names: Sequence[str]) -> None:
+def _refuse_empty(train: dict[int, Ranked], rows: Rows, class_names: Sequence[str]) -> None:
     empty = [name for label, name in enumerate(class_names) if not train.get(label)]
     if empty:
         raise VitloraError(
             f"no image to train on in {len(empty)} of {len(class_names)} classes: {', '.join(empty[:10])}; the rule: "
             "at least one for train besides those for val and test; add images or remove the class"
         )
+    for name in ("val", "test"):
+        if not rows[name]:
+            raise VitloraError(f"no image for {name} in any class; the rule: at least one besides one to train on")
 
 
-def _check(source: Packed, rows: Sequence[int]) -> list[Checked]:
-    return [_check_one(source[row]) for row in rows]
+def _check(source: Packed, size: int, rows: Sequence[int]) -> list[Checked]:
+    return [_check_one(source[row], size) for row in rows]
 
 
-def _check_one(data: bytes) -> Checked:
+def _check_one(data: bytes, size: int) -> Checked:
     try:
-        return Checked(*decode(data).size, None)
+        width, height = decode(data).size
+        scaled_size(width, height, size)
+        return Checked(width, height, None)
     except BadImageError as error:
         return Checked(0, 0, str(error))
 
@@ -197,13 +206,28 @@ def _fill(source: Packed, folder: Path, image: Image, rows: Sequence[int], place
     return [None] * len(places)
 
 
-def _in_parallel(work: Callable[[Sequence[int]], list[Result]], places: Sequence[int]) -> list[Result]:
-    """Apply ``work`` to chunks on all cores, results in order; a single chunk is not worth a process."""
+def _in_parallel(work: Work[Result], places: Sequence[int]) -> list[Result]:
+    """Apply ``work`` to chunks on all cores, results in order; a single chunk is not worth a process.
+
+    A worker gets ``work`` once: with the table of a hundred thousand pictures in it, sending it takes longer than doing
+    a chunk.
+    """
     chunks = [places[start : start + CHUNK] for start in range(0, len(places), CHUNK)]
     if len(chunks) < 2:
         return [result for chunk in chunks for result in work(chunk)]
-    with ProcessPoolExecutor(min(len(chunks), os.cpu_count() or 1)) as pool:
-        return [result for results in pool.map(work, chunks) for result in results]
+    workers = min(len(chunks), os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, SPAWN, initializer=_begin, initargs=(work,)) as pool:
+        return [result for results in pool.map(_go_on, chunks) for result in results]
+
+
+def _begin(work: Work[Any]) -> None:
+    global _work
+    _work = work
+
+
+def _go_on(places: Sequence[int]) -> list[Any]:
+    assert _work is not None
+    return _work(places)
 
 
 def _report(source: Packed, rows: Rows, class_names: Sequence[str], bad: dict[str, str], report: Path) -> None:

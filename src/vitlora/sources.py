@@ -3,22 +3,39 @@
 Every reader gives ``Found``: class names, and pictures in a fixed order that are read only when asked for.
 """
 
+import bz2
+import gzip
 import io
+import lzma
 import os
+import shutil
+import stat
 import tarfile
+import tempfile
+import weakref
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO, NoReturn
 
+import yaml
 from PIL import Image
 
 from vitlora.errors import VitloraError
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
+COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+    b"\x5d\0\0": lzma.open,  # .lzma, the older format
+}
+# Name, `file`, `folder` or `other`, and what its reader needs.
+Entry = tuple[str, str, Any]
+Reader = Callable[[Any], bytes]
 
 
 @dataclass(frozen=True)
@@ -56,30 +73,21 @@ def from_digits() -> Found:
     return Found([str(name) for name in digits.target_names], pictures(), [])
 
 
-def from_hub_layout(
-    folder: Path, image_column: str, label_column: str, splits: dict[str, str], cache: Path | None = None
-) -> Found:
+def from_hub_layout(folder: Path, image_column: str, label_column: str, splits: dict[str, str]) -> Found:
     """Read a folder as ``datasets.load_dataset(folder)`` does, streaming, without decoding the pictures.
 
     Args:
         folder: A data set repository's files: parquet, or whatever `datasets` reads without running code.
         image_column: Column of type Image.
-        label_column: Column of type ClassLabel, integers or text.
+        label_column: Column of type ClassLabel, integers or text. Without ClassLabel, the classes are the values in
+            order.
         splits: Our split name to the data set's; the same name the other way round stands in paths.
-        cache: Unused by streaming; named so that nothing lands in the user's home.
 
     Raises:
-        VitloraError: The folder can't be read, or lacks a split or column; the message lists what it has.
+        VitloraError: The folder can't be read, leads to files outside it, or lacks a split or column; the message
+            lists what it has.
     """
-    from datasets import Image as ImageFeature
-    from datasets import load_dataset
-
-    if not folder.is_dir():
-        raise VitloraError(f"data.path: got {folder}, which is not a folder; the rule: a data set in Hub layout")
-    try:
-        streams = load_dataset(str(folder), streaming=True)
-    except Exception as error:  # `datasets` raises its own, pyarrow's and fsspec's errors for an unreadable folder
-        raise VitloraError(f"data.path: `datasets` cannot read {folder}: {_first_line(error)}") from None
+    streams = _open_streams(folder)
     for ours, theirs in splits.items():
         if theirs not in streams:
             raise VitloraError(f"data.{ours}_split: got {theirs}; {folder} has the splits {', '.join(streams)}")
@@ -87,107 +95,138 @@ def from_hub_layout(
     for key, column in (("image_column", image_column), ("label_column", label_column)):
         if column not in features:
             raise VitloraError(f"data.{key}: got {column}; {folder} has the columns {', '.join(features)}")
+    undecoded = _undecoded(features[image_column], image_column)
     chosen = {
-        ours: streams[theirs].select_columns([image_column, label_column]).cast_column(image_column, _undecoded())
+        ours: streams[theirs].select_columns([image_column, label_column]).cast_column(image_column, undecoded)
         for ours, theirs in splits.items()
     }
-    if not isinstance(features[image_column], ImageFeature):
-        raise VitloraError(
-            f"data.image_column: got {image_column}, a column of {features[image_column]}, not of images"
-        )
-    names = _class_names(features[label_column], chosen, label_column)
-    numbers = {name: number for number, name in enumerate(names)}
+    labels = _labels(features[label_column], chosen.values(), label_column, folder)
+    allowed = ", ".join(map(str, labels)) if len(labels) <= 10 else f"one of {len(labels)} classes"
 
     def pictures() -> Iterator[Picture]:
         for ours, stream in chosen.items():
-            for row, example in enumerate(stream):
-                label = example[label_column]
-                number = label if isinstance(label, int) and not isinstance(label, bool) else numbers[str(label)]
-                if not 0 <= number < len(names):
-                    raise VitloraError(f"{splits[ours]} row {row}: label {number}; the rule: 0 to {len(names) - 1}")
-                yield Picture(f"{splits[ours]}/{row:06d}", ours, number, _image_bytes(example[image_column]))
+            for row, example in enumerate(_examples(stream, folder)):
+                label = labels.get(example[label_column])
+                if label is None:
+                    got = f"{splits[ours]} row {row}: label {example[label_column]}"
+                    raise VitloraError(f"{folder}: {got}; the rule: {allowed}")
+                yield Picture(f"{splits[ours]}/{row:06d}", ours, label, _image_bytes(example[image_column], folder))
 
-    return Found(names, pictures(), [])
+    return Found(getattr(features[label_column], "names", None) or [str(name) for name in labels], pictures(), [])
 
 
 def from_folder(root: Path) -> Found:
     """Read class sub-folders, with or without train/val/test folders above them.
 
-    The first folder below the root (or below the split) is the class; deeper folders only group its pictures.
+    The first folder below the root (or below the split) is the class; deeper folders only group its pictures. A lone
+    folder around all others is looked through.
 
     Raises:
-        VitloraError: The root is not a folder, or holds no class folder.
+        VitloraError: The root is not a folder, can't be read in full, or holds no class folder.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):  # unlike Path.is_dir, no error where permission is missing
         raise VitloraError(f"data.path: got {root}, which is not a folder; the rule: a folder of class sub-folders")
-    files: dict[PurePosixPath, Path] = {}
-    folders: list[PurePosixPath] = []
-    notes = []
-    for place, below, names in os.walk(root):  # links to folders are not followed
-        here = PurePosixPath(*Path(place).relative_to(root).parts)
-        folders += [here / name for name in below]
-        for name in names:
-            path = Path(place, name)
-            if path.is_file() and not path.is_symlink():
-                files[here / name] = path
-            else:
-                notes.append(f"left out {here / name}: not a regular file")
-    return _arrange(files, folders, lambda path: path.read_bytes(), root, notes)
+
+    def entries() -> Iterator[Entry]:
+        for place, folders, files in os.walk(root, onerror=_refuse_unread):  # links to folders are not followed
+            for name in [*folders, *files]:
+                path = Path(place, name)
+                try:
+                    kind = _kind(path.lstat().st_mode)
+                except OSError as error:
+                    _refuse_unread(error)
+                yield str(path.relative_to(root)), kind, path
+
+    return _arrange(entries(), Path.read_bytes, root)
 
 
-def from_archive(path: Path) -> Found:
+def from_archive(path: Path, scratch: Path | None = None) -> Found:
     """Read a zip or tar of such a folder, member by member, without unpacking: no member can be written anywhere.
 
+    Args:
+        path: The archive.
+        scratch: Folder for a nameless copy of a compressed tar without its compression; None for the system's.
+
     Raises:
-        VitloraError: Neither zip nor tar, damaged, or without class folders.
+        VitloraError: Neither zip nor tar, damaged, cut off, or without class folders.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise VitloraError(f"data.path: got {path}, which is not a file; the rule: a zip or tar of class sub-folders")
     try:
-        if zipfile.is_zipfile(path):
-            archive = zipfile.ZipFile(path)
-            files = {_member(info.filename): info for info in archive.infolist() if not info.is_dir()}
-            folders = [_member(info.filename) for info in archive.infolist() if info.is_dir()]
-            return _arrange(files, folders, archive.read, path, [])
-        tar = tarfile.open(path)  # noqa: SIM115 - stays open, pictures are read as they are asked for
-        entries = tar.getmembers()
-    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError) as error:
+        # Tar first: one whose last picture is really a zip would pass for that zip.
+        entries, read = _open_tar(path, scratch) if tarfile.is_tarfile(path) else _open_zip(path)
+    except Exception as error:  # each kind of compression raises its own
         raise VitloraError(f"data.path: {path} is neither a whole zip nor a whole tar: {_first_line(error)}") from None
-    members = {_member(entry.name): entry for entry in entries if entry.isfile()}
-    folders = [_member(entry.name) for entry in entries if entry.isdir()]
-    notes = [f"left out {entry.name}: not a regular file" for entry in entries if not (entry.isfile() or entry.isdir())]
-    return _arrange(members, folders, lambda entry: _tar_bytes(tar, entry), path, notes)
+    return _arrange(entries, read, path)
 
 
-def _tar_bytes(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+def _open_zip(path: Path) -> tuple[list[Entry], Reader]:
+    archive = zipfile.ZipFile(path)
+    entries = []
+    for info in archive.infolist():
+        mode = info.external_attr >> 16  # zero where the archive comes from Windows
+        kind = _kind(mode) if stat.S_IFMT(mode) else "file"
+        name = info.filename.replace("\\", "/")  # as some Windows programs write it
+        entries.append((name, "folder" if info.is_dir() else kind, info))
+    return entries, archive.read
+
+
+def _open_tar(path: Path, scratch: Path | None) -> tuple[list[Entry], Reader]:
     with ExitStack() as stack:
-        file = stack.enter_context(tar.extractfile(entry) or io.BytesIO())
-        return file.read()
+        plain = stack.enter_context(_uncompressed(path, scratch))
+        tar = tarfile.open(fileobj=plain, mode="r:")  # noqa: SIM115 - pictures are read as they are asked for
+        members = tar.getmembers()
+        # `tarfile` takes a damaged header, or the end of a cut file, for the end of the archive.
+        plain.seek(tar.offset)
+        if plain.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"damaged or cut off after {len(members)} members")
+        weakref.finalize(tar, plain.close)
+        stack.pop_all()
+
+    def read(member: tarfile.TarInfo) -> bytes:
+        file = tar.extractfile(member)
+        assert file is not None  # it is a regular file
+        with file:
+            return file.read()
+
+    return [(member.name, _tar_kind(member), member) for member in members], read
 
 
-def _member(name: str) -> PurePosixPath:
-    return PurePosixPath(*(part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", ".")))
+def _tar_kind(member: tarfile.TarInfo) -> str:
+    return "file" if member.isfile() else "folder" if member.isdir() else "other"
 
 
-def _arrange(
-    files: dict[PurePosixPath, Any], folders: Iterable[PurePosixPath], read: Any, root: Path, notes: list[str]
-) -> Found:
-    """Turn paths into splits and classes. A single folder around everything, as archives have, is looked through."""
-    files = {path: handle for path, handle in files.items() if not _is_litter(path)}
-    folders = [path for path in folders if not _is_litter(path)]
-    everything = [*files, *folders]
-    while _is_wrapped(everything):
-        files = {PurePosixPath(*path.parts[1:]): handle for path, handle in files.items()}
+def _uncompressed(path: Path, scratch: Path | None) -> BinaryIO:
+    """Open a tar for reads in any order. A compressed one would be decompressed from its start for every picture."""
+    with path.open("rb") as file:
+        start = file.read(8)
+    unpack = next((unpack for magic, unpack in COMPRESSED.items() if start.startswith(magic)), None)
+    if unpack is None:
+        return path.open("rb")
+    with ExitStack() as stack:
+        plain = stack.enter_context(tempfile.TemporaryFile(dir=scratch))
+        shutil.copyfileobj(stack.enter_context(unpack(path)), plain)
+        plain.seek(0)
+        stack.pop_all()
+    return plain
+
+
+def _arrange(entries: Iterable[Entry], read: Reader, root: Path) -> Found:
+    """Turn names into splits and classes."""
+    files, folders, notes = _sort_out(entries)
+    while _is_wrapped(files, folders):
+        notes += [f"left out {path}: in no class folder" for path in sorted(files) if len(path.parts) == 1]
+        files = {PurePosixPath(*path.parts[1:]): handle for path, handle in files.items() if len(path.parts) > 1}
         folders = [PurePosixPath(*path.parts[1:]) for path in folders if len(path.parts) > 1]
-        everything = [*files, *folders]
-    depth = 1 if _has_splits(everything) else 0
-    stray = sorted(str(path) for path in files if len(path.parts) <= depth + 1)
-    notes = [*notes, *(f"left out {path}: in no class folder" for path in stray)]
+    depth = _split_depth(files, root)
+    notes += [f"left out {path}: in no class folder" for path in sorted(files) if len(path.parts) <= depth + 1]
     inside = sorted(path for path in files if len(path.parts) > depth + 1)
-    classes = {path.parts[depth] for path in [*inside, *folders] if len(path.parts) > depth}
-    if not classes or not inside:
+    names = sorted({path.parts[depth] for path in [*inside, *folders] if len(path.parts) > depth})
+    if not inside:
         raise VitloraError(f"data.path: {root} holds no class folder with files; the rule: {root.name}/CLASS/PICTURE")
-    names = sorted(classes)
+    for name in names:
+        if any("\ud800" <= char <= "\udfff" for char in name):
+            raise VitloraError(f"data.path: {root} has the class folder {name!r}; the rule: a name in UTF-8")
     numbers = {name: number for number, name in enumerate(names)}
 
     def pictures() -> Iterator[Picture]:
@@ -195,50 +234,140 @@ def _arrange(
             split = SPLIT_FOLDERS[path.parts[0].lower()] if depth else "train"
             try:
                 data = read(files[path])
-            except (OSError, tarfile.TarError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
+            except Exception as error:  # the file system's, and each kind of compression's own
                 raise VitloraError(f"{root}: cannot read {path}: {_first_line(error)}") from None
             yield Picture(str(path), split, numbers[path.parts[depth]], data)
 
     return Found(names, pictures(), notes)
 
 
-def _is_litter(path: PurePosixPath) -> bool:
-    return any(part in LITTER or part.startswith(".") for part in path.parts)
+def _sort_out(entries: Iterable[Entry]) -> tuple[dict[PurePosixPath, Any], list[PurePosixPath], list[str]]:
+    """Drop litter; note what is neither file nor folder, and names that lead out of an archive."""
+    files: dict[PurePosixPath, Any] = {}
+    folders, notes = [], []
+    for name, kind, handle in entries:
+        parts = [part for part in PurePosixPath(name).parts if part not in ("/", "//", ".")]
+        path = PurePosixPath(*parts)
+        if ".." in parts:
+            notes.append(f"left out {name}: leads out of the archive")
+        elif not parts or any(part in LITTER or part.startswith(".") for part in parts):
+            continue
+        elif kind == "other":
+            notes.append(f"left out {name}: not a regular file")
+        elif kind == "folder":
+            folders.append(path)
+        else:
+            files[path] = handle
+    return files, folders, sorted(notes)
 
 
-def _is_wrapped(paths: list[PurePosixPath]) -> bool:
-    """Whether everything lies two or more folders below one single folder, so that folder can't be the class."""
-    tops = {path.parts[0] for path in paths}
-    files_depth = min((len(path.parts) for path in paths if path.suffix), default=0)
-    return len(tops) == 1 and files_depth >= 3 and not _has_splits(paths)
+def _is_wrapped(files: Iterable[PurePosixPath], folders: Iterable[PurePosixPath]) -> bool:
+    """Whether a single folder lies around everything, as in archives; alone, it can't be a class."""
+    tops = {path.parts[0] for path in files if len(path.parts) > 1} | {path.parts[0] for path in folders}
+    return len(tops) == 1 and any(len(path.parts) > 2 for path in files) and "train" not in map(str.lower, tops)
 
 
-def _has_splits(paths: Iterable[PurePosixPath]) -> bool:
-    tops = {path.parts[0].lower() for path in paths if len(path.parts) > 1}
-    return "train" in tops and tops <= set(SPLIT_FOLDERS)
+def _split_depth(files: Iterable[PurePosixPath], root: Path) -> int:
+    """Return 1 where folders such as train and test lie above the classes, else 0."""
+    tops = {path.parts[0] for path in files if len(path.parts) > 1}
+    splits = {top for top in tops if top.lower() in SPLIT_FOLDERS}
+    if splits == tops and "train" in map(str.lower, splits):
+        return 1
+    # One alone may be a class, such as vehicles of kind "train".
+    if len(splits) > 1:
+        raise VitloraError(
+            f"data.path: {root} holds the folders {', '.join(sorted(tops))}; the rule: train, with or without "
+            f"{', '.join(list(SPLIT_FOLDERS)[1:])}, and nothing beside them; or classes only"
+        )
+    return 0
 
 
-def _undecoded() -> Any:
+def _kind(mode: int) -> str:
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
+
+
+def _refuse_unread(error: OSError) -> NoReturn:
+    raise VitloraError(f"data.path: cannot read {error.filename}: {error.strerror}")
+
+
+def _open_streams(folder: Path) -> Any:
+    """Open every split of a data set without reading it; ``datasets`` would open any file or address a card names."""
+    if not os.path.isdir(folder):
+        raise VitloraError(f"data.path: got {folder}, which is not a folder; the rule: a data set in Hub layout")
+    import datasets
+
+    # Every stream would import torch (1.5 s, 0.5 GB) to be usable in its DataLoader.
+    datasets.config.TORCH_AVAILABLE = False
+    try:
+        outside = [text for text in _card_texts(folder) if "://" in text or text[:1] == "/" or ".." in text.split("/")]
+        if not outside:
+            return datasets.load_dataset(str(folder.absolute()), streaming=True)
+    except Exception as error:  # `datasets` raises its own, yaml's, pyarrow's and fsspec's errors
+        raise VitloraError(f"data.path: `datasets` cannot read {folder}: {_first_line(error)}") from None
+    raise VitloraError(f"data.path: the card in {folder} names {outside[0]}; the rule: only files inside the folder")
+
+
+def _card_texts(folder: Path) -> list[str]:
+    """Return all texts in the part of a data set's card that names files."""
+    from huggingface_hub import metadata_load
+
+    card, extra = folder / "README.md", folder / ".huggingface.yaml"
+    found = [
+        (metadata_load(card) if card.is_file() else None) or {},
+        (yaml.safe_load(extra.read_text(encoding="utf-8")) if extra.is_file() else None) or {},
+    ]
+    todo, texts = [part.get("configs") for part in found], []
+    while todo:
+        value = todo.pop()
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, list | dict):
+            todo += value.values() if isinstance(value, dict) else value
+    return texts
+
+
+def _undecoded(feature: Any, column: str) -> Any:
     from datasets import Image as ImageFeature
 
+    if not isinstance(feature, ImageFeature):
+        raise VitloraError(f"data.image_column: got {column}, a column of {feature}, not of images")
     return ImageFeature(decode=False)
 
 
-def _class_names(feature: Any, streams: dict[str, Any], column: str) -> list[str]:
-    """Take names from a ClassLabel; else read the column once and sort what it holds."""
+def _labels(feature: Any, streams: Iterable[Any], column: str, folder: Path) -> dict[Any, int]:
+    """Map each value of the label column to a position: as ClassLabel says, else in order of the values found."""
     if hasattr(feature, "names"):
-        return list(feature.names)
-    found = {str(example[column]) for stream in streams.values() for example in stream.select_columns([column])}
-    if all(name.isdigit() for name in found):
-        return [str(number) for number in range(max(map(int, found)) + 1)]
-    return sorted(found)
+        return {number: number for number in range(len(feature.names))}
+    if not hasattr(feature, "dtype"):
+        raise VitloraError(f"data.label_column: got {column}, a column of {feature}, not of numbers or text")
+    found = {example[column] for stream in streams for example in _examples(stream.select_columns([column]), folder)}
+    odd = [value for value in found if not isinstance(value, int | str)]
+    if odd:
+        raise VitloraError(f"data.label_column: {column} holds {odd[0]}; the rule: whole numbers or text in every row")
+    return {value: number for number, value in enumerate(sorted(found))}
 
 
-def _image_bytes(value: Any) -> bytes:
+def _examples(stream: Any, folder: Path) -> Iterator[dict[str, Any]]:
+    try:
+        yield from stream
+    except Exception as error:  # as where it is opened
+        raise VitloraError(f"data.path: `datasets` cannot read {folder}: {_first_line(error)}") from None
+
+
+def _image_bytes(value: Any, folder: Path) -> bytes:
     if value is None:
         return b""
-    return value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+    if value["bytes"] is not None:
+        return bytes(value["bytes"])
+    root = folder.absolute()
+    path = Path(os.path.normpath(root / value["path"]))
+    if not path.is_relative_to(root):
+        raise VitloraError(f"{folder}: a row names {value['path']}; the rule: only files inside the folder")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise VitloraError(f"{folder}: cannot read {value['path']}: {error.strerror}") from None
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

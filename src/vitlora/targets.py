@@ -34,7 +34,7 @@ def resolve_targets(
     Raises:
         VitloraError: A name or pattern matches no linear layer; the message lists the names that exist.
     """
-    # Only the repeated blocks: SigLIP carries a pooling head with layers of the same names that a classifier never runs.
+    # Only the repeated blocks: SigLIP carries a pooling head of the same layer names that a classifier never runs.
     blocks = (name for name in linear if re.search(r"\.\d+\.", name))
     candidates = sorted(name for name in blocks if not any(_ends(name, head) for head in heads))
     if target_modules == "all-linear":

@@ -122,8 +122,8 @@ def _pip_download(scratch: Path) -> Path:
     with tempfile.NamedTemporaryFile("w", suffix=".txt", dir=scratch) as file:
         file.write(requirement)
         file.flush()
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        command += ["--require-hashes", "--dest", str(scratch), "--requirement", file.name]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command += ["--only-binary=:all:", "--require-hashes", "--dest", str(scratch), "--requirement", file.name]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]

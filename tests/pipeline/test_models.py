@@ -1,4 +1,4 @@
-"""What a finished run leaves behind, used as a stranger would use it: other processes, other tools, the same answers."""
+"""What a finished run leaves behind, used as a stranger would: other processes, other tools, the same answers."""
 
 import csv
 import http.server

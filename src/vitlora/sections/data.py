@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from vitlora.params import Params
+from vitlora.params import Params, TogetherError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -25,11 +25,11 @@ class DataSource(Params):
     @model_validator(mode="after")
     def _source_has_its_path(self) -> "DataSource":
         if (self.source == "digits") != (self.path is None):
-            raise ValueError("data.path is null for source digits, and set for every other source")
-        _require_commit("data", self.source, self.revision)
+            raise TogetherError("path is null for source digits, and set for every other source", "source", "path")
+        _require_commit(self.source, self.revision)
         splits = [name for name in (self.train_split, self.val_split, self.test_split) if name]
         if len(set(splits)) < len(splits):
-            raise ValueError("data.train_split, val_split and test_split name different splits")
+            raise TogetherError("each names another split, or is null", "train_split", "val_split", "test_split")
         return self
 
 
@@ -50,17 +50,17 @@ class ModelSource(Params):
     @model_validator(mode="after")
     def _source_has_its_path(self) -> "ModelSource":
         if self.source != "wheel" and self.path is None:
-            raise ValueError(f"model.path is set for source {self.source}")
-        _require_commit("model", self.source, self.revision)
+            raise TogetherError("path is set for source hub and folder", "source", "path")
+        _require_commit(self.source, self.revision)
         return self
 
 
-def _require_commit(section: str, source: str, revision: str | None) -> None:
+def _require_commit(source: str, revision: str | None) -> None:
     """A branch name moves; only a commit makes the download the same next year."""
     if source == "hub" and (revision is None or not COMMIT.fullmatch(revision)):
-        raise ValueError(f"{section}.revision is the full 40-digit commit of the Hub repository")
+        raise TogetherError("revision is the full 40-digit commit, in lower case", "source", "revision")
     if source != "hub" and revision is not None:
-        raise ValueError(f"{section}.revision is null unless {section}.source is hub")
+        raise TogetherError("revision is null unless source is hub", "source", "revision")
 
 
 class DownloadStage(Params):

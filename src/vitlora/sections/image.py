@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from vitlora.params import Params
+from vitlora.params import Params, TogetherError
 from vitlora.sections.data import DataPolicy
 
 
@@ -31,7 +31,9 @@ class Split(Params):
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> "Split":
         if self.val_fraction + self.test_fraction >= 1:
-            raise ValueError("split.val_fraction + split.test_fraction is less than 1")
+            raise TogetherError(
+                "below 1 in sum, so that something is left to train on", "val_fraction", "test_fraction"
+            )
         return self
 
 

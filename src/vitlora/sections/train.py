@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from vitlora.params import Params
+from vitlora.params import Params, TogetherError
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -16,6 +16,13 @@ class Augment(Params):
     scale: tuple[float, float]
     ratio: tuple[float, float]
     horizontal_flip_p: float = Field(ge=0, le=1)
+
+    @field_validator("scale", "ratio", mode="before")
+    @classmethod
+    def _two_numbers(cls, value: object) -> object:
+        if not isinstance(value, list | tuple) or len(value) != 2:
+            raise ValueError("two numbers, [min, max]")
+        return tuple(value)
 
     @field_validator("scale")
     @classmethod
@@ -92,9 +99,10 @@ class Train(Params):
     @model_validator(mode="after")
     def _one_precision(self) -> "Train":
         if self.fp16 and self.bf16:
-            raise ValueError("at most one of train.fp16 and train.bf16 is true; both false is fp32")
+            raise TogetherError("at most one is true; both false is fp32", "fp16", "bf16")
         if self.early_stopping_patience and not self.load_best_model_at_end:
-            raise ValueError("train.early_stopping_patience goes with train.load_best_model_at_end: true")
+            keys = ("early_stopping_patience", "load_best_model_at_end")
+            raise TogetherError("patience needs load_best_model_at_end: true, else set it to null", *keys)
         return self
 
 

@@ -1,0 +1,120 @@
+"""Many pictures in one file: what went in comes out, and a cut or foreign file is noticed."""
+
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+
+from vitlora.errors import VitloraError
+from vitlora.files import read_csv, write_csv
+from vitlora.packed import Packed, write_packed
+
+NAMES = [
+    "plain.png",
+    "a,b.png",
+    "two\nlines.png",
+    "Icon\r",
+    'say "cheese".jpg',
+    "café 猫.png",
+    "caf\udce9.png",
+    " .png",
+]
+
+
+def contents():
+    random = np.random.default_rng(0)
+    return [random.bytes(int(size)) for size in [100, 1, 0, 5000, 0, 7, 12, 0]]
+
+
+def packed(folder):
+    items = (((name, label), data) for label, (name, data) in enumerate(zip(NAMES, contents(), strict=True)))
+    assert write_packed(folder, ("path", "label"), items) == len(NAMES)
+    return Packed(folder)
+
+
+def test_bytes_and_odd_names_come_back(tmp_path):
+    found = packed(tmp_path / "raw")
+    assert len(found) == len(NAMES)
+    assert [found[row] for row in range(len(found))] == contents()
+    assert [row["path"] for row in found.rows] == NAMES
+    assert [row["label"] for row in found.rows] == [str(label) for label in range(len(NAMES))]
+
+
+def test_pictures_can_be_read_in_any_order_and_again(tmp_path):
+    found, expected = packed(tmp_path), contents()
+    for row in [7, 0, 3, 3, 1, 6, -1, 0]:
+        assert found[row] == expected[row]
+    with pytest.raises(IndexError):
+        found[len(NAMES)]
+
+
+def test_pictures_lie_end_to_end_in_the_order_given(tmp_path):
+    packed(tmp_path)
+    assert (tmp_path / "images.bin").read_bytes() == b"".join(contents())
+    assert list(read_csv(tmp_path / "index.csv")[0]) == ["path", "label", "offset", "length"]
+
+
+def test_the_same_pictures_give_the_same_bytes(tmp_path):
+    packed(tmp_path / "a")
+    packed(tmp_path / "b")
+    for name in ("images.bin", "index.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_writing_again_leaves_nothing_of_the_longer_file_before(tmp_path):
+    packed(tmp_path)
+    write_packed(tmp_path, ("path", "label"), [(("x", 0), b"abc")])
+    assert Packed(tmp_path)[0] == b"abc"
+    assert (tmp_path / "images.bin").read_bytes() == b"abc"
+
+
+@pytest.mark.parametrize("items", [[], [(("empty", 0), b"")]], ids=["no picture", "one empty picture"])
+def test_a_file_without_a_byte_is_read(tmp_path, items):
+    assert write_packed(tmp_path, ("path", "label"), items) == len(items)
+    found = Packed(tmp_path)
+    assert [found[row] for row in range(len(found))] == [data for _, data in items]
+
+
+def test_a_picture_is_read_lazily_while_writing(tmp_path):
+    written = []
+
+    def items():
+        for number in range(3):
+            written.append((tmp_path / "images.bin").exists())
+            yield (number,), b"x"
+
+    write_packed(tmp_path, ("path",), items())
+    assert written == [True, True, True]
+
+
+def test_a_table_that_points_past_the_end_is_refused(tmp_path):
+    packed(tmp_path)
+    data = (tmp_path / "images.bin").read_bytes()
+    (tmp_path / "images.bin").write_bytes(data[:-1])
+    with pytest.raises(VitloraError, match=rf"index\.csv points past the end of images\.bin \({len(data) - 1} bytes\)"):
+        Packed(tmp_path)
+
+
+@pytest.mark.parametrize(("offset", "length"), [(-1, 2), (0, -1), (0, 4), (3, 1)])
+def test_a_span_outside_the_file_is_refused(tmp_path, offset, length):
+    (tmp_path / "images.bin").write_bytes(b"abc")
+    write_csv(tmp_path / "index.csv", ("path", "offset", "length"), [("a", 0, 3), ("b", offset, length)])
+    with pytest.raises(VitloraError, match="points past the end"):
+        Packed(tmp_path)
+
+
+def test_a_pickled_reader_reads_on(tmp_path):
+    found = packed(tmp_path)
+    assert found[3] == contents()[3]  # its memory map is open, and can't be pickled
+    again = pickle.loads(pickle.dumps(found))
+    assert [again[row] for row in range(len(again))] == contents()
+    assert found[0] == contents()[0]
+
+
+def test_another_process_reads_on(tmp_path):
+    found = packed(tmp_path)
+    assert found[3] == contents()[3]
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        assert list(pool.map(found.__getitem__, range(len(found)))) == contents()
