@@ -34,7 +34,7 @@ from vitlora.sections.export import ExportStage
 from vitlora.sections.image import PreprocessStage
 from vitlora.sections.train import Train, TrainStage
 from vitlora.tensors import load_split
-from vitlora.train import CHECKPOINTS, ImageTrainer, _arguments, set_seed, train
+from vitlora.train import CHECKPOINTS, ImageTrainer, set_seed, train, training_arguments
 
 PREPARED = ("train", "val", "test", "labels.json")
 
@@ -110,7 +110,7 @@ def head(stage, chosen: Train, base: Path, prepared: Path, work: Path) -> dict:
         weight.requires_grad_(name in fresh)
     images = TrainImages(train_images, known.image_size, known.interpolation, stage.augment, chosen.seed)
     shutil.rmtree(CHECKPOINTS, ignore_errors=True)
-    trainer = ImageTrainer(model, _arguments(chosen), images, SquareImages(load_split(val)), normalisation)
+    trainer = ImageTrainer(model, training_arguments(chosen), images, SquareImages(load_split(val)), normalisation)
     start = time.perf_counter()
     trainer.train()
     squares = load_split(test)

@@ -1,6 +1,7 @@
 """Fetch a pinned revision from the Hugging Face Hub, or say in one line what to do instead."""
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from vitlora.errors import VitloraError
 TRIES = 3
 PAUSE_S = 2.0
 TIMEOUT_S = 10.0
+XET_RETRIES = "30s"  # for each piece of a file; unset, a blocked Xet storage means five minutes of silence
 MODEL_FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
 Result = TypeVar("Result")
 
@@ -99,6 +101,7 @@ def _download(repo_id: str, revision: str, repo_type: str) -> Path:
     """
     from huggingface_hub import repo_info, snapshot_download
 
+    os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_DURATION", XET_RETRIES)
     repo_info(repo_id, repo_type=repo_type, revision=revision, timeout=TIMEOUT_S)
     patterns = MODEL_FILES if repo_type == "model" else None
     return Path(snapshot_download(repo_id, repo_type=repo_type, revision=revision, allow_patterns=patterns))
@@ -117,13 +120,14 @@ def _with_retries(action: Callable[[], Result]) -> Result:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Say whether to try again: not after a clear "no" (4xx), a full disk, or what the client tried for 23 s itself."""
+    """Say whether to try again: not after a clear "no" (4xx), a full disk, or what the client retried by itself."""
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     status = _status(error)
     if status is not None:
         return status >= 500 or status == 429
-    final = isinstance(error, ValueError | LocalEntryNotFoundError | OfflineModeIsEnabled)
+    # hf_xet raises RuntimeError.
+    final = isinstance(error, ValueError | LocalEntryNotFoundError | OfflineModeIsEnabled | RuntimeError)
     return not final and getattr(error, "errno", None) is None
 
 

