@@ -137,7 +137,7 @@ BAD_VALUES = [  # key, the value as YAML, the value as shown, the rule
     ("split.max_per_class", "0", "0", "at least 1"),
     ("image.size", "57", "57", "a multiple of the base model's patch, 14 px"),
     ("image.size", "0", "0", "at least 8"),
-    ("image.size", "4096", "4096", "at most 2048"),
+    ("image.size", "2100", "2100", "at most 2048"),
     ("image.size", "[56, 56]", "[56, 56]", WHOLE),
     ("image.interpolation", "nearest", '"nearest"', "bilinear or bicubic"),
     ("data.source", "imagenet", '"imagenet"', "digits, hub, hub_folder, folder or archive"),

@@ -57,8 +57,7 @@ def check_document(document: dict[str, Any], path: Path, base: Path | None = Non
             problems += _check_section(name, document[name], classes)
         elif name not in meant:
             problems.append(f"{name}: missing; the rule: every section is written out (see presets/)")
-    if not problems:
-        problems += _across(document, base)
+    problems += _across(document, base)
     if problems:
         raise VitloraError("\n".join(f"{path}: {problem}" for problem in problems))
 
@@ -89,18 +88,21 @@ def _nearest(key: object, known: Iterable[str]) -> str | None:
 
 
 def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
-    """Rules between the image size, the rank and the base model, as far as the base model is known."""
-    known: dict[str, Any]
-    if document["model"]["source"] == "wheel":
+    """Rules between the image size, the rank and the base model, as far as these are known and whole numbers."""
+    known: dict[str, Any] = {}
+    if _value(document, "model", "source") == "wheel":
         known = WHEEL_BASE
     elif base is not None and (base / "config.json").is_file():
         known = json.loads((base / "config.json").read_text(encoding="utf-8"))
         known = known.get("vision_config") or known
-    else:
-        return
-    size, patch = document["image"]["size"], known.get("patch_size")
-    if isinstance(patch, int) and size % patch:
+    size, patch = _value(document, "image", "size"), known.get("patch_size")
+    if isinstance(size, int) and isinstance(patch, int) and size % patch:
         yield f"image.size: got {size}; the rule: a multiple of the base model's patch, {patch} px"
-    width = known.get("hidden_size")
-    if isinstance(width, int) and document["lora"]["r"] > width:
-        yield f"lora.r: got {document['lora']['r']}; the rule: no larger than the base model's layers, {width}"
+    rank, width = _value(document, "lora", "r"), known.get("hidden_size")
+    if isinstance(rank, int) and isinstance(width, int) and rank > width:
+        yield f"lora.r: got {rank}; the rule: no larger than the base model's layers, {width}"
+
+
+def _value(document: dict[str, Any], section: str, key: str) -> Any:
+    values = document.get(section)
+    return values.get(key) if isinstance(values, dict) else None
