@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -34,6 +33,8 @@ def per_class(labels: Ints, predicted: Ints, class_names: Sequence[str]) -> list
 
     A ratio with nothing below the line is None, not 0: a class that is absent was not got wrong.
     """
+    from sklearn.metrics import precision_recall_fscore_support  # a second to import, which `predict` need not pay
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn warns of the undefined ratios that NaN already marks
         columns = precision_recall_fscore_support(
@@ -58,4 +59,6 @@ def macro(rows: Sequence[Sequence[object]]) -> dict[str, float]:
 
 def confusion(labels: Ints, predicted: Ints, classes: int) -> Ints:
     """Return counts, int64 (C, C): ``[i, j]`` images of class i that were predicted as j."""
+    from sklearn.metrics import confusion_matrix
+
     return np.asarray(confusion_matrix(labels, predicted, labels=range(classes)), np.int64)

@@ -1,5 +1,6 @@
 """Train: fit a LoRA adapter with the Hugging Face Trainer and keep the epoch that is best on val."""
 
+import hashlib
 import shutil
 import sys
 from collections.abc import Mapping
@@ -103,6 +104,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.add_callback(Bar())
+        self.add_callback(StepSeed())
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return EpochSampler(len(self.train_dataset), self.args.seed)
@@ -111,6 +113,19 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         moved: Batch = super()._prepare_inputs(inputs)
         # Bytes cross processes and the bus, a quarter of what floats would be.
         return {**moved, "pixel_values": self.normalisation(moved["pixel_values"])}
+
+
+class StepSeed(TrainerCallback):  # type: ignore[misc]  # likewise
+    """Dropout as a function of (seed, step): torch's generator is seeded anew before every optimiser step.
+
+    Left alone it also feeds the data loaders, which draw from it once an epoch without workers and once in all with
+    persistent ones, so that the second epoch would depend on the number of workers.
+    """
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Seed from a hash: of a seed, torch's CPU generator uses the low 32 bits only."""
+        digest = hashlib.sha256(f"{args.seed}:{state.global_step}".encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:8], "little"))
 
 
 class Bar(TrainerCallback):  # type: ignore[misc]  # likewise

@@ -189,7 +189,7 @@ def test_plots_show_draws_curves_and_the_confusion_matrix(project):
 
 def test_a_preset_is_shown_then_copied(project):
     shown = vitlora(project, "preset", "digits", "--dry-run")
-    assert "data.source: folder -> digits" in shown.stdout
+    assert 'data.source: "folder" -> "digits"' in shown.stdout
     assert "lora.r: 2 -> 16" in shown.stdout
     assert (project / "params.yaml").read_bytes() != (project / "presets/digits.yaml").read_bytes()
     vitlora(project, "preset", "digits")

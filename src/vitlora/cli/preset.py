@@ -8,7 +8,7 @@ from typing import Any
 
 from vitlora.check import check_document
 from vitlora.errors import VitloraError
-from vitlora.params import read_document
+from vitlora.params import read_document, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
     before, after = (_flat(document) for document in (old, new))
     for key in [*after, *(key for key in before if key not in after)]:
         if before.get(key, "(absent)") != after.get(key, "(absent)"):
-            yield f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
+            old_value, new_value = (shown(side[key]) if key in side else "(absent)" for side in (before, after))
+            yield f"{key}: {old_value} -> {new_value}"
 
 
 def _flat(document: dict[str, Any]) -> dict[str, Any]:
