@@ -93,7 +93,9 @@ def test_a_queued_experiment_runs_its_own_tree(project):
     )
     logs = tiny.run(project, sys.executable, "-m", "dvc", "queue", "logs", "queued").stdout
     assert "queued tree" in logs
-    params = YAML(typ="safe").load(tiny.git(project, "show", "queued:params.yaml"))
+    refs = tiny.git(project, "for-each-ref", "--format=%(refname)", "refs/exps").split()
+    (experiment,) = [ref for ref in refs if ref.endswith("/queued")]
+    params = YAML(typ="safe").load(tiny.git(project, "show", f"{experiment}:params.yaml"))
     assert params["lora"]["r"] == 4
-    lock = YAML(typ="safe").load(tiny.git(project, "show", "queued:dvc.lock"))
+    lock = YAML(typ="safe").load(tiny.git(project, "show", f"{experiment}:dvc.lock"))
     assert lock["stages"]["train"]["params"]["params.yaml"]["lora"]["r"] == 4
