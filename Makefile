@@ -15,6 +15,7 @@ setup: $(READY) ## build .venv from the hashed lock
 
 repro: $(READY) ## run the pipeline: only the stages whose inputs changed
 	$(BIN)/dvc repro
+	@$(BIN)/dvc metrics show metrics/evaluate/scores.json
 
 test: check ## lint, types and all tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -204,7 +204,7 @@ def test_a_picture_too_narrow_to_be_scaled_is_a_bad_file(tmp_path):
 
 @pytest.mark.parametrize("names", [["cat"], []])
 def test_fewer_than_two_classes_are_refused(names):
-    with pytest.raises(VitloraError, match=rf"got {len(names)} class .*; the rule: at least two classes"):
+    with pytest.raises(VitloraError, match=rf"got {len(names)} class .*; the rule: at least two; after a change"):
         check_class_names(names)
 
 

@@ -54,9 +54,10 @@ def write_scores(logits: Floats, squares: Squares, class_names: Sequence[str], t
     predicted = logits.argmax(axis=1).astype(np.int64)
     classes = per_class(squares.labels, predicted, class_names)
     counts = confusion(squares.labels, predicted, len(class_names))
+    among = {f"top_{top_k}_accuracy": top_k_accuracy(squares.labels, logits, top_k)}
     scores = {
         "accuracy": accuracy(squares.labels, predicted),
-        f"top_{top_k}_accuracy": top_k_accuracy(squares.labels, logits, top_k),
+        **(among if top_k < len(class_names) else {}),  # 1.0 by arithmetic is no result
         **macro(classes),
         "images": len(predicted),
     }

@@ -23,6 +23,8 @@ from vitlora.tensors import create_split, open_pixels
 
 CHUNK = 256
 SPAWN = get_context("spawn")  # forking a process that has threads, as numpy's, can hang
+# DVC keys download by where the images are, not by what is there.
+AFRESH = "; after a change in the source, `dvc repro -f -s download && dvc repro` reads it afresh"
 TRAIN_COLUMNS = ("path", "label", "width", "height")
 Result = TypeVar("Result")
 Work = Callable[[Sequence[int]], list[Result]]
@@ -87,14 +89,14 @@ def check_class_names(class_names: Sequence[str]) -> list[str]:
         VitloraError: Names both sides of the collision.
     """
     if len(class_names) < 2:
-        raise VitloraError(f"got {len(class_names)} class ({', '.join(class_names)}); the rule: at least two classes")
+        raise VitloraError(f"got {len(class_names)} class ({', '.join(class_names)}); the rule: at least two{AFRESH}")
     seen: dict[str, str] = {}
     for name in class_names:
         key = unicodedata.normalize("NFC", name).casefold().strip()
         if key in seen:
             raise VitloraError(
                 f"class names {json.dumps(seen[key])} and {json.dumps(name)} differ only in case, spaces or Unicode "
-                "form; rename one, or put their pictures together"
+                f"form; rename one, or put their pictures together{AFRESH}"
             )
         seen[key] = name
     return list(class_names)
@@ -112,12 +114,13 @@ def refuse_bad(bad: dict[str, str], count: int, policy: DataPolicy) -> None:
     more = f" and {len(bad) - 5} more (all are printed above)" if len(bad) > 5 else ""
     if bad and policy.on_bad == "fail":
         raise VitloraError(
-            f"{len(bad)} of {count} images cannot be used: {named}{more}; mend or remove them, or set data.on_bad: skip"
+            f"{len(bad)} of {count} images cannot be used: {named}{more}; mend or remove them, or set data.on_bad: "
+            f"skip{AFRESH}"
         )
     if len(bad) > policy.max_bad_fraction * count:
         raise VitloraError(
             f"{len(bad)} of {count} images cannot be used, more than data.max_bad_fraction {policy.max_bad_fraction}: "
-            f"{named}{more}"
+            f"{named}{more}{AFRESH}"
         )
 
 
@@ -163,7 +166,7 @@ def _refuse_empty(train: dict[int, Ranked], rows: Rows, class_names: Sequence[st
     if empty:
         raise VitloraError(
             f"no image to train on in {len(empty)} of {len(class_names)} classes: {', '.join(empty[:10])}; the rule: "
-            "at least one for train besides those for val and test; add images or remove the class"
+            f"at least one for train besides those for val and test; add images or remove the class{AFRESH}"
         )
     for name in ("val", "test"):
         if not rows[name]:
@@ -249,3 +252,7 @@ def _report(source: Packed, rows: Rows, class_names: Sequence[str], bad: dict[st
         },
     )
     print(", ".join(f"{name} {total:,}" for name, total in totals.items()) + f" images of {len(class_names)} classes")
+    for split in ("val", "test"):
+        absent = [str(row["class"]) for row in classes if not row[split]]
+        if absent:
+            print(f"note: {split} has no image of {len(absent)} classes: {', '.join(absent[:10])}")

