@@ -9,7 +9,7 @@ def main() -> None:
     params, paths = stage_arguments(ExportStage, __doc__, ("base", "adapter", "test", "predictions", "model", "report"))
     from vitlora.export import export  # after the check: a bad parameter is refused before slow imports
 
-    export(params.export, **paths)
+    export(params.export, params.evaluate.precision, **paths)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ from torchvision.transforms import functional
 
 from vitlora.images import (
     BadImageError,
+    Inspected,
     _to_rgb,
     crop_and_resize,
     decode,
+    inspect,
     normalise,
     resize_and_crop,
     scaled_size,
@@ -408,6 +410,44 @@ def test_a_tiff_of_many_pages_gives_the_first():
     assert np.array_equal(pixels(data), np.full((4, 6, 3), [255, 0, 0]))
 
 
+# What is known of a picture before it is used
+
+
+@pytest.mark.parametrize(
+    ("data", "plain"),
+    [
+        (saved(picture(30, 20), format="JPEG"), True),
+        (saved(picture(30, 20).convert("L"), format="JPEG"), True),
+        (saved(picture(30, 20), format="JPEG", progressive=True), True),
+        (with_orientation(picture(30, 20), 1, "JPEG"), True),
+        (with_orientation(picture(30, 20), 0, "JPEG"), True),
+        (with_orientation(picture(30, 20), 9, "JPEG"), True),
+        (saved(picture(30, 20), format="JPEG", exif=b"Exif\0\0rubbish"), True),
+        (with_orientation(picture(30, 20), 3, "JPEG"), False),
+        (with_orientation(picture(20, 30), 6, "JPEG"), False),
+        (saved(picture(30, 20).convert("CMYK"), format="JPEG"), False),
+        (saved(picture(30, 20), format="MPO", save_all=True, append_images=[picture(8, 8)]), False),
+        (saved(picture(30, 20), format="PNG"), False),
+        (saved(picture(30, 20), format="WEBP"), False),
+    ],
+)
+def test_only_an_upright_jpeg_in_rgb_or_grey_is_plain_and_every_size_is_the_upright_one(data, plain):
+    assert inspect(data) == Inspected(30, 20, plain)
+    assert decode(data).size == (30, 20)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (8, 8), (15, 300)])
+def test_a_picture_too_small_to_be_scaled_down_is_inspected(size):
+    assert inspect(saved(picture(*size), format="JPEG")) == Inspected(*size, True)
+
+
+def test_a_jpeg_whose_end_is_missing_is_seen_at_any_place():
+    data = saved(picture(64, 48), format="JPEG", quality=95)
+    for left in range(700, len(data) - 2, 97):
+        with pytest.raises(BadImageError):
+            inspect(data[:left])
+
+
 # What is refused
 
 
@@ -456,11 +496,12 @@ PNG = saved(picture(64, 48), format="PNG")
     ],
 )
 def test_a_file_that_is_no_whole_picture_is_refused_with_the_reason(data, reason):
-    with pytest.raises(BadImageError, match=reason) as refused:
-        decode(data)
-    assert "\n" not in str(refused.value)
-    assert "BytesIO" not in str(refused.value)
-    assert " at 0x" not in str(refused.value)
+    for read in (decode, inspect):
+        with pytest.raises(BadImageError, match=reason) as refused:
+            read(data)
+        assert "\n" not in str(refused.value)
+        assert "BytesIO" not in str(refused.value)
+        assert " at 0x" not in str(refused.value)
 
 
 def mutations(data, count, seed):
@@ -519,9 +560,15 @@ def test_a_damaged_file_gives_pixels_or_a_reason_and_never_anything_else(damaged
     decoded, reasons = 0, []
     for data in damaged:
         try:
-            decoded += decode(data).mode == "RGB"
+            image = decode(data)
         except BadImageError as error:
             reasons.append(str(error))
+            with pytest.raises(BadImageError):
+                inspect(data)
+        else:
+            decoded += image.mode == "RGB"
+            seen = inspect(data)
+            assert (seen.width, seen.height) == image.size
     assert decoded + len(reasons) == 300
     assert all(reasons)
     assert min(decoded, len(reasons)) >= least  # the damage is neither always harmless nor always fatal

@@ -42,6 +42,14 @@ def test_bytes_and_odd_names_come_back(tmp_path):
     assert [row["label"] for row in found.rows] == [str(label) for label in range(len(NAMES))]
 
 
+def test_columns_of_numbers_come_as_an_array(tmp_path):
+    found = packed(tmp_path).numbers("label", "length")
+    assert found.dtype == np.int64
+    assert found.tolist() == [[label, len(data)] for label, data in enumerate(contents())]
+    write_packed(tmp_path, ("label",), [])
+    assert Packed(tmp_path).numbers("label").shape == (0, 1)
+
+
 def test_pictures_can_be_read_in_any_order_and_again(tmp_path):
     found, expected = packed(tmp_path), contents()
     for row in [7, 0, 3, 3, 1, 6, -1, 0]:

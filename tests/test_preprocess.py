@@ -107,21 +107,24 @@ def test_what_belongs_to_a_model_is_written_beside_the_splits(tmp_path):
     assert read_json(folder / "labels.json") == expected
 
 
-def test_training_images_keep_their_bytes_and_have_their_upright_size(tmp_path):
+def test_training_images_keep_their_bytes_and_are_known_for_what_they_are(tmp_path):
     exif = Pillow.Exif()
     exif[0x0112] = 6
     buffer = io.BytesIO()
     Pillow.new("RGB", (30, 10), "red").save(buffer, format="JPEG", exif=exif.tobytes())
     rows = [*images((12, 12)), *((f"turned/{n}.jpg", "train", 0, buffer.getvalue() + bytes([n])) for n in range(8))]
+    rows += [(f"plain/{n}.jpg", "train", 1, picture(n, kind="JPEG")) for n in range(8)]
     originals = {row[0]: row for row in rows}
     train = Packed(run(tmp_path, rows) / "train")
-    assert any(row["path"].startswith("turned") for row in train.rows)
+    assert list(train.rows[0]) == ["path", "label", "width", "height", "plain", "offset", "length"]
+    assert {row["path"].split("/")[0] for row in train.rows} == {"train", "turned", "plain"}
     for place, row in enumerate(train.rows):
         _, _, label, data = originals[row["path"]]
         assert train[place] == data
         assert row["label"] == str(label)
         size = ("10", "30") if row["path"].startswith("turned") else ("20", "14")
         assert (row["width"], row["height"]) == size
+        assert row["plain"] == ("1" if row["path"].startswith("plain") else "0")
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -384,6 +387,16 @@ def test_many_small_chunks_in_many_processes_give_the_same(tmp_path, monkeypatch
     expected = contents(run(tmp_path, rows, data=SKIP, out="one"))
     monkeypatch.setattr(module, "CHUNK", 37)
     assert contents(run(tmp_path, rows, data=SKIP, out="many")) == expected
+
+
+@pytest.mark.parametrize("name", ["preprocess", "download"])
+def test_the_light_stages_load_nothing_heavy(name):
+    script = f"import vitlora.{name}, stages.{name}, sys; print(*{{module.split('.')[0] for module in sys.modules}})"
+    environment = {**os.environ, "PYTHONPATH": "src"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    heavy = {"torch", "torchvision", "simplejpeg", "transformers", "peft", "datasets", "sklearn", "scipy", "matplotlib"}
+    assert not heavy & set(done.stdout.split())
+    assert "numpy" in done.stdout.split()
 
 
 def test_a_bad_file_whose_name_is_not_utf8_is_named_and_left_out(tmp_path):

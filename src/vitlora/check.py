@@ -54,7 +54,7 @@ def check_document(document: dict[str, Any], path: Path, base: Path | None = Non
     meant = {_nearest(key, known) for key in document if key not in known}
     for name, classes in known.items():
         if name in document:
-            problems += _check_section(name, document[name], classes)
+            problems += dict.fromkeys(_check_section(name, document[name], classes))  # stages may share a key
         elif name not in meant:
             problems.append(f"{name}: missing; the rule: every section is written out (see presets/)")
     problems += _across(document, base)

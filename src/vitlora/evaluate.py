@@ -9,18 +9,19 @@ from vitlora.adapters import load_adapter
 from vitlora.errors import VitloraError
 from vitlora.files import write_csv, write_json
 from vitlora.labels import read_labels
-from vitlora.model import device_of_choice, score
+from vitlora.model import device_of_choice
 from vitlora.picture import draw_confusion
 from vitlora.scores import Floats, Ints, accuracy, confusion, macro, per_class, softmax, top_k_accuracy
-from vitlora.sections.evaluate import Evaluate
+from vitlora.scoring import device_precision, score
+from vitlora.sections.evaluate import Evaluate, Precision
 from vitlora.tensors import Squares, load_split
 
 
 def evaluate(evaluate: Evaluate, base: Path, adapter: Path, test: Path, labels: Path, out: Path) -> None:
-    """Score base plus adapter, merged, in float32, on images that no earlier stage looked at.
+    """Score base plus adapter, merged, on images that no earlier stage looked at.
 
     Args:
-        evaluate: Batch size, and the k of top-k.
+        evaluate: Batch size, precision, and the k of top-k.
         base: Base model folder.
         adapter: Adapter folder.
         test: Test squares.
@@ -37,11 +38,14 @@ def evaluate(evaluate: Evaluate, base: Path, adapter: Path, test: Path, labels: 
     squares = load_split(test)
     if not len(squares.labels):
         raise VitloraError(f"{test}: no image to score; raise split.test_fraction or give the data a test split")
-    logits = score(model.to(device_of_choice()), squares.images, normalisation, evaluate.batch_size)
-    write_scores(logits, squares, known.class_names, evaluate.top_k, out)
+    kind = device_precision(evaluate.precision)
+    logits = score(model.to(device_of_choice()), squares, normalisation, evaluate.batch_size, kind)
+    write_scores(logits, squares, known.class_names, evaluate.top_k, out, kind)
 
 
-def write_scores(logits: Floats, squares: Squares, class_names: Sequence[str], top_k: int, out: Path) -> None:
+def write_scores(
+    logits: Floats, squares: Squares, class_names: Sequence[str], top_k: int, out: Path, kind: Precision
+) -> None:
     """Write everything that is known from logits and true labels.
 
     Args:
@@ -50,6 +54,7 @@ def write_scores(logits: Floats, squares: Squares, class_names: Sequence[str], t
         class_names: Position = label.
         top_k: The k of top-k accuracy.
         out: Folder for the files.
+        kind: What the logits were computed in.
     """
     predicted = logits.argmax(axis=1).astype(np.int64)
     classes = per_class(squares.labels, predicted, class_names)
@@ -60,6 +65,7 @@ def write_scores(logits: Floats, squares: Squares, class_names: Sequence[str], t
         **(among if top_k < len(class_names) else {}),  # 1.0 by arithmetic is no result
         **macro(classes),
         "images": len(predicted),
+        "precision": kind,
     }
     write_json(out / "scores.json", scores)
     write_csv(out / "per_class.csv", ("class", "precision", "recall", "f1", "support"), classes)

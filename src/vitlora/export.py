@@ -13,20 +13,33 @@ from vitlora.card import write_card
 from vitlora.errors import VitloraError
 from vitlora.files import read_csv, read_json, write_json
 from vitlora.labels import Labels
-from vitlora.model import Normalisation, device_of_choice, score
+from vitlora.model import Normalisation, device_of_choice
 from vitlora.onnx_model import export_onnx
 from vitlora.onnx_runtime import OnnxClassifier
+from vitlora.scoring import device_precision, score
+from vitlora.sections.evaluate import Precision
 from vitlora.sections.export import Export
 from vitlora.tensors import Squares, load_split
 
+HALF_ROUNDING = 0.02  # of the largest logit; measured 0.002 to 0.01 in float16
 RESAMPLE = {"bilinear": 2, "bicubic": 3}  # PIL's numbers, as image processors store them
 
 
-def export(export: Export, base: Path, adapter: Path, test: Path, predictions: Path, model: Path, report: Path) -> None:
+def export(
+    export: Export,
+    precision: Precision,
+    base: Path,
+    adapter: Path,
+    test: Path,
+    predictions: Path,
+    model: Path,
+    report: Path,
+) -> None:
     """Write a folder that transformers, onnxruntime and ``vitlora predict`` load, and check it on the test split.
 
     Args:
         export: Batch size, ONNX operator set, and the largest logit difference that passes.
+        precision: What evaluate computes in on a GPU.
         base: Base model folder.
         adapter: Adapter folder.
         test: Test squares, scored again with every exported form.
@@ -46,7 +59,7 @@ def export(export: Export, base: Path, adapter: Path, test: Path, predictions: P
     export_onnx(merged, labels.image_size, export.onnx_opset, model / "model.onnx")
     scored = read_csv(predictions)
     squares, trained = _sample(load_split(test), [row["predicted"] for row in scored], export.max_check_images)
-    checks = check_export(merged, model, squares, trained, labels, normalisation, export)
+    checks = check_export(merged, model, squares, trained, labels, normalisation, export, device_precision(precision))
     write_json(report, checks)
     right = sum(row["predicted"] == row["actual"] for row in scored)
     write_card(
@@ -66,11 +79,13 @@ def check_export(
     labels: Labels,
     normalisation: Normalisation,
     export: Export,
+    kind: Precision,
 ) -> dict[str, float]:
     """Score test images with the merged weights, with ONNX, and with transformers' pipeline.
 
     Two forms may name different classes only where the model itself is undecided: where the largest two logits lie
-    closer together than ``max_logit_diff``, which rounding can turn over.
+    closer together than rounding moves them, ``max_logit_diff``, or a fiftieth of the largest logit where evaluate
+    computed in half precision.
 
     Returns:
         Share of images on which each form gives the class that evaluate gave, the largest logit difference of ONNX,
@@ -80,7 +95,7 @@ def check_export(
         VitloraError: Another class where it is no near tie, or a difference above ``max_logit_diff``.
     """
     device = device_of_choice()
-    torch_logits = score(merged.to(device), squares.images, normalisation, export.batch_size)
+    torch_logits = score(merged.to(device), squares, normalisation, export.batch_size)
     onnx = OnnxClassifier(folder / "model.onnx", normalisation.mean, normalisation.std)
     onnx_logits = onnx.score(squares.images, export.batch_size)
     names = np.array(labels.class_names)
@@ -90,7 +105,8 @@ def check_export(
         "pipeline": np.array(pipeline_classes(folder, squares, export.batch_size, str(device))),
     }
     largest = np.sort(torch_logits, axis=1)
-    tied = largest[:, -1] - largest[:, -2] < export.max_logit_diff
+    rounding = export.max_logit_diff if kind == "fp32" else HALF_ROUNDING * float(np.abs(torch_logits).max())
+    tied = largest[:, -1] - largest[:, -2] < rounding
     difference = float(np.abs(torch_logits - onnx_logits).max())
     same = {form: classes == np.array(trained) for form, classes in given.items()}
     failed = [

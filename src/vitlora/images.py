@@ -2,11 +2,13 @@
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -33,15 +35,55 @@ def decode(data: bytes) -> Image.Image:
     Raises:
         BadImageError: Empty, of another format, cut short, corrupt, or so large that it may be a decompression bomb.
     """
+    with _refusing():
+        image = _open(data)
+        image.load()
+        return _to_rgb(_upright(image))
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """Width and height in px as seen upright; plain: a JPEG, RGB or grey, that is upright as it is stored."""
+
+    width: int
+    height: int
+    plain: bool
+
+
+def inspect(data: bytes) -> Inspected:
+    """Refuse what ``decode`` refuses, at half its cost where the picture is a plain JPEG.
+
+    Damage in a JPEG shows where its codes are read, and they are read to the last one at an eighth of the size too.
+
+    Raises:
+        BadImageError: As ``decode``.
+    """
+    with _refusing():
+        image = _open(data)
+        if image.format == "JPEG" and image.mode in ("RGB", "L") and not _is_turned(image):
+            width, height = image.size
+            image.draft(None, (1, 1))
+            image.load()
+            return Inspected(width, height, True)
+    return Inspected(*decode(data).size, False)
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
     if not data:
         raise BadImageError("empty file")
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn whatever Pillow raises into the reason that a person reads."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata warns; the pixels may be fine
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            image.load()
-            return _to_rgb(_upright(image))
+            yield
+    except BadImageError:
+        raise
     except UnidentifiedImageError:
         raise BadImageError(f"not a picture of a known format ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -52,9 +94,17 @@ def decode(data: bytes) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        # Of an upright picture exif_transpose makes a copy, a quarter of the time it takes to decode it.
+        return ImageOps.exif_transpose(image) if _is_turned(image) else image
     except Exception:  # broken metadata is no reason to lose a good picture
         return image
+
+
+def _is_turned(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    except Exception:  # likewise
+        return False
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -121,9 +171,9 @@ def crop_and_resize(image: Image.Image, box: Box, size: int, interpolation: str)
         interpolation: `bilinear` or `bicubic`.
 
     Returns:
-        uint8 (3, size, size), RGB.
+        uint8 (3, size, size), RGB, channels last in memory as Pillow has them.
     """
-    return to_array(image.crop(box).resize((size, size), FILTERS[interpolation]))
+    return np.array(image.crop(box).resize((size, size), FILTERS[interpolation])).transpose(2, 0, 1)
 
 
 def to_array(image: Image.Image) -> NDArray[np.uint8]:

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vitlora.errors import VitloraError
@@ -99,24 +97,3 @@ def _check_image_size(base: Path, image_size: int) -> None:
 def device_of_choice() -> torch.device:
     """Return the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@torch.inference_mode()
-def score(model: Any, images: NDArray[np.uint8], normalisation: Normalisation, batch_size: int) -> NDArray[np.float32]:
-    """Run a classifier over images in order, on the device it stands on, in its own precision.
-
-    Args:
-        model: A transformers image classifier, in eval mode.
-        images: uint8 (N, 3, H, W); may be memory-mapped.
-        normalisation: Of the base model.
-        batch_size: Images at once.
-
-    Returns:
-        logits, float32 (N, C).
-    """
-    torch.backends.cudnn.allow_tf32 = False  # its 10-bit products would move logits by 1e-2
-    batches = []
-    for start in range(0, len(images), batch_size):
-        batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(model.device)
-        batches.append(model(pixel_values=normalisation(batch)).logits.float().cpu().numpy())
-    return np.concatenate(batches)

@@ -3,11 +3,15 @@
 A hundred thousand small files cost seconds on every ``dvc repro``; two large ones cost nothing.
 """
 
-import mmap
+import os
+import weakref
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vitlora.errors import VitloraError
 from vitlora.files import read_csv, write_csv
@@ -41,10 +45,7 @@ def _append(file: BinaryIO, values: Sequence[object], data: bytes) -> list[objec
 
 
 class Packed:
-    """A folder that ``write_packed`` wrote. Cheap to send to a worker process: each opens the file for itself.
-
-    Attributes:
-        rows: One mapping from column name to text a picture.
+    """A folder that ``write_packed`` wrote. Cheap to send to a worker process: two numbers a picture.
 
     Raises:
         VitloraError: The table points outside the file, so one of the two is cut or foreign.
@@ -52,25 +53,33 @@ class Packed:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.rows = read_csv(folder / INDEX)
-        self.spans = [(int(row["offset"]), int(row["length"])) for row in self.rows]
+        self.spans = self.numbers("offset", "length")
+        self._file: int | None = None
         size = (folder / BYTES).stat().st_size
-        if any(start < 0 or length < 0 or start + length > size for start, length in self.spans):
+        if (self.spans < 0).any() or (self.spans.sum(axis=1) > size).any():
             raise VitloraError(f"{folder}: {INDEX} points past the end of {BYTES} ({size} bytes); make it anew")
-        self._view: mmap.mmap | None = None
+
+    @cached_property
+    def rows(self) -> list[dict[str, str]]:
+        """One mapping from column name to text a picture."""
+        return read_csv(self.folder / INDEX)
+
+    def numbers(self, *columns: str) -> NDArray[np.int64]:
+        """Return columns of whole numbers: int64 (N, number of columns)."""
+        values = [[int(row[column]) for column in columns] for row in self.rows]
+        return np.array(values, np.int64).reshape(-1, len(columns))
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.spans)
 
     def __getitem__(self, index: int) -> bytes:
-        """Return one picture's bytes, read through a memory map."""
+        """Return one picture's bytes."""
         start, length = self.spans[index]
-        if length == 0:
-            return b""
-        if self._view is None:
-            with closing((self.folder / BYTES).open("rb")) as file:
-                self._view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._view[start : start + length]
+        if self._file is None:  # each process opens it for itself
+            self._file = os.open(self.folder / BYTES, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._file)
+        # Through a memory map, every page that was ever read would count as this process's memory.
+        return os.pread(self._file, length, start)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_view": None}
+        return {"folder": self.folder, "spans": self.spans, "_file": None}

@@ -4,41 +4,32 @@ import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from vitlora.errors import VitloraError
 from vitlora.files import read_json, write_json
-from vitlora.images import BadImageError, decode, resize_and_crop, scaled_size
+from vitlora.images import BadImageError, Inspected, decode, inspect, resize_and_crop, scaled_size
 from vitlora.packed import Item, Packed, write_packed
 from vitlora.sections.data import DataPolicy
 from vitlora.sections.image import Image, Split
 from vitlora.splits import Ranked, cap, carve, in_row_order, rank_by_class
-from vitlora.tensors import create_split, open_pixels
+from vitlora.tensors import create_split, write_square
 
 CHUNK = 256
 SPAWN = get_context("spawn")  # forking a process that has threads, as numpy's, can hang
 # DVC keys download by where the images are, not by what is there.
 AFRESH = "; after a change in the source, `dvc repro -f -s download && dvc repro` reads it afresh"
-TRAIN_COLUMNS = ("path", "label", "width", "height")
-Result = TypeVar("Result")
-Work = Callable[[Sequence[int]], list[Result]]
+TRAIN_COLUMNS = ("path", "label", "width", "height", "plain")
 Rows = dict[str, list[int]]
-_work: Work[Any] | None = None  # a worker process's own
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What one picture turned out to be: its size in px as seen upright, or the reason it can't be used."""
-
-    width: int
-    height: int
-    reason: str | None
+Map = Callable[..., Iterator[Any]]  # as the built-in
+_source: Packed  # a worker process's own
 
 
 def preprocess(
@@ -70,14 +61,15 @@ def preprocess(
     """
     source = Packed(raw)
     class_names = check_class_names(read_json(raw / "classes.json"))
-    checked = _in_parallel(partial(_check, source, image.size), range(len(source)))
-    bad = {source.rows[row]["path"]: result.reason for row, result in enumerate(checked) if result.reason}
-    refuse_bad(bad, len(source), data)
-    good = [row for row, result in enumerate(checked) if result.reason is None]
-    rows = divide(source, good, split, class_names)
-    _write_train(source, checked, rows["train"], train)
-    for name, folder in (("val", val), ("test", test)):
-        _write_squares(source, rows[name], folder, image)
+    with _workers(source) as on_cores:
+        checked = list(on_cores(partial(_check, image.size), range(len(source))))
+        bad = {source.rows[row]["path"]: found for row, found in enumerate(checked) if isinstance(found, str)}
+        refuse_bad(bad, len(source), data)
+        good = {row: found for row, found in enumerate(checked) if isinstance(found, Inspected)}
+        rows = divide(source, good, split, class_names)
+        squares = [_write_squares(on_cores, source, rows[k], out, image) for k, out in (("val", val), ("test", test))]
+        _write_train(source, good, rows["train"], train)  # copies bytes while the workers decode
+        list(chain(*squares))  # waits for them, and raises what one has raised
     write_json(labels, {"class_names": class_names, "image_size": image.size, "interpolation": image.interpolation})
     _report(source, rows, class_names, bad, report)
 
@@ -173,64 +165,56 @@ def _refuse_empty(train: dict[int, Ranked], rows: Rows, class_names: Sequence[st
             raise VitloraError(f"no image for {name} in any class; the rule: at least one besides one to train on")
 
 
-def _check(source: Packed, size: int, rows: Sequence[int]) -> list[Checked]:
-    return [_check_one(source[row], size) for row in rows]
-
-
-def _check_one(data: bytes, size: int) -> Checked:
+def _check(size: int, row: int) -> Inspected | str:
+    """Return what a picture is, or the reason why it can't be used."""
     try:
-        width, height = decode(data).size
-        scaled_size(width, height, size)
-        return Checked(width, height, None)
+        found = inspect(_source[row])
+        scaled_size(found.width, found.height, size)
+        return found
     except BadImageError as error:
-        return Checked(0, 0, str(error))
+        return str(error)
 
 
-def _write_train(source: Packed, checked: Sequence[Checked], rows: Sequence[int], folder: Path) -> None:
+def _write_train(source: Packed, good: Mapping[int, Inspected], rows: Sequence[int], folder: Path) -> None:
     def items() -> Iterator[Item]:
         for row in rows:
-            known = source.rows[row]
-            yield (known["path"], known["label"], checked[row].width, checked[row].height), source[row]
+            known, found = source.rows[row], good[row]
+            yield (known["path"], known["label"], found.width, found.height, int(found.plain)), source[row]
 
     write_packed(folder, TRAIN_COLUMNS, items())
 
 
-def _write_squares(source: Packed, rows: Sequence[int], folder: Path, image: Image) -> None:
+def _write_squares(on_cores: Map, source: Packed, rows: Sequence[int], folder: Path, image: Image) -> Iterator[Any]:
     """Decode in workers that write straight into the file, so that no picture crosses a process border."""
     known = [source.rows[row] for row in rows]
-    create_split(folder, image.size, [row["path"] for row in known], [int(row["label"]) for row in known])
-    _in_parallel(partial(_fill, source, folder, image, rows), range(len(rows)))
+    paths, labels = [row["path"] for row in known], [int(row["label"]) for row in known]
+    begin = create_split(folder, image.size, paths, labels)
+    return on_cores(partial(_fill, folder, begin, image), range(len(rows)), rows)
 
 
-def _fill(source: Packed, folder: Path, image: Image, rows: Sequence[int], places: Sequence[int]) -> list[None]:
-    pixels = open_pixels(folder, "r+")
-    for place in places:
-        pixels[place] = resize_and_crop(decode(source[rows[place]]), image.size, image.interpolation)
-    return [None] * len(places)
+def _fill(folder: Path, begin: int, image: Image, place: int, row: int) -> None:
+    write_square(folder, begin, place, resize_and_crop(decode(_source[row]), image.size, image.interpolation))
 
 
-def _in_parallel(work: Work[Result], places: Sequence[int]) -> list[Result]:
-    """Apply ``work`` to chunks on all cores, results in order; a single chunk is not worth a process.
+@contextmanager
+def _workers(source: Packed) -> Iterator[Map]:
+    """Yield a ``map`` that works on all cores, results in order; few pictures are not worth a process.
 
-    A worker gets ``work`` once: with the table of a hundred thousand pictures in it, sending it takes longer than doing
-    a chunk.
+    A worker gets the source once: with a hundred thousand pictures in it, sending it takes longer than checking some.
     """
-    chunks = [places[start : start + CHUNK] for start in range(0, len(places), CHUNK)]
-    if len(chunks) < 2:
-        return [result for chunk in chunks for result in work(chunk)]
-    workers = min(len(chunks), os.cpu_count() or 1)
-    with ProcessPoolExecutor(workers, SPAWN, initializer=_begin, initargs=(work,)) as pool:
-        return [result for results in pool.map(_go_on, chunks) for result in results]
+    workers = min(os.cpu_count() or 1, -(-len(source) // CHUNK))
+    if workers < 2:
+        _begin(source)
+        yield map
+        return
+    share = -(-len(source) // (4 * workers))  # so that all are done at about the same time
+    with ProcessPoolExecutor(workers, SPAWN, initializer=_begin, initargs=(source,)) as pool:
+        yield partial(pool.map, chunksize=min(CHUNK, share))
 
 
-def _begin(work: Work[Any]) -> None:
-    global _work
-    _work = work
-
-
-def _go_on(places: Sequence[int]) -> list[Any]:
-    assert _work is not None
-    return _work(places)
+def _begin(source: Packed) -> None:
+    global _source
+    _source = source
 
 
 def _report(source: Packed, rows: Rows, class_names: Sequence[str], bad: dict[str, str], report: Path) -> None:

