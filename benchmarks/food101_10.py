@@ -10,29 +10,27 @@ The learning rates were picked on val (`--search` prints that table); test is sc
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import torch
+from common import host
 
 from vitlora import evaluate as evaluation
-from vitlora.dataset import SquareImages, TrainImages
+from vitlora.dataset import TrainImages
 from vitlora.export import export
 from vitlora.files import read_json, write_json
 from vitlora.labels import read_labels
-from vitlora.model import load_base, read_normalisation, score
+from vitlora.model import device_of_choice, load_base, read_normalisation
 from vitlora.params import load_params, read_document
 from vitlora.preprocess import preprocess
+from vitlora.scoring import score
 from vitlora.sections.evaluate import EvaluateStage
 from vitlora.sections.export import ExportStage
 from vitlora.sections.image import PreprocessStage
 from vitlora.sections.train import Train, TrainStage
+from vitlora.step import Way
 from vitlora.tensors import load_split
 from vitlora.train import CHECKPOINTS, ImageTrainer, set_seed, train, training_arguments
 
@@ -83,9 +81,10 @@ def lora(stage, chosen: Train, base: Path, prepared: Path, work: Path, document:
         stage.augment, stage.lora, chosen, base, train_images, val, labels, adapter, work / "train.json", work / "plots"
     )
     seconds = time.perf_counter() - start
-    evaluation.evaluate(load_params(EvaluateStage, document, params).evaluate, base, adapter, test, labels, out)
+    settings = load_params(EvaluateStage, document, params).evaluate
+    evaluation.evaluate(settings, base, adapter, test, labels, out)
     wanted = load_params(ExportStage, document, params).export
-    export(wanted, base, adapter, test, out / "predictions.csv", exported, work / "export.json")
+    export(wanted, settings.precision, base, adapter, test, out / "predictions.csv", exported, work / "export.json")
     scores, trained = read_json(out / "scores.json"), read_json(work / "train.json")
     return {
         "seed": chosen.seed,
@@ -108,13 +107,16 @@ def head(stage, chosen: Train, base: Path, prepared: Path, work: Path) -> dict:
     model, fresh = load_base(base, known.class_names, known.image_size)
     for name, weight in model.named_parameters():
         weight.requires_grad_(name in fresh)
-    images = TrainImages(train_images, known.image_size, known.interpolation, stage.augment, chosen.seed)
+    law = (known.image_size, known.interpolation, stage.augment)
+    images = TrainImages(train_images, *law, chosen.seed, chosen.decoder)
     shutil.rmtree(CHECKPOINTS, ignore_errors=True)
-    trainer = ImageTrainer(model, training_arguments(chosen), images, SquareImages(load_split(val)), normalisation)
+    args = training_arguments(chosen)
+    model.to(device_of_choice())
+    trainer = ImageTrainer(model, args, images, load_split(val), normalisation, Way("eager"))
     start = time.perf_counter()
     trainer.train()
     squares = load_split(test)
-    logits = score(trainer.model.eval(), squares.images, normalisation, 256)
+    logits = score(trainer.model.eval(), squares, normalisation, 256)
     accuracies = [entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry]
     return {
         "seed": chosen.seed,
@@ -143,26 +145,6 @@ def counts(prepared: Path) -> dict:
     """Return how many images each split has."""
     return {
         "images": {name: len((prepared / name / "index.csv").read_text().splitlines()) - 1 for name in PREPARED[:3]}
-    }
-
-
-def host() -> dict:
-    """Return device, versions and commit, which belong beside every figure."""
-    import peft
-    import transformers
-
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {
-        "device": device,
-        "cpus": os.cpu_count(),
-        "versions": {
-            "python": sys.version.split()[0],
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "peft": peft.__version__,
-        },
-        "commit": os.environ.get("COMMIT") or commit.stdout.strip(),
     }
 
 

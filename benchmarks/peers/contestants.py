@@ -1,0 +1,56 @@
+"""Who takes part, and who can't."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# Operations per image of ViT-B/16 at 224 px, counted: forward and activation gradients, or those of all weights too.
+LORA_FLOPS, FULL_FLOPS = 71.4e9, 105.1e9
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One row: what it is, the module that runs it and how, operations per training image, slow ones' fewer images."""
+
+    what: str
+    module: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    flops: float = LORA_FLOPS
+    slow: bool = False
+    skipped: str = ""
+
+
+CONTESTANTS = {
+    "tutorial": Contestant(
+        "PEFT's image-classification tutorial, names fixed: datasets + torchvision, Trainer, no workers",
+        "tutorial",
+        {"workers": False},
+        slow=True,
+    ),
+    "workers": Contestant(
+        "the tutorial with loader processes that stay, pinned memory, 4 batches ahead each",
+        "tutorial",
+        {"workers": True},
+    ),
+    "full": Contestant(
+        "full fine-tuning as in transformers' run_image_classification.py, loader as in `workers`",
+        "full",
+        flops=FULL_FLOPS,
+    ),
+    "loop": Contestant("plain PyTorch loop, autocast + GradScaler, PEFT's modules, our data", "loop"),
+    "timm": Contestant("timm loader and prefetcher, timm ViT-B/16, PEFT LoRA r=16 on qkv, plain loop", "timm_loop"),
+    "eager": Contestant("our train stage, train.step: eager", "ours", {"step": "eager"}),
+    "compiled": Contestant("our train stage, train.step: compiled", "ours", {"step": "compiled"}),
+    "fused": Contestant("our train stage, train.step: fused", "ours", {"step": "fused"}),
+    "fp8": Contestant("our train stage, train.step: fused, train.fp8: true", "ours", {"step": "fused", "fp8": True}),
+    "autogluon": Contestant(
+        "AutoGluon MultiModalPredictor with optim.peft: lora",
+        skipped="autogluon.multimodal 1.6.3 needs torch >=2.10,<2.14 and transformers >=5.3,<5.15; the resolver "
+        "refuses it beside transformers 5.17 or 5.23, and beside torch 2.14",
+    ),
+    "ludwig": Contestant(
+        "Ludwig with an image encoder and an adapter",
+        skipped="ludwig 0.17.10 needs Python >=3.12; there it resolves beside torch 2.11 to 2.14 and transformers 5.17 "
+        "to 5.23 but brings some 155 packages (bitsandbytes, spaCy, torchaudio, torchcodec among them); not installed, "
+        "so not measured. It puts adapters only on encoders that it loads with pretrained weights",
+    ),
+}
