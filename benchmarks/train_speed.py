@@ -43,7 +43,7 @@ COLUMNS = (
     ("first step s", lambda row: row["time_to_first_step_s"]),
     ("waits for data", lambda row: _percent(row["data_wait_share"])),
     ("GPU idle meanwhile", lambda row: _percent(row["data_wait_gpu_idle_share"])),
-    ("GPU busy", lambda row: _percent(row["gpu_busy_share"])),
+    ("GPU busy", lambda row: _percent(row.get("gpu_busy_share"))),
     ("MFU", lambda row: _percent(row["mfu"])),
     ("GPU GiB", lambda row: row.get("peak_gpu_gib", "")),
     ("host GiB", lambda row: row["peak_host_gib"]),
@@ -95,7 +95,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--slow-train-images", type=int, default=2_048, help="for contestants without loader processes")
     parser.add_argument("--slow-val-images", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3, help="epochs measured, after one to warm up")
-    parser.add_argument("--busy-batches", type=int, default=0, help="profile so many batches of one more epoch")
+    parser.add_argument("--busy-steps", type=int, default=0, help="profile so many optimiser steps of one more epoch")
     parser.add_argument("--batch", type=int, help="else the tutorial's 128, and ours by the preset")
     parser.add_argument("--accumulation", type=int, help="else the tutorial's 4, likewise")
     parser.add_argument("--workers", type=int, help="else all cores but two, 14 at most, and ours by the preset")
@@ -233,7 +233,7 @@ def describe(contestant: Contestant, shared: Shared, args: argparse.Namespace, o
         train_images=min(args.train_images, args.slow_train_images) if slow else args.train_images,
         val_images=min(args.val_images, args.slow_val_images) if slow else args.val_images,
         epochs=1 + args.repeats,
-        busy_batches=args.busy_batches,
+        busy_steps=args.busy_steps,
         size=shared.size,
         batch=args.batch,
         accumulation=args.accumulation,

@@ -29,6 +29,36 @@ def test_training_uses_and_records_the_precision_asked_for(stages, precision):
     flags = {"train.fp16": precision == "fp16", "train.bf16": precision == "bf16"}
     stages({**tiny.PARAMS, "train.num_train_epochs": 6, **flags})
     recorded = read_json(Path("metrics/train/metrics.json"))
-    assert (recorded["device"], recorded["precision"]) == ("cuda", precision)
+    assert (recorded["device"], recorded["precision"], recorded["step"]) == ("cuda", precision, "fused")
     assert read_json(Path("metrics/evaluate/scores.json"))["accuracy"] > 0.6
     assert read_json(Path("metrics/export.json"))["onnx_agreement"] == 1.0
+
+
+@pytest.mark.parametrize("step", ["eager", "compiled", "fused"])
+def test_every_way_to_run_a_step_learns_the_same(stages, step):
+    joined = {"train.per_device_train_batch_size": 4, "train.gradient_accumulation_steps": 2}
+    stages({**tiny.PARAMS, "train.num_train_epochs": 6, "train.fp16": True, "train.step": step, **joined})
+    recorded = read_json(Path("metrics/train/metrics.json"))
+    assert (recorded["step"], recorded["micro_batch"]) == (step, 8)
+    assert read_json(Path("metrics/evaluate/scores.json"))["accuracy"] > 0.6
+    assert read_json(Path("metrics/evaluate/scores.json"))["precision"] == "fp16"
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9), reason="this card has no fp8"
+)
+def test_products_in_fp8_stay_close_to_those_in_fp16():
+    from vitlora.fused import Product
+
+    torch.manual_seed(0)
+    weight, bias = torch.randn(256, 128, device="cuda").half(), torch.randn(256, device="cuda").half()
+    x, grad = torch.randn(64, 128, device="cuda").half(), torch.randn(64, 256, device="cuda").half()
+    coarse, fine = Product(weight, bias, fp8=True), Product(weight, bias, fp8=False)
+    for got, want in (
+        (coarse.forward(x, training=True), fine.forward(x, training=True)),
+        (coarse.forward(x, training=True, gelu=True), fine.forward(x, training=True, gelu=True)),
+        (coarse.input_grad(grad), fine.input_grad(grad)),
+        (coarse.input_grad(x @ weight.T, grad), fine.input_grad(x @ weight.T, grad)),
+    ):
+        assert (got - want).float().norm() / want.float().norm() < 0.06  # three bits of mantissa
+    assert torch.equal(coarse.forward(x, training=False), fine.forward(x, training=False))

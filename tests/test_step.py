@@ -47,9 +47,10 @@ def test_on_the_cpu_the_step_is_eager(wanted):
 
 
 def test_a_step_that_cannot_be_fused_says_why(monkeypatch):
-    assert "fp16 or bf16" in step._why_not(nn.Linear(1, 1), "fp32")
+    grey = Normalisation([0.5], [0.5])
+    assert "fp16 or bf16" in step.try_to_fuse(nn.Linear(1, 1), "fp32", grey, 8)
     monkeypatch.setattr(step.importlib.util, "find_spec", lambda name: None)
-    assert "Triton" in step._why_not(nn.Linear(1, 1), "fp16")
+    assert "Triton" in step.try_to_fuse(nn.Linear(1, 1), "fp16", grey, 8)
 
 
 @pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bf16"), (False, "fp32")])

@@ -31,7 +31,7 @@ class Job:
         params: Parameter file of our pipeline.
         train_images, val_images: How many an epoch has; pictures are repeated to it.
         epochs: Measured ones and the one before them.
-        busy_batches: Batches to profile in one more epoch, 0 for none.
+        busy_steps: Optimiser steps to profile in one more epoch, 0 for none.
         size: Side of the square, px.
         batch, accumulation: Images at once, and how often before a step; None is the tutorial's, for ours the preset's.
         workers: Loader processes; None is all cores but two, at most 14, for ours the preset's.
@@ -49,7 +49,7 @@ class Job:
     train_images: int
     val_images: int
     epochs: int
-    busy_batches: int
+    busy_steps: int
     size: int
     batch: int | None
     accumulation: int | None
@@ -61,7 +61,7 @@ class Job:
     @property
     def all_epochs(self) -> int:
         """Epochs to ask for; the one that is profiled is cut short."""
-        return self.epochs + (self.busy_batches > 0)
+        return self.epochs + (self.busy_steps > 0)
 
     @property
     def steps(self) -> tuple[int, int]:

@@ -46,7 +46,7 @@ class Meter:
     """Measures one contestant; the training loop tells it when an epoch, its training and its validation end."""
 
     def __init__(self, job: Job) -> None:
-        self.started, self.wanted, self.busy_batches = job.started, job.epochs, job.busy_batches
+        self.started, self.wanted, self.busy_steps = job.started, job.epochs, job.busy_steps
         self.val_images = job.val_images
         self.cuda = torch.cuda.is_available()
         self.epochs: list[Epoch] = []
@@ -60,7 +60,7 @@ class Meter:
         self.skipped: int | None = None
         self.memory: dict[str, float | None] = {}
         self.busy: float | None = None
-        self._fetched = 0
+        self._seen = 0
         self._profile: Any = None
 
     def watch_loaders(self) -> None:
@@ -83,7 +83,7 @@ class Meter:
         if self.epochs and self.epochs[-1].other_s is None:
             self.epochs[-1].other_s = now - self.clock
         if len(self.epochs) == self.wanted:
-            self.phase, self._fetched = "busy", 0
+            self.phase, self._seen = "busy", 0
             return
         self.epochs.append(Epoch())
         self.phase, self.clock = "train", now
@@ -94,6 +94,8 @@ class Meter:
         if self.first_step_s is None:
             self._now()
             self.first_step_s = time.time() - self.started
+        if self.phase == "busy":
+            self._profile_step()
 
     def epoch_end(self) -> None:
         """End an epoch's training; what follows is validation."""
@@ -163,7 +165,6 @@ class Meter:
 
     def _note_fetch(self, batch: Any, seconds: float, before: Any) -> None:
         if self.phase == "busy":
-            self._profile_fetch()
             return
         epoch = self.epochs[-1]
         epoch.train_images += _images(batch)
@@ -171,14 +172,15 @@ class Meter:
         if before is not None:
             epoch.waits.append((before, self._mark()))
 
-    def _profile_fetch(self) -> None:
-        self._fetched += 1
-        if self._fetched == SKIPPED_BEFORE_PROFILE and self.cuda:
+    def _profile_step(self) -> None:
+        # Steps, not fetches: a loader may hand out a batch in parts, long before the device gets to it.
+        self._seen += 1
+        if self._seen == SKIPPED_BEFORE_PROFILE and self.cuda:
             self._now()
             self._profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
             self._profile.__enter__()
             self.clock = time.perf_counter()
-        elif self._fetched == SKIPPED_BEFORE_PROFILE + self.busy_batches:
+        elif self._seen == SKIPPED_BEFORE_PROFILE + self.busy_steps:
             self._end_profile()
 
     def _end_profile(self) -> None:

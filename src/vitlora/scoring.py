@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from vitlora.feed import feed_squares
 from vitlora.model import Normalisation
 from vitlora.sections.evaluate import Precision
-from vitlora.step import DTYPES, Way, install
+from vitlora.step import DTYPES, try_to_fuse
 from vitlora.tensors import Squares
 
 
@@ -25,8 +25,8 @@ def score(
     """Run a classifier over a split in order, on the device it stands on.
 
     Args:
-        model: A transformers image classifier without adapters, in float32 and eval mode. In half precision its layers
-            are fused or compiled in place.
+        model: A transformers image classifier without adapters, in float32 and eval mode. In half precision its passes
+            are fused in place where they can be; compiling would cost more than it saves on one pass.
         squares: uint8 (N, 3, H, W).
         normalisation: Of the base model.
         batch_size: Images at once.
@@ -38,10 +38,10 @@ def score(
     torch.backends.cudnn.allow_tf32 = False  # its 10-bit products would move logits by 1e-2
     device = next(model.parameters()).device
     size = squares.images.shape[-1]
-    way = Way("eager") if kind == "fp32" else install(model, "fused", kind, normalisation, size)
+    fused = kind != "fp32" and not try_to_fuse(model, kind, normalisation, size)
     logits = []
     with torch.autocast(device.type, DTYPES.get(kind), enabled=kind != "fp32"):
         for batch in feed_squares(squares, batch_size, device):
             images = batch["pixel_values"]
-            logits.append(model(pixel_values=images if way.takes_bytes else normalisation(images)).logits)
+            logits.append(model(pixel_values=images if fused else normalisation(images)).logits)
     return torch.cat(logits).float().cpu().numpy()

@@ -48,7 +48,7 @@ def precision(train: Train) -> str:
 def install(
     model: Any, wanted: str, kind: str, normalisation: Normalisation, image_size: int, fp8: bool = False
 ) -> Way:
-    """Make a model on its device run the wanted way, or the next best.
+    """Make a model on its device train the wanted way, or the next best.
 
     Args:
         model: An image classifier or a PEFT model of one.
@@ -58,30 +58,29 @@ def install(
         image_size: px.
         fp8: Whether a fused step may run its frozen products in 8 bits, where the card can.
     """
-    if next(model.parameters()).device.type != "cuda":
-        return Way("eager")  # written for GPUs, both others
-    reason = _why_not(model, kind) if wanted == "fused" else ""
+    if wanted == "eager" or next(model.parameters()).device.type != "cuda":
+        return Way("eager")  # the two others are written for GPUs
+    able = fp8 and torch.cuda.get_device_capability() >= FP8_CAPABILITY
+    reason = try_to_fuse(model, kind, normalisation, image_size, able) if wanted == "fused" else ""
     if wanted == "fused" and not reason:
-        from vitlora.fused import fuse
-
-        able = torch.cuda.get_device_capability() >= FP8_CAPABILITY
-        fuse(model, normalisation.mean, normalisation.std, image_size, DTYPES[kind], fp8 and able)
-        return Way("fused fp8" if fp8 and able else "fused", "" if able or not fp8 else "this card has no fp8")
-    if wanted == "eager":
-        return Way("eager")
+        return Way("fused fp8" if able else "fused", "" if able or not fp8 else "this card has no fp8")
     for layer in _layers(model):
         layer.compile(dynamic=False)  # the whole model in one graph was slower than eager
     return Way("compiled", reason)
 
 
-def _why_not(model: Any, kind: str) -> str:
+def try_to_fuse(model: Any, kind: str, normalisation: Normalisation, image_size: int, fp8: bool = False) -> str:
+    """Replace a model's passes by the fused ones, or return why that can't be. Arguments as in ``install``."""
     if kind not in DTYPES:
         return "fused computes in fp16 or bf16"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    from vitlora.fused import why_not_fused
+    from vitlora.fused import fuse, why_not_fused
 
-    return why_not_fused(model) or ""
+    reason = why_not_fused(model) or ""
+    if not reason:
+        fuse(model, normalisation.mean, normalisation.std, image_size, DTYPES[kind], fp8)
+    return reason
 
 
 def _layers(model: Any) -> list[Any]:
