@@ -62,3 +62,31 @@ def test_products_in_fp8_stay_close_to_those_in_fp16():
     ):
         assert (got - want).float().norm() / want.float().norm() < 0.06  # three bits of mantissa
     assert torch.equal(coarse.forward(x, training=False), fine.forward(x, training=False))
+
+
+def test_batches_reach_the_device_whole_and_in_order():
+    from vitlora.feed import Feed
+
+    class Chunks:
+        dataset = range(6)
+
+        def __len__(self) -> int:
+            return 2
+
+        def set_epoch(self, epoch: int) -> None:
+            pass
+
+        def __iter__(self):
+            for start in (0, 3):
+                rows = torch.arange(start * 48, (start + 3) * 48, dtype=torch.uint8).view(3, 4, 4, 3).pin_memory()
+                labels = torch.arange(start, start + 3).pin_memory()
+                parts = zip(rows.permute(0, 3, 1, 2).split([2, 1]), labels.split([2, 1]), strict=True)
+                yield [{"pixel_values": pixels, "labels": part} for pixels, part in parts]
+
+    feed = Feed(Chunks(), torch.device("cuda"))
+    found = list(feed)
+    want = torch.arange(6 * 48, dtype=torch.uint8).view(6, 4, 4, 3).permute(0, 3, 1, 2)
+    assert torch.equal(torch.cat([batch["pixel_values"] for batch in found]).cpu(), want)
+    assert torch.cat([batch["labels"] for batch in found]).tolist() == list(range(6))
+    assert all(batch["pixel_values"].is_contiguous(memory_format=torch.channels_last) for batch in found)
+    assert feed.take_wait_s() >= 0
