@@ -36,6 +36,18 @@ def test_a_parameter_reruns_its_stage_and_what_follows(project, setting, expecte
     assert tiny.dvc(project, "repro") == [], "undone, everything comes back from the run cache"
 
 
+def test_another_image_size_is_never_taken_for_the_one_in_the_run_cache(project):
+    """Inside a section listed whole, DVC's run cache overlooks a key named size."""
+
+    def prepared_at(size):
+        tiny.set_params(project / "params.yaml", {"image.size": size})
+        ran = tiny.dvc(project, "repro", "preprocess")
+        return ran, json.loads((project / "data/prepared/labels.json").read_text())["image_size"]
+
+    assert prepared_at(24) == (["preprocess"], 24)
+    assert prepared_at(32) == ([], 32)
+
+
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
