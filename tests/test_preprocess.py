@@ -370,7 +370,7 @@ def test_the_stage_writes_the_same_bytes_under_any_hash_seed_and_worker_count(tm
     rows = images((300, 300))
     raw = write_raw(tmp_path / "raw", rows)
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    (tmp_path / "p.yaml").write_text(text.replace("  size: 56", "  size: 14"))
+    (tmp_path / "p.yaml").write_text(text.replace("  size: 42", "  size: 14"))
     monkeypatch.setattr(module, "CHUNK", 10_000)
     expected = contents(run(tmp_path, rows, image=Image(size=14, interpolation="bilinear")))
     for seed in ("1", "2"):
