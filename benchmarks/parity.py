@@ -103,7 +103,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=128, help="for gradients")
     parser.add_argument("--accumulation", type=int, default=4)
     parser.add_argument("--arms", type=lambda text: text.split(","), default=[STEPS[-1]], help="for accuracy")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--seeds", type=lambda text: [int(word) for word in text.split(",")], default=[0, 1, 2], help="for accuracy"
+    )
     parser.add_argument("--epochs", type=int, help="for accuracy; else those of --params")
     parser.add_argument("--workers", type=int, default=max(1, min(14, cores() - 2)))
     parser.add_argument("--tiny", action="store_true", help="a 2-layer ViT at 32 px and few images, to try it out")
@@ -114,7 +116,7 @@ def parse() -> argparse.Namespace:
         setattr(args, name, path.resolve() if path else None)
     if args.tiny:
         args.photos, args.loss_steps, args.loss_batch, args.batch, args.accumulation = 20, 3, 4, 4, 2
-        args.seeds, args.epochs = 2, args.epochs or 1
+        args.seeds, args.epochs = [0, 1], args.epochs or 1
     if not args.base and ("accuracy" in args.only or "base" in args.loss_models) and not args.tiny:
         parser.error("--base: a pretrained model folder is needed for accuracy, and for --loss-models base")
     return args
@@ -510,7 +512,7 @@ def accuracy(args: argparse.Namespace, document: dict[str, Any], prepared: Path)
     epochs = args.epochs or stage.train.num_train_epochs
     common = {"num_train_epochs": epochs, "dataloader_num_workers": args.workers}
     runs: dict[str, list[dict[str, Any]]] = {"recipe": [], **{f"ours {arm}": [] for arm in args.arms}}
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         chosen = stage.train.model_copy(update={**common, "seed": seed})
         runs["recipe"].append(timed(lambda c=chosen: recipe_accuracy(args, stage, c, settings, prepared)))
         for arm in args.arms:

@@ -2,7 +2,8 @@
 
 Each way runs in turn in one process: PEFT under autocast, the same with each layer compiled, and fused.
 Reports images/s, ms, spread, MFU (71.4 GFLOP an image for training, 35.1 for evaluation, over the matrix rate measured
-here), peak memory, and seconds to the first step.
+here), peak memory, and seconds to the first step. Last, the evaluate stage's scoring pass over squares in memory, end
+to end: copies to the device, normalisation, the merged model in fp16, logits back.
 
     PYTHONPATH=src python benchmarks/step_speed.py --batches 128 512 --out benchmarks/results/step_speed.json
 """
@@ -15,15 +16,20 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from common import host
 from peft import LoraConfig, get_peft_model
 from transformers import ViTConfig, ViTForImageClassification
 
 from vitlora.fused import fuse
+from vitlora.model import Normalisation
+from vitlora.scoring import score
+from vitlora.tensors import Squares
 
 TRAIN_GFLOP, EVAL_GFLOP = 71.4, 35.1
 MEAN = STD = [0.5, 0.5, 0.5]
+SQUARES = 10_000
 
 
 def main() -> None:
@@ -41,9 +47,9 @@ def main() -> None:
     ceilings = {"matrix_tflops": matrix_rate(), "copy_tb_per_s": copy_rate()}
     print(ceilings, flush=True)
     rows = []
-    for way in args.ways:
+    for way in [*args.ways, "score"]:
         for batch in args.batches:
-            rows += measure(way, batch, args, ceilings["matrix_tflops"])
+            rows += [scored(batch, args)] if way == "score" else measure(way, batch, args, ceilings["matrix_tflops"])
             if args.out:
                 args.out.write_text(json.dumps({"rows": rows, **ceilings, **host()}, indent=1) + "\n")
             gc.collect()
@@ -148,6 +154,29 @@ def row(
         "mfu": round(rate * gflop / 1000 / matrix_tflops, 3),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
         "first_step_s": round(first, 1),
+    }
+    print(json.dumps(figures), flush=True)
+    return figures
+
+
+def scored(batch: int, args: argparse.Namespace) -> dict[str, object]:
+    """Time ``score`` over 10,000 squares, each time with a model of its own, as the evaluate stage has it."""
+    images = np.random.default_rng(0).integers(0, 256, (SQUARES, 3, 224, 224), np.uint8)
+    squares = Squares(images, np.zeros(SQUARES, np.int64), [""] * SQUARES)
+    rates = []
+    for _ in range(1 + args.repeats):
+        model = build(0.0).merge_and_unload().eval()
+        start = time.perf_counter()
+        score(model, squares, Normalisation(MEAN, STD), batch, "fp16")
+        rates.append(SQUARES / (time.perf_counter() - start))
+    rates = sorted(rates[1:])  # the first compiles kernels
+    figures = {
+        "way": "score",
+        "what": "eval",
+        "batch": batch,
+        "score_images_per_s": round(statistics.median(rates)),
+        "lowest": round(rates[0]),
+        "highest": round(rates[-1]),
     }
     print(json.dumps(figures), flush=True)
     return figures
