@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ def main() -> None:
     name, path = sys.argv[1:]
     job = Job.read(Path(path))
     Path(job.out).write_text(json.dumps(_row(name, job)), encoding="utf-8")
+    sys.stdout.flush()
+    os._exit(0)  # torch's loader processes, cut off within an epoch, can keep a process from leaving
 
 
 def _row(name: str, job: Job) -> dict:
