@@ -1,15 +1,16 @@
 """Download stage: fetch images and base model; the only stage that uses the network."""
 
-from vitlora.entry import run, stage_arguments
+from vitlora.entry import guarded, run, stage_arguments
 from vitlora.sections.data import DownloadStage
 
 
 def main() -> None:
     """Check the parameters, then do the stage's work."""
-    params, paths = stage_arguments(DownloadStage, __doc__, ("raw", "base"))
-    from vitlora.download import download  # after the check: a bad parameter is refused before slow imports
+    params, places = stage_arguments(DownloadStage, __doc__, outputs=("raw", "base"))
+    with guarded("download", places) as paths:
+        from vitlora.download import download  # after the check: a bad parameter is refused before slow imports
 
-    download(params.data, params.model, **paths)
+        download(params.data, params.model, **paths)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """Preprocess stage: check and split the images; store validation and test as ready tensors."""
 
-from vitlora.entry import run, stage_arguments
+from vitlora.entry import guarded, run, stage_arguments
 from vitlora.sections.image import PreprocessStage
 
 
 def main() -> None:
     """Check the parameters, then do the stage's work."""
-    params, paths = stage_arguments(PreprocessStage, __doc__, ("raw", "train", "val", "test", "labels", "report"))
-    from vitlora.preprocess import preprocess  # after the check: a bad parameter is refused before slow imports
+    params, places = stage_arguments(
+        PreprocessStage, __doc__, inputs=("raw",), outputs=("train", "val", "test", "labels"), records=("report",)
+    )
+    with guarded("preprocess", places) as paths:
+        from vitlora.preprocess import preprocess  # after the check: a bad parameter is refused before slow imports
 
-    preprocess(params.data, params.image, params.split, **paths)
+        preprocess(params.data, params.image, params.split, **paths)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,22 @@
 """Train stage: fit LoRA adapters with the Trainer; keep the epoch that is best on val."""
 
-from vitlora.entry import run, stage_arguments
+from vitlora.entry import guarded, run, stage_arguments
 from vitlora.sections.train import TrainStage
 
 
 def main() -> None:
     """Check the parameters, then do the stage's work."""
-    params, paths = stage_arguments(
-        TrainStage, __doc__, ("base", "train-images", "val", "labels", "adapter", "metrics", "plots")
+    params, places = stage_arguments(
+        TrainStage,
+        __doc__,
+        inputs=("base", "train-images", "val", "labels"),
+        outputs=("adapter",),
+        records=("metrics", "plots"),
     )
-    from vitlora.train import train  # after the check: a bad parameter is refused before slow imports
+    with guarded("train", places) as paths:
+        from vitlora.train import train  # after the check: a bad parameter is refused before slow imports
 
-    train(params.augment, params.lora, params.train, **paths)
+        train(params.augment, params.lora, params.train, **paths)
 
 
 if __name__ == "__main__":

@@ -65,11 +65,24 @@ def test_batches_do_not_depend_on_workers(images, workers):
 def test_loading_goes_on_into_the_next_epoch_and_begins_anew_at_another(images, monkeypatch):
     begun = []
     begin = TrainLoader._begin
-    monkeypatch.setattr(TrainLoader, "_begin", lambda self: begun.append(self.epoch) or begin(self))
+    monkeypatch.setattr(TrainLoader, "_begin", lambda self, first: begun.append(self.epoch) or begin(self, first))
     loader = TrainLoader(images, 3, 70, 4, 0, pinned=False)
     _, second, _, again = epochs_of(loader, 0, 1, 3, 1)
     assert begun == [0, 3, 1]
     assert all(torch.equal(a["pixel_values"], b["pixel_values"]) for a, b in zip(second, again, strict=True))
+
+
+def test_a_pass_can_begin_within_an_epoch_and_the_next_is_whole(images):
+    whole = epochs_of(TrainLoader(images, 3, 70, 4, 0, pinned=False), 1, 2)
+    loader = TrainLoader(images, 3, 70, 4, 0, pinned=False)
+    loader.skipped = 1
+    feed, seen = Feed(loader, CPU), []
+    for epoch in (1, 2):
+        feed.set_epoch(epoch)
+        seen += list(feed)
+    assert len(whole[0]) == 2
+    for ours, theirs in zip(seen, [*whole[0][1:], *whole[1]], strict=True):
+        assert torch.equal(ours["pixel_values"], theirs["pixel_values"])
 
 
 def test_a_batch_is_shared_out_in_chunks():
@@ -92,6 +105,10 @@ class Slow:
     """A loader whose every batch takes its time."""
 
     dataset = range(3)
+    skipped = 0
+
+    def __init__(self, pause_s: float = 0.05) -> None:
+        self.pause_s = pause_s
 
     def __len__(self) -> int:
         return 3
@@ -101,13 +118,13 @@ class Slow:
 
     def __iter__(self):
         for number in range(3):
-            time.sleep(0.05)
+            time.sleep(self.pause_s)
             yield [{"labels": torch.tensor([number])}]
 
 
 def test_waiting_is_counted_and_the_remedy_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    timing = Timing(3)
+    timing = Timing()
     timing.feed = Feed(Slow(), CPU)
     timing.begin()
     assert [batch["labels"].item() for batch in timing.feed] == [0, 1, 2]
@@ -122,8 +139,11 @@ def test_waiting_is_counted_and_the_remedy_named(tmp_path, monkeypatch):
 
 def test_an_epoch_that_does_not_wait_needs_no_remedy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    timing = Timing(3)
+    timing = Timing()
+    timing.feed = Feed(Slow(pause_s=0), CPU)
     timing.begin()
+    assert len(list(timing.feed)) == 3
     time.sleep(0.01)
     timing.end()
-    assert len(list(timing.report(1, 2.0, 50.0))) == 1
+    line, *_ = timing.report(1, 2.0, 50.0)
+    assert "waiting for images" in line

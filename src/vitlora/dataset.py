@@ -95,16 +95,18 @@ def _one_thread() -> Iterator[None]:
 class EpochChunks(Sampler[list[int]]):
     """Numbers of images, ``epoch * count + index`` so that whoever loads one knows its epoch, chunk by chunk.
 
-    One pass runs from the first epoch to the last: loading doesn't stop where an epoch ends.
+    One pass runs from the first epoch, at image ``first`` of its order, to the last: loading doesn't stop where an
+    epoch ends.
     """
 
-    def __init__(self, count: int, seed: int, batch_size: int, epochs: range) -> None:
-        self.count, self.seed, self.batch_size, self.epochs = count, seed, batch_size, epochs
+    def __init__(self, count: int, seed: int, batch_size: int, epochs: range, first: int = 0) -> None:
+        self.count, self.seed, self.batch_size, self.epochs, self.first = count, seed, batch_size, epochs, first
 
     def __iter__(self) -> Iterator[list[int]]:
         for epoch in self.epochs:
             order = (epoch * self.count + epoch_order(self.seed, epoch, self.count)).tolist()
-            for start in range(0, self.count, self.batch_size):
+            begin = self.first if epoch == self.epochs.start else 0
+            for start in range(begin, self.count, self.batch_size):
                 batch = order[start : start + self.batch_size]
                 yield from (batch[at : at + CHUNK] for at in range(0, len(batch), CHUNK))
 
@@ -127,6 +129,7 @@ class TrainLoader:
         self.dataset, self.seed, self.batch_size, self.epochs = images, seed, batch_size, epochs
         self.workers, self.pinned = workers, pinned
         self.epoch = 0
+        self.skipped = 0  # batches that the next pass leaves out
         self._next_epoch = -1  # the one that the running pass would go on with
         self._chunks: Iterator[Batch] = iter(())
 
@@ -138,21 +141,22 @@ class TrainLoader:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[Batch]]:
+        first, self.skipped = self.skipped * self.batch_size, 0
         if self._next_epoch != self.epoch or self.epoch >= self.epochs:
-            self._chunks = self._begin()
+            self._chunks = self._begin(first)
         self._next_epoch = -1  # until this epoch is through
-        for start in range(0, len(self.dataset), self.batch_size):
+        for start in range(first, len(self.dataset), self.batch_size):
             images = min(self.batch_size, len(self.dataset) - start)
             chunks = [next(self._chunks) for _ in range(0, images, CHUNK)]
             if start + images == len(self.dataset):
                 self._next_epoch = self.epoch + 1  # before the last batch: the Trainer asks for no more
             yield chunks
 
-    def _begin(self) -> Iterator[Batch]:
+    def _begin(self, first: int) -> Iterator[Batch]:
         epochs = range(self.epoch, max(self.epochs, self.epoch + 1))
         loader: DataLoader[Batch] = DataLoader(
             self.dataset,
-            batch_sampler=EpochChunks(len(self.dataset), self.seed, self.batch_size, epochs),
+            batch_sampler=EpochChunks(len(self.dataset), self.seed, self.batch_size, epochs, first),
             collate_fn=_as_it_is,
             num_workers=self.workers,
             prefetch_factor=PREFETCH if self.workers else None,

@@ -4,18 +4,35 @@ import argparse
 import importlib
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from vitlora.errors import VitloraError
+from vitlora.errors import StoppedError, VitloraError
 from vitlora.params import Section, load_params, read_document
 
 BASE = Path("models/base")
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where a stage reads and writes, by option name without dashes: what earlier stages made, what DVC caches, and
+    small results that Git keeps.
+    """
+
+    inputs: dict[str, Path]
+    outputs: dict[str, Path]
+    records: dict[str, Path]
+
+
 def stage_arguments(
-    stage: type[Section], description: str | None, paths: Sequence[str]
-) -> tuple[Section, dict[str, Path]]:
+    stage: type[Section],
+    description: str | None,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    records: Sequence[str] = (),
+) -> tuple[Section, Places]:
     """Parse a stage's command line and check its parameters before anything heavy is imported.
 
     The whole file is checked, other stages' sections too: a typing error in ``export`` should not show after hours of
@@ -25,17 +42,17 @@ def stage_arguments(
     Args:
         stage: Class whose fields are the sections to read.
         description: Text for ``--help``.
-        paths: Names of the required path options, without dashes.
+        inputs, outputs, records: Names of the required path options, without dashes; see ``Places``.
 
     Returns:
-        The stage's parameters, and its paths by option name.
+        The stage's parameters, and its paths.
 
     Raises:
         VitloraError: params.yaml holds a mistake.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    for name in paths:
+    for name in (*inputs, *outputs, *records):
         parser.add_argument(f"--{name}", type=Path, required=True)
     given = vars(parser.parse_args())
     path = given.pop("params")
@@ -43,7 +60,22 @@ def stage_arguments(
     # The stage that fetches the base model may find the one of an earlier choice.
     base = None if "model" in stage.model_fields else BASE
     importlib.import_module("vitlora.check").check_document(document, path, base)
-    return load_params(stage, document, path), given
+    groups = (
+        {name: given[name] for name in (key.replace("-", "_") for key in keys)} for keys in (inputs, outputs, records)
+    )
+    return load_params(stage, document, path), Places(*groups)
+
+
+@contextmanager
+def guarded(stage: str, places: Places) -> Iterator[dict[str, Path]]:
+    """Do a stage's work under guard; see ``vitlora.guard``, which is loaded by name as ``vitlora.check`` is.
+
+    Yields:
+        A path for every name: inputs as given, all else in a folder aside, moved into place at the end.
+    """
+    guard = importlib.import_module("vitlora.guard")
+    with guard.guarded(stage, places.inputs, places.outputs, places.records) as paths:
+        yield paths
 
 
 def run(main: Callable[[], None]) -> None:
@@ -56,6 +88,9 @@ def run(main: Callable[[], None]) -> None:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

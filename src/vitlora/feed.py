@@ -14,7 +14,13 @@ Batch = dict[str, Tensor]
 
 
 class Loader(Protocol):
-    """Yields batches, each as chunks in CPU memory that follow one another."""
+    """Yields batches, each as chunks in CPU memory that follow one another.
+
+    Attributes:
+        skipped: Batches that the next pass leaves out.
+    """
+
+    skipped: int
 
     @property
     def dataset(self) -> Sized:
@@ -34,6 +40,7 @@ class SquareLoader:
     def __init__(self, squares: Squares, batch_size: int, pinned: bool) -> None:
         self.squares, self.batch_size, self.pinned = squares, batch_size, pinned
         self.dataset = squares.labels
+        self.skipped = 0
 
     def __len__(self) -> int:
         return -(-len(self.squares.labels) // self.batch_size)
@@ -70,7 +77,7 @@ class Feed:
         self.dataset = loader.dataset
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._idle: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._waited_s = 0.0
+        self._waited_s, self._images = 0.0, 0
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -78,6 +85,11 @@ class Feed:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass; the Trainer calls it."""
         self.loader.set_epoch(epoch)
+
+    def skip(self, batches: int) -> "Feed":
+        """Let the next pass, and no other, begin after so many batches."""
+        self.loader.skipped = batches
+        return self
 
     def __iter__(self) -> Iterator[Batch]:
         batches = iter(self.loader)
@@ -87,6 +99,7 @@ class Feed:
             # The next batch is under way before this one's step, so that whoever waits for the device in between, as
             # the Trainer does to log a loss, doesn't wait for a copy too.
             batch, ready = ready, self._fetch(batches)
+            self._images += len(batch["labels"])
             go = self._mark()
             if done and go:
                 self._idle.append((done, go))
@@ -122,14 +135,14 @@ class Feed:
         event.record()
         return event
 
-    def take_wait_s(self) -> float:
-        """Return the seconds that the device waited for batches since the last call."""
-        waited, self._waited_s = self._waited_s, 0.0
+    def take(self) -> tuple[float, int]:
+        """Return the seconds that the device waited for batches since the last call, and the images it got."""
+        waited, images, self._waited_s, self._images = self._waited_s, self._images, 0.0, 0
         if self.stream is not None:
             torch.cuda.synchronize()
             waited = sum(done.elapsed_time(go) for done, go in self._idle) / 1000
             self._idle.clear()
-        return waited
+        return waited, images
 
 
 def feed_squares(squares: Squares, batch_size: int, device: torch.device) -> Feed:

@@ -22,10 +22,11 @@ class Timing:
         feed: Of the training batches; set once there is one.
     """
 
-    def __init__(self, images: int) -> None:
-        self.images = images
+    def __init__(self) -> None:
         self.feed: Feed | None = None
         self._rows: list[tuple[object, ...]] = []
+        self.images = 0
+        self._start: float | None = None
 
     def begin(self) -> None:
         """Start an epoch."""
@@ -35,11 +36,13 @@ class Timing:
         """End its training part, once the device has caught up."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self._train_s = time.perf_counter() - self._start
-        self._wait_s = self.feed.take_wait_s() if self.feed else 0.0
+        self._train_s = time.perf_counter() - (self._start or 0.0)
+        self._wait_s, self.images = self.feed.take() if self.feed else (0.0, 0)
 
     def report(self, epoch: int, val_s: float, val_rate: float) -> Iterator[str]:
         """Add the epoch to the file and yield the line about it, and what to change if the loader holds it up."""
+        if not self.images:
+            return  # resumed where only validation was due
         rate, share = self.images / self._train_s, self._wait_s / self._train_s
         figures = (self._train_s, rate, self._wait_s, share, val_s, val_rate)
         self._rows.append((epoch, self.images, *(round(figure, 3) for figure in figures)))

@@ -1,35 +1,35 @@
 """Train: fit a LoRA adapter with the Hugging Face Trainer and keep the epoch that is best on val."""
 
-import hashlib
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from vitlora.adapters import Adapted, add_adapter, save_adapter
-from vitlora.dataset import TrainImages, TrainLoader
+from vitlora.checkpoints import Checkpoints
+from vitlora.dataset import TrainImages
 from vitlora.errors import VitloraError
-from vitlora.feed import Batch, Feed, feed_squares
-from vitlora.files import write_csv, write_json
+from vitlora.files import sha256_file, write_csv, write_json
 from vitlora.labels import Labels, read_labels
-from vitlora.model import Normalisation, device_of_choice, load_base, read_normalisation
-from vitlora.scores import accuracy
+from vitlora.manifest import digest
+from vitlora.model import device_of_choice, load_base, read_normalisation
+from vitlora.room import check_room
 from vitlora.sections.train import Augment, Lora, Train
-from vitlora.step import Way, install, micro_batch, precision
-from vitlora.tensors import Squares, load_split
-from vitlora.timing import Timing
+from vitlora.step import install, micro_batch, precision
+from vitlora.tensors import load_split
+from vitlora.trainer import ImageTrainer
 
-CHECKPOINTS = Path(".work/train")
-Log = Mapping[str, float]
+CHECKPOINTS = Path(".work/checkpoints")
+VERSIONS = ("torch", "transformers", "peft", "accelerate", "numpy", "pillow", "simplejpeg")
+SPEED_ONLY = ("train.dataloader_num_workers", "train.save_steps")
+CHECKPOINT_FLOATS = 4  # for each trained one: itself, two moments, and the best epoch's
 
 
 def train(
@@ -66,14 +66,22 @@ def train(
     _announce(ready, train)
     if train.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(train.early_stopping_patience))
-    shutil.rmtree(CHECKPOINTS, ignore_errors=True)
-    trainer.train()
+    # Two checkpoints, the one being written, and the adapter.
+    check_room(4 * ready.adapted.trainable * (3 * CHECKPOINT_FLOATS + 1), "train")
+    data = {"train": train_images, "val": val, "labels": labels, "base": base}
+    checkpoints = Checkpoints(CHECKPOINTS, _decides(ready, augment, lora, train, data))
+    try:
+        trainer.fit(checkpoints, train.save_steps)
+    except torch.cuda.OutOfMemoryError:
+        raise VitloraError(_out_of_memory(ready)) from None
+    if train.load_best_model_at_end:
+        trainer.restore_best()
     save_adapter(trainer.model, adapter, base, ready.labels, trainer.normalisation)
-    shutil.rmtree(CHECKPOINTS, ignore_errors=True)
     steps, epochs = curves(trainer.state.log_history)
     write_csv(plots / "steps.csv", ("step", "epoch", "loss", "learning_rate", "grad_norm"), steps)
     write_csv(plots / "epochs.csv", ("epoch", "step", "train_loss", "val_loss", "val_accuracy"), epochs)
     write_json(metrics, {**_about(ready, train), **_best(epochs, train)})
+    checkpoints.remove()
 
 
 @dataclass(frozen=True)
@@ -101,111 +109,6 @@ def get_ready(
     way = install(moved, train.step, precision(train), normalisation, known.image_size, train.fp8)
     args = training_arguments(train, micro_batch(train, model.config, known.image_size))
     return Ready(adapted, known, ImageTrainer(moved, args, images, load_split(val), normalisation, way))
-
-
-class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type information
-    """The Trainer, fed with finished uint8 batches that are normalised on the device."""
-
-    def __init__(
-        self,
-        model: Any,
-        args: TrainingArguments,
-        images: TrainImages,
-        val: Squares,
-        normalisation: Normalisation,
-        way: Way,
-    ) -> None:
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=images,
-            eval_dataset=val.labels,
-            compute_metrics=lambda scored: {"accuracy": accuracy(scored.label_ids, scored.predictions)},
-            preprocess_logits_for_metrics=lambda logits, _: logits.argmax(-1),
-        )
-        self.val, self.normalisation, self.way = val, normalisation, way
-        self.remove_callback(ProgressCallback)
-        self.remove_callback(PrinterCallback)
-        self.timing = Timing(len(images))
-        self.add_callback(Bar(self.timing))
-        self.add_callback(StepSeed())
-
-    def get_train_dataloader(self) -> Feed:
-        """Return the training batches, on the device a step ahead."""
-        args = self.args
-        loader = TrainLoader(
-            self.train_dataset,
-            args.seed,
-            args.train_batch_size,
-            int(args.num_train_epochs),
-            args.dataloader_num_workers,
-            args.device.type == "cuda",
-        )
-        self.timing.feed = Feed(loader, args.device)
-        return self.timing.feed
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Feed:
-        """Return val, on the device a batch ahead."""
-        return feed_squares(self.val, self.args.eval_batch_size, self.args.device)
-
-    def _prepare_inputs(self, inputs: Any) -> Any:
-        moved: Batch = super()._prepare_inputs(inputs)
-        if self.way.takes_bytes:
-            return moved
-        # Bytes cross processes and the bus, a quarter of what floats would be.
-        return {**moved, "pixel_values": self.normalisation(moved["pixel_values"])}
-
-
-class StepSeed(TrainerCallback):  # type: ignore[misc]  # likewise
-    """Dropout as a function of (seed, step): torch's generator is seeded anew before every optimiser step.
-
-    Left alone it also feeds the data loaders, which draw from it once an epoch without workers and once in all with
-    persistent ones, so that the second epoch would depend on the number of workers.
-    """
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Seed from a hash: of a seed, torch's CPU generator uses the low 32 bits only."""
-        digest = hashlib.sha256(f"{args.seed}:{state.global_step}".encode()).digest()
-        torch.manual_seed(int.from_bytes(digest[:8], "little"))
-
-
-class Bar(TrainerCallback):  # type: ignore[misc]  # likewise
-    """A progress bar over optimiser steps with the time left, and two lines an epoch: scores, and speed."""
-
-    def __init__(self, timing: Timing) -> None:
-        self.timing = timing
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the bar."""
-        self.bar = tqdm(total=state.max_steps, unit="step", dynamic_ncols=True, disable=None, file=sys.stderr)
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock."""
-        self.timing.begin()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Advance the bar."""
-        self.bar.update(state.global_step - self.bar.n)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop the clock before validation."""
-        self.timing.end()
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Log | None = None, **kwargs: Any) -> None:
-        """Print the epoch's validation scores and its speed above the bar."""
-        scores = metrics or {}
-        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        loss = f"train loss {losses[-1]:.4f}  " if losses else ""
-        tqdm.write(
-            f"epoch {round(state.epoch)}/{args.num_train_epochs:g}  {loss}val loss {scores['eval_loss']:.4f}  "
-            f"val accuracy {scores['eval_accuracy']:.4f}"
-        )
-        for line in self.timing.report(round(state.epoch), scores["eval_runtime"], scores["eval_samples_per_second"]):
-            tqdm.write(line)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar."""
-        self.bar.close()
 
 
 def curves(history: list[dict[str, Any]]) -> tuple[list[list[object]], list[list[object]]]:
@@ -252,6 +155,7 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> Tr
         micro: Images of a micro-batch and how many make a step, where they differ from the section's.
     """
     ours = {"decoder", "step", "fp8", "join_micro_batches", "early_stopping_patience", "metric_for_best_model"}
+    ours |= {"save_steps"}  # the Trainer would take it for its own checkpoints
     given = {key: value for key, value in train if key not in ours}
     images, accumulated = micro or (train.per_device_train_batch_size, train.gradient_accumulation_steps)
     given |= {
@@ -288,6 +192,37 @@ def loader_workers(train: Train) -> int:
     return max(1, min(14, (os.cpu_count() or 1) - 2)) if torch.cuda.is_available() else 0
 
 
+def _decides(
+    ready: Ready, augment: Augment, lora: Lora, train: Train, data: Mapping[str, Path]
+) -> dict[str, dict[str, Any]]:
+    """Return all that the result depends on, which a checkpoint must share."""
+    settings = {"augment": augment, "lora": lora, "train": train}
+    values = {
+        f"{name}.{key}": value for name, section in settings.items() for key, value in section.model_dump().items()
+    }
+    modules = {name: module for name, module in sys.modules.items() if name.startswith("vitlora.")}
+    about = _about(ready, train)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "parameters": {key: value for key, value in values.items() if key not in SPEED_ONLY},
+        "data": {name: digest(path) for name, path in data.items()},
+        "code": {name: sha256_file(Path(module.__file__)) for name, module in modules.items() if module.__file__},
+        "versions": {name: version(name) for name in VERSIONS},
+        "device": {"device": device, **{name: about[name] for name in ("precision", "step", "micro_batch")}},
+    }
+
+
+def _out_of_memory(ready: Ready) -> str:
+    args = ready.trainer.args
+    images = args.per_device_train_batch_size
+    total = torch.cuda.get_device_properties(0).total_memory
+    return (
+        f"out of GPU memory ({total / 2**30:.0f} GiB) with {images} images of {ready.labels.image_size} px at once; "
+        "halve train.per_device_train_batch_size and double train.gradient_accumulation_steps for the same result, set "
+        "train.join_micro_batches: false, or lower image.size; nothing has been changed"
+    )
+
+
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -304,6 +239,7 @@ def _about(ready: Ready, train: Train) -> dict[str, object]:
         "decoder": train.decoder,
         "step": trainer.way.step,
         "micro_batch": trainer.args.per_device_train_batch_size,
+        "skipped_fp16_steps": trainer.overflows,
     }
 
 

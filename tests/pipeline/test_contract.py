@@ -135,7 +135,7 @@ def test_frozen_is_never_committed():
 def test_stage_functions_take_the_paths_that_the_scripts_name():
     for name in STAGES:
         script = (ROOT / "stages" / f"{name}.py").read_text()
-        named = re.findall(r'"([a-z-]+)"', script.split("__doc__,")[1].split(")")[0])
+        named = re.findall(r'"([a-z-]+)"', script.split("__doc__,")[1].split("guarded")[0])
         function = getattr(importlib.import_module(f"vitlora.{name}"), name)
         parameters = list(function.__annotations__)[:-1]
         assert parameters[-len(named) :] == [word.replace("-", "_") for word in named]

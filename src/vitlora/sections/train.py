@@ -66,7 +66,7 @@ class Lora(Params):
 
 
 class Train(Params):
-    """TrainingArguments, key by key. Evaluation and saving happen once an epoch."""
+    """TrainingArguments, key by key. Validation happens once an epoch."""
 
     learning_rate: float = Field(gt=0, le=10)
     per_device_train_batch_size: int = Field(ge=1)
@@ -92,6 +92,7 @@ class Train(Params):
     dataloader_num_workers: int | None = Field(ge=0, le=256)
     decoder: Decoder
     logging_steps: int = Field(ge=1)
+    save_steps: int = Field(ge=1)
     seed: int = Field(ge=0, lt=2**32)
 
     @field_validator("warmup_steps")

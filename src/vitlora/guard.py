@@ -1,0 +1,167 @@
+"""Around every stage's work: one writer, no orphan, sound inputs, room on the disk, outputs whole or not at all.
+
+Loaded by name, as ``vitlora.check`` is: it decides whether a stage's outputs arrive, never what they hold, so no cached
+result depends on this file.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from vitlora.durable import faultpoint, sync, sync_one
+from vitlora.errors import VitloraError
+from vitlora.manifest import problems, write_manifest
+from vitlora.room import shown_bytes
+
+WORK = Path(".work")
+LOCK_WAIT_S = 8.0  # a stage whose dvc was killed leaves within 2; loader processes of one that was killed within 5
+PARENT_CHECK_S = 0.5
+CURE = "`vitlora recover` takes damaged copies away, then `dvc repro` makes them anew"
+
+
+@contextmanager
+def guarded(
+    stage: str, inputs: Mapping[str, Path], outputs: Mapping[str, Path], records: Mapping[str, Path]
+) -> Iterator[dict[str, Path]]:
+    """Let a stage work aside and move its outputs into place when it is done.
+
+    Args:
+        stage: Its name.
+        inputs: Files and folders that it reads; folders with a manifest are checked against it first.
+        outputs: What DVC caches. Folders get a manifest, and are moved as a whole.
+        records: Small results that Git keeps, files or folders of files; moved file by file.
+
+    Yields:
+        A path for every input (as given), output and record (aside, in ``.work``), by name.
+
+    Raises:
+        VitloraError: Another writer is at work, an input is damaged, or the disk is full.
+    """
+    leave_with_parent()
+    with _only_writer(stage), _no_space_named(stage):
+        faultpoint("start")
+        _check_inputs(inputs.values())
+        aside = WORK / stage / "out"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        hidden = {name: aside / name / path.name for name, path in {**outputs, **records}.items()}
+        for path in hidden.values():
+            path.parent.mkdir()
+        yield {**inputs, **hidden}
+        faultpoint("worked")
+        for name in outputs:
+            if hidden[name].is_dir():
+                write_manifest(hidden[name])
+        faultpoint("manifest")
+        for path in hidden.values():
+            sync(path)
+        faultpoint("synced")
+        for name, path in {**outputs, **records}.items():
+            _replace(hidden[name], path, whole=name in outputs)
+            faultpoint("moved")
+        shutil.rmtree(aside)
+        faultpoint("done")
+
+
+def leave_with_parent() -> None:
+    """End this process and its children soon after its parent is gone: nobody would record what it writes.
+
+    Asking the kernel for a signal (PR_SET_PDEATHSIG) would do on Linux only, and fires when the thread that started us
+    ends, as DVC's queue workers do.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_S)
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                child.kill()
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _only_writer(stage: str) -> Iterator[None]:
+    WORK.mkdir(exist_ok=True)
+    with (WORK / f"{stage}.lock").open("a+", encoding="utf-8") as file:
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while not try_lock(file):
+            if time.monotonic() > deadline:
+                file.seek(0)
+                raise VitloraError(f"{stage} is already running here ({file.read().strip() or 'unknown process'})")
+            time.sleep(0.1)
+        file.truncate(0)
+        file.write(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        yield
+
+
+def try_lock(file: IO[str]) -> bool:
+    """Take the lock if nobody holds it; the system frees it when its holder ends, however that ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _check_inputs(paths: Iterable[Path]) -> None:
+    found: list[str] = []
+    for path in paths:
+        if not path.exists():
+            found.append(f"{path}: missing")
+        elif path.is_dir():
+            found += problems(path)
+    if found:
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise VitloraError("; ".join(found[:5]) + f"{more}; {CURE}")
+
+
+@contextmanager
+def _no_space_named(stage: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reasons = {errno.ENOSPC: "disk full", errno.EDQUOT: "quota reached", errno.EROFS: "read-only file system"}
+        reason = reasons.get(error.errno or 0)
+        if reason is None:
+            raise
+        shutil.rmtree(WORK / stage / "out", ignore_errors=True)
+        free = shown_bytes(shutil.disk_usage(Path()).free)
+        raise VitloraError(
+            f"{stage}: {reason} at {error.filename or 'a file'}, {free} free; make room, run again"
+        ) from None
+
+
+def _replace(source: Path, target: Path, whole: bool) -> None:
+    if source.is_dir() and not whole:
+        for file in sorted(path for path in source.rglob("*") if path.is_file()):
+            _replace(file, target / file.relative_to(source), whole=False)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)  # only where a stage is run by hand: DVC has removed it
+    else:
+        target.unlink(missing_ok=True)  # it may be a read-only link into DVC's cache
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        near = target.with_name(f".{target.name}.part")  # data/ or models/ on another disk
+        shutil.move(source, near)
+        sync(near)
+        near.rename(target)
+    sync_one(target.parent)
