@@ -96,10 +96,9 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
             self.add_callback(keeper)
             try:
                 self.train(resume_from_checkpoint=str(newest) if newest else None)
-            except BaseException:
+            finally:
                 for process in multiprocessing.active_children():
                     process.terminate()  # loaders with work ahead; torch would wait 5 s for each
-                raise
 
     def restore_best(self) -> None:
         """Give the model the weights of the epoch that was best on val."""
