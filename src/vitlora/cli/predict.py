@@ -14,9 +14,10 @@ from urllib.parse import urlparse
 import numpy as np
 from numpy.typing import NDArray
 
+from vitlora.containers import BadImageError
 from vitlora.errors import VitloraError
 from vitlora.files import read_json
-from vitlora.images import BadImageError, decode, resize_and_crop
+from vitlora.images import decode, resize_and_crop
 from vitlora.onnx_runtime import OnnxClassifier
 from vitlora.scores import softmax
 

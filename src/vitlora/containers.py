@@ -1,0 +1,429 @@
+"""A picture file from outside: its format, whether it is whole, and the parts that its pixels come from.
+
+Decoders are made to show something: Pillow and libjpeg fill what is missing with grey, pass over checksums and
+warnings, and stop at the last row whatever follows. What they would overlook is found here, before a pixel is made.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
+
+Reason = Literal[
+    "truncated", "corrupt", "bomb", "not_an_image", "empty", "too_small", "unsupported", "too_large", "timeout"
+]
+MAX_BYTES = 50_000_000  # of a file
+# The largest that phones and 35-mm cameras commonly write (8192 x 6144 px), and what a worker's memory allows.
+MAX_PIXELS = 52_000_000
+MAX_WEBP_PIXELS = 25_000_000  # its decoder takes 17 bytes a pixel, others 4 to 10
+MIN_SIDE = 2  # px; less is a tracking pixel or a rule, nothing to learn from
+MAX_INFLATED = 1 << 20  # bytes of a compressed text or colour profile, and beyond the last row: Pillow's own limit
+MAX_SCANS = 100  # of a progressive JPEG, each of which passes over the whole picture; encoders write some ten
+STEP = 1 << 16  # bytes inflated at a time
+
+# Pictures, but none that we read. HEIC, AVIF and raw photos that hide in a common container are told apart below.
+UNSUPPORTED = (
+    (0, b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"\0\0\1\0", "ICO"),
+    (0, b"\0\0\2\0", "CUR"),
+    (0, b"icns", "ICNS"),
+    (0, b"DDS ", "DDS"),
+    (0, b"qoif", "QOI"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"#?RADIANCE", "Radiance HDR"),
+    (0, b"#?RGBE", "Radiance HDR"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"\xc5\xd0\xd3\xc6", "EPS"),
+    (0, b"gimp xcf", "XCF"),
+    (0, b"/* XPM */", "XPM"),
+    (0, b"SIMPLE  =", "FITS"),
+    (0, b"\x01\xda\0", "SGI"),
+    (0, b"\x01\xda\1", "SGI"),
+    (0, b"\x59\xa6\x6a\x95", "Sun raster"),
+    (0, b"\x8aMNG\r\n", "MNG"),
+    (0, b"\x8bJNG\r\n", "JNG"),
+    (0, b"BPG\xfb", "BPG"),
+    (0, b"FLIF", "FLIF"),
+    (0, b"BLP1", "BLP"),
+    (0, b"BLP2", "BLP"),
+    (0, b"AT&TFORM", "DjVu"),
+    (0, b"\xd7\xcd\xc6\x9a", "WMF"),
+    (40, b" EMF", "EMF"),
+    (128, b"DICM", "DICOM"),
+    (0, b"FUJIFILMCCD-RAW", "Fuji raw"),
+    (0, b"IIRO", "Olympus raw"),
+    (0, b"IIU\0", "Panasonic raw"),
+    (0, b"FOVb", "Sigma raw"),
+    (6, b"HEAPCCDR", "Canon raw"),
+    (0, b"\xb1\x68\xde\x3a", "DCX"),
+)
+# Two letters are too little to know BMP by; the length of the header after them tells more.
+BMP_HEADERS = tuple(length.to_bytes(4, "little") for length in (12, 16, 40, 52, 56, 64, 108, 124))
+PATTERNS = (
+    (re.compile(rb"P[1-7FfY][ \t\r\n]"), "Netpbm"),
+    (re.compile(rb"\x0a[\x00\x02-\x05]\x01[\x01\x02\x04\x08]"), "PCX"),
+    (re.compile(rb"....ftyp(avi[fs]|hei[cxms]|hev[cxms]|mif[12]|msf1|jxl |crx )", re.DOTALL), "HEIF, AVIF or raw"),
+    (re.compile(rb"\s*#define\s+\w+_width\s+\d"), "XBM"),
+    (re.compile(rb"(\xef\xbb\xbf)?\s*<(?!!doctype\s+html|html)(.*<)?svg[\s>]", re.DOTALL | re.IGNORECASE), "SVG"),
+)
+
+
+class BadImageError(ValueError):
+    """The bytes are not a picture we can use; the message is for people, without the file's name."""
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        super().__init__(reason, text)  # both, so that it can be pickled
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+def essence(data: bytes) -> tuple[str, bytes]:
+    """Tell the format from the content, check what can be checked from outside, and cut off what holds no pixels.
+
+    Args:
+        data: The whole file.
+
+    Returns:
+        Pillow's name of the format; bytes that decode to the first frame. Broken metadata and the frames of an
+        animation after the first are gone, so no decoder stumbles over them.
+
+    Raises:
+        BadImageError: Any reason but `timeout`.
+    """
+    if not data:
+        raise BadImageError("empty", "empty file")
+    if len(data) > MAX_BYTES:
+        raise BadImageError("too_large", f"{len(data):,} bytes; the rule: at most {MAX_BYTES:,}")
+    kind = _kind(data)
+    try:
+        return kind, CHECKS[kind](data)
+    except (struct.error, IndexError):
+        raise BadImageError("truncated", f"the {kind} file ends {ENDS.get(kind, 'in its header')}") from None
+
+
+def refuse_size(width: int, height: int, most: int = MAX_PIXELS) -> None:
+    """Refuse sizes in px that nothing can be learnt from, or that would fill the memory."""
+    if min(width, height) < MIN_SIDE:
+        raise BadImageError("too_small", f"{width} x {height} px; the rule: no side under {MIN_SIDE} px")
+    if width * height > most:
+        raise BadImageError("bomb", f"too many pixels: {width} x {height}; the rule: at most {most:,}")
+
+
+def _kind(data: bytes) -> str:
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")) and data[8:10] != b"CR":
+        return "TIFF"
+    if data[:2] == b"BM" and (len(data) < 18 or data[14:18] in BMP_HEADERS):
+        return "BMP"
+    name = _foreign(data)
+    if name:
+        raise BadImageError("unsupported", f"{name}; the rule: {', '.join(CHECKS)}")
+    raise BadImageError("not_an_image", f"not a picture of a known format ({', '.join(CHECKS)})")
+
+
+def _foreign(data: bytes) -> str | None:
+    """Name a picture format that is not ours; SVG and XBM are text, so only their beginning is searched."""
+    head = data[:2000]
+    named = [name for at, magic, name in UNSUPPORTED if head.startswith(magic, at)]
+    named += [name for pattern, name in PATTERNS if pattern.match(head)]
+    if data[:2] in (b"II", b"MM") and data[8:10] == b"CR":
+        named.append("Canon raw")
+    if _is_tga(data):
+        named.append("TGA")
+    return named[0] if named else None
+
+
+def _is_tga(data: bytes) -> bool:
+    """Whether the last bytes say so or, in the old kind without any mark, all of the header and the length do."""
+    if data[-18:-2] == b"TRUEVISION-XFILE":
+        return True
+    if len(data) < 18:
+        return False
+    skipped, mapped, kind, _, colours, bits, _, _, width, height, depth, _ = struct.unpack("<BBBHHBHHHHBB", data[:18])
+    if mapped > 1 or kind not in (1, 2, 3, 9, 10, 11) or depth not in (8, 15, 16, 24, 32) or not width * height:
+        return False
+    body = len(data) - 18 - skipped - mapped * colours * ((bits + 7) // 8)
+    whole = width * height * ((depth + 7) // 8)
+    return bool(body >= whole if kind < 9 else 0 < body < 2 * whole)
+
+
+def _png(data: bytes) -> bytes:
+    """Check every checksum that the pixels hang on and the length of the rows; keep pixels, orientation and texts."""
+    kept: list[tuple[bytes, bytes]] = []
+    for kind, content, sound in _png_chunks(data):
+        if not kept and (kind != b"IHDR" or len(content) != 13):
+            raise BadImageError("corrupt", "the PNG file does not begin with its header")
+        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS") and not sound:
+            raise BadImageError("corrupt", f"wrong checksum in chunk {kind.decode()}")
+        if kind.isupper() and kind not in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
+            raise BadImageError("unsupported", f"unknown critical chunk {kind.decode()}")
+        if not kept:
+            _refuse_header(content)
+        if sound and kind in (b"zTXt", b"iTXt", b"iCCP"):
+            _refuse_bomb(kind, content)
+        if sound and kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf", b"zTXt", b"iTXt", b"tEXt"):
+            kept.append((kind, content))
+    _refuse_rows(kept[0][1], (content for kind, content in kept if kind == b"IDAT"))
+    return data[:8] + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in kept
+    )
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
+    """Yield the kind and content of every chunk to the last, and whether its checksum is right."""
+    at, kind = 8, b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if not kind.isalpha():
+            raise BadImageError("corrupt", f"no PNG chunk at byte {at}")
+        (found,) = struct.unpack_from(">I", data, at + 8 + length)
+        content = data[at + 8 : at + 8 + length]
+        yield kind, content, zlib.crc32(kind + content) == found
+        at += 12 + length
+
+
+DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # bits by PNG colour type
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+# First column and row and the steps between them, in px, of each pass of an interlaced picture (Adam7).
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+def _refuse_header(header: bytes) -> None:
+    width, height, depth, colour, packing, filters, interlace = struct.unpack(">IIBBBBB", header)
+    refuse_size(width, height)
+    if depth not in DEPTHS.get(colour, ()) or packing or filters or interlace > 1:
+        raise BadImageError("corrupt", f"no PNG has colour type {colour} with {depth} bits, or that packing")
+
+
+def _rows_length(header: bytes) -> int:
+    """Return the bytes that a PNG's rows take, each with its filter byte."""
+    width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", header)
+    length = 0
+    for left, top, across, down in ADAM7 if interlace else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            length += rows * (1 + (columns * CHANNELS[colour] * depth + 7) // 8)
+    return length
+
+
+def _refuse_rows(header: bytes, parts: Iterable[bytes]) -> None:
+    """Inflate the rows, which tells a wrong checksum of theirs, too few of them, and a bomb behind the last."""
+    due, found, stream = _rows_length(header), 0, zlib.decompressobj()
+    try:
+        for part in parts:
+            while part and not stream.eof:
+                found += len(stream.decompress(part, STEP))
+                part = stream.unconsumed_tail
+                if found > due + MAX_INFLATED:
+                    raise BadImageError("bomb", f"inflates to more than the {due:,} bytes of its rows")
+        found += len(stream.flush())
+    except zlib.error as error:
+        raise BadImageError("corrupt", f"damaged PNG rows: {error}") from None
+    if found < due:
+        raise BadImageError("truncated", f"the PNG rows end after {found:,} of {due:,} bytes")
+    if not stream.eof:
+        raise BadImageError("truncated", "the PNG rows end before their checksum")
+
+
+def _refuse_bomb(kind: bytes, content: bytes) -> None:
+    """Refuse a text or colour profile that inflates to more than Pillow, too, allows; a broken one is passed over."""
+    if kind == b"iTXt":
+        _, _, rest = content.partition(b"\0")
+        packed = rest[2:].split(b"\0", 2)[-1] if rest[:1] == b"\1" else b""
+    else:
+        packed = content.partition(b"\0")[2][1:]
+    stream = zlib.decompressobj()
+    try:
+        stream.decompress(packed, MAX_INFLATED)
+    except zlib.error:
+        return
+    if stream.unconsumed_tail:
+        raise BadImageError("bomb", f"chunk {kind.decode()} inflates to more than {MAX_INFLATED:,} bytes")
+
+
+def _jpeg(data: bytes) -> bytes:
+    """Keep tables, scans, EXIF and what tells the colour space; codes are checked where they are read."""
+    kept, framed = [data[:2]], False
+    for kind, segment in _jpeg_segments(data):
+        if kind in FRAMES:
+            _refuse_frame(kind, segment)
+            framed = True
+        if kind == SCAN:
+            if not framed:
+                raise BadImageError("corrupt", "the JPEG scan comes before its frame")
+            _refuse_scans(segment)
+        if _is_needed(kind, segment):
+            kept.append(segment)
+    return b"".join(kept)
+
+
+FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}  # what may begin a frame; F7 is JPEG-LS
+SCAN, END = 0xDA, 0xD9
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the kind and bytes of every segment up to the first scan, which goes on to the end of the file."""
+    at = 2
+    while True:
+        at = data.find(b"\xff", at)
+        while at >= 0 and data[at + 1] == 0xFF:
+            at += 1
+        if at < 0:
+            raise BadImageError("truncated", "the JPEG file ends in its header")
+        kind = data[at + 1]
+        if kind == SCAN:
+            yield kind, data[at:]
+            return
+        if kind == END:
+            raise BadImageError("corrupt", "the JPEG file has no scan")
+        if kind in (0x00, 0x01, *range(0xD0, 0xD9)):  # no segments: padding, restarts, another beginning
+            at += 2
+            continue
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        if at + 2 + length > len(data):
+            raise BadImageError("truncated", "the JPEG file ends in its header")
+        yield kind, data[at : at + 2 + length]
+        at += 2 + max(length, 2)
+
+
+def _refuse_frame(kind: int, segment: bytes) -> None:
+    bits, height, width = struct.unpack_from(">BHH", segment, 4)
+    if kind not in (0xC0, 0xC1, 0xC2) or bits != 8:
+        raise BadImageError("unsupported", f"JPEG frame {kind:#x} of {bits} bits; the rule: Huffman codes, 8 bits")
+    refuse_size(width, height)
+
+
+def _refuse_scans(rest: bytes) -> None:
+    if rest.count(b"\xff\xda") > MAX_SCANS:
+        raise BadImageError("bomb", f"more than {MAX_SCANS} JPEG scans")
+    if b"\xff\xd9" not in rest:
+        raise BadImageError("truncated", "the JPEG file ends before its end marker")
+
+
+def _is_needed(kind: int, segment: bytes) -> bool:
+    """Whether the decoder needs the segment; of the application's own, JFIF and Adobe tell the colours."""
+    if kind == 0xE0:
+        return segment[4:9] == b"JFIF\0" and len(segment) >= 16
+    if kind == 0xEE:
+        return segment[4:9] == b"Adobe" and len(segment) >= 16
+    return kind == 0xE1 or not (0xE2 <= kind <= 0xEF or kind == 0xFE)
+
+
+def _gif(data: bytes) -> bytes:
+    """Walk to the trailer, and keep the first frame."""
+    at, first = _after_table(data, 10, 13), 0
+    while (kind := data[at : at + 1]) != b";":
+        if kind == b"!":
+            at = _after_blocks(data, at + 2)
+        elif kind == b",":
+            if not first:
+                refuse_size(*struct.unpack_from("<HH", data, at + 5))
+            at = _after_blocks(data, _after_table(data, at + 9, at + 10) + 1)
+            first = first or at
+        elif not kind:
+            raise BadImageError("truncated", "the GIF file ends before its trailer")
+        elif first:
+            break  # no viewer minds what follows
+        elif kind == b"\0":
+            at += 1
+        else:
+            raise BadImageError("corrupt", f"no GIF block at byte {at}")
+    if not first:
+        raise BadImageError("corrupt", "the GIF file has no frame")
+    return data[:first] + b";"
+
+
+def _after_table(data: bytes, flags: int, at: int) -> int:
+    return at + (3 << (data[flags] & 7) + 1 if data[flags] & 128 else 0)
+
+
+def _after_blocks(data: bytes, at: int) -> int:
+    while data[at]:
+        at += 1 + data[at]
+    return at + 1
+
+
+def _webp(data: bytes) -> bytes:
+    if 8 + int.from_bytes(data[4:8], "little") > len(data):
+        raise BadImageError("truncated", f"the WEBP file has {len(data):,} bytes, fewer than its header says")
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+    elif kind == b"VP8 ":
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+    elif kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    else:
+        raise BadImageError("corrupt", "the WEBP file does not begin with a picture")
+    refuse_size(width, height, MAX_WEBP_PIXELS)
+    return data
+
+
+def _bmp(data: bytes) -> bytes:
+    old = data[14] == 12
+    width, height = struct.unpack_from("<HH" if old else "<ii", data, 18)
+    refuse_size(abs(width), abs(height))
+    return data
+
+
+def _tiff(data: bytes) -> bytes:
+    """Check that the first directory and the pixels that it points to lie in the file."""
+    entries = _tiff_entries(data)
+    if {256, 257} <= entries.keys():
+        refuse_size(entries[256][0], entries[257][0])
+    for offsets, lengths in ((273, 279), (324, 325)):
+        ends = (at + length for at, length in zip(entries.get(offsets, ()), entries.get(lengths, ()), strict=False))
+        if any(end > len(data) for end in ends):
+            raise BadImageError("truncated", "the TIFF file ends before its last pixels")
+    if not entries.keys() & {273, 324} or not {256, 257} <= entries.keys():
+        raise BadImageError("corrupt", "the TIFF file's first directory has no size or points to no pixels")
+    return data
+
+
+TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+TIFF_TAGS = (256, 257, 273, 279, 324, 325)  # width, height; offsets and lengths of strips, of tiles
+
+
+def _tiff_entries(data: bytes) -> dict[int, tuple[int, ...]]:
+    """Read the numbers of the first directory that tell where the pixels are, of a classic or a big TIFF file."""
+    order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
+    count, entry, offset = ("Q", "HHQQ", "Q") if big else ("H", "HHII", "I")
+    (at,) = struct.unpack_from(order + offset, data, 8 if big else 4)
+    (length,) = struct.unpack_from(order + count, data, at)
+    at += struct.calcsize(order + count)
+    found = {}
+    for start in range(at, at + min(length, 4096) * struct.calcsize(order + entry), struct.calcsize(order + entry)):
+        tag, kind, number, value = struct.unpack_from(order + entry, data, start)
+        if tag in TIFF_TAGS and kind in TIFF_TYPES:
+            numbers = f"{order}{min(number, len(data))}{TIFF_TYPES[kind]}"
+            fits = struct.calcsize(numbers) <= (8 if big else 4)
+            inline = start + struct.calcsize(order + entry) - (8 if big else 4)
+            found[tag] = struct.unpack_from(numbers, data, inline if fits else value)
+    return found
+
+
+ENDS = {"PNG": "before its last chunk", "GIF": "before its trailer", "TIFF": "before its directory of pixels"}
+CHECKS: dict[str, Callable[[bytes], bytes]] = {
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "WEBP": _webp,
+    "GIF": _gif,
+    "BMP": _bmp,
+    "TIFF": _tiff,
+}
