@@ -258,26 +258,24 @@ def _refuse_bomb(kind: bytes, content: bytes) -> None:
 
 def _jpeg(data: bytes) -> bytes:
     """Keep tables, scans, EXIF and what tells the colour space; codes are checked where they are read."""
-    kept, framed = [data[:2]], False
-    for kind, segment in _jpeg_segments(data):
+    kept, frame = [data[:2]], 0
+    for kind, start, end in _jpeg_segments(data):
         if kind in FRAMES:
-            _refuse_frame(kind, segment)
-            framed = True
+            frame = kind
+            _refuse_frame(kind, data[start:end])
         if kind == SCAN:
-            if not framed:
-                raise BadImageError("corrupt", "the JPEG scan comes before its frame")
-            _refuse_scans(segment)
-        if _is_needed(kind, segment):
-            kept.append(segment)
+            _refuse_scans(frame, data, start)
+        if _is_needed(kind, data[start : start + 20]):
+            kept.append(data[start:end])
     return b"".join(kept)
 
 
 FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}  # what may begin a frame; F7 is JPEG-LS
-SCAN, END = 0xDA, 0xD9
+PROGRESSIVE, SCAN, END = 0xC2, 0xDA, 0xD9
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the kind and bytes of every segment up to the first scan, which goes on to the end of the file."""
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield kind, start and end of every segment up to the first scan, which goes on to the end of the file."""
     at = 2
     while True:
         at = data.find(b"\xff", at)
@@ -287,7 +285,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
             raise BadImageError("truncated", "the JPEG file ends in its header")
         kind = data[at + 1]
         if kind == SCAN:
-            yield kind, data[at:]
+            yield kind, at, len(data)
             return
         if kind == END:
             raise BadImageError("corrupt", "the JPEG file has no scan")
@@ -297,7 +295,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         (length,) = struct.unpack_from(">H", data, at + 2)
         if at + 2 + length > len(data):
             raise BadImageError("truncated", "the JPEG file ends in its header")
-        yield kind, data[at : at + 2 + length]
+        yield kind, at, at + 2 + length
         at += 2 + max(length, 2)
 
 
@@ -308,19 +306,21 @@ def _refuse_frame(kind: int, segment: bytes) -> None:
     refuse_size(width, height)
 
 
-def _refuse_scans(rest: bytes) -> None:
-    if rest.count(b"\xff\xda") > MAX_SCANS:
-        raise BadImageError("bomb", f"more than {MAX_SCANS} JPEG scans")
-    if b"\xff\xd9" not in rest:
+def _refuse_scans(frame: int, data: bytes, start: int) -> None:
+    if not frame:
+        raise BadImageError("corrupt", "the JPEG scan comes before its frame")
+    if data.rfind(b"\xff\xd9", start) < 0:
         raise BadImageError("truncated", "the JPEG file ends before its end marker")
+    if frame == PROGRESSIVE and data.count(b"\xff\xda", start) > MAX_SCANS:
+        raise BadImageError("bomb", f"more than {MAX_SCANS} JPEG scans")
 
 
-def _is_needed(kind: int, segment: bytes) -> bool:
+def _is_needed(kind: int, head: bytes) -> bool:
     """Whether the decoder needs the segment; of the application's own, JFIF and Adobe tell the colours."""
     if kind == 0xE0:
-        return segment[4:9] == b"JFIF\0" and len(segment) >= 16
+        return head[4:9] == b"JFIF\0" and head[2:4] >= b"\0\x10"
     if kind == 0xEE:
-        return segment[4:9] == b"Adobe" and len(segment) >= 16
+        return head[4:9] == b"Adobe" and head[2:4] >= b"\0\x0e"
     return kind == 0xE1 or not (0xE2 <= kind <= 0xEF or kind == 0xFE)
 
 

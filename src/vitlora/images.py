@@ -34,7 +34,7 @@ PILLOW_SAYS: tuple[tuple[str, Reason], ...] = (
 Box = tuple[int, int, int, int]
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, checked: bool = False) -> Image.Image:
     """Decode a picture to RGB as a person would see it.
 
     EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits (Pillow's own
@@ -43,6 +43,7 @@ def decode(data: bytes) -> Image.Image:
 
     Args:
         data: The whole file: JPEG, PNG, WEBP, GIF, BMP or TIFF.
+        checked: ``inspect`` has passed it, so a JPEG's codes need not be read twice.
 
     Returns:
         RGB.
@@ -53,7 +54,7 @@ def decode(data: bytes) -> Image.Image:
     """
     with _refusing():
         kind, kept = essence(data)
-        if kind == "JPEG":
+        if kind == "JPEG" and not checked:
             _refuse_codes(kept)
         return _decode(kind, kept)
 
@@ -106,7 +107,7 @@ def _open(kind: str, kept: bytes) -> ImageFile.ImageFile:
 def _refuse_codes(jpeg: bytes) -> None:
     """Read all of a JPEG's codes, since Pillow lets the decoder fill what damage leaves with grey."""
     try:
-        simplejpeg.decode_jpeg(jpeg, colorspace="GRAY", min_factor=8, strict=True)
+        simplejpeg.decode_jpeg(jpeg, colorspace="GRAY", min_width=1, min_height=1, strict=True)
     except ValueError as error:
         if "JFIF revision" not in str(error):
             raise BadImageError("corrupt", str(error)) from None

@@ -4,12 +4,13 @@ import os
 import resource
 import signal
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from ctypes import c_longlong
 from itertools import count, islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from time import monotonic
 from typing import Any, Self, TypeVar
 
 from vitlora.containers import BadImageError
@@ -17,6 +18,7 @@ from vitlora.containers import BadImageError
 # More than any picture within images.MAX_PIXELS takes, and with the 50 MB a worker starts with, less than 600 MB.
 MEMORY = 540_000_000  # bytes
 LIMIT_S = 20.0  # a picture of the largest size takes 2 s; the rest is for a slow or crowded machine
+FLUSH_S = 0.05  # answers wait so long for others: a message each would cost some percent of the time
 SPAWN = get_context("spawn")  # forking a process that has threads, as numpy's, can hang
 STATUS = Path("/proc/self/status")
 Item = TypeVar("Item")
@@ -70,7 +72,8 @@ class Isolated:
                 busy: dict[object, _Child] = {child.connection: child for child in self.children if child.todo}
                 if not busy:
                     return
-                early.update(busy[ready].answer() for ready in wait([child.connection for child in busy.values()]))
+                for ready in wait([child.connection for child in busy.values()]):
+                    early.update(busy[ready].answers())
             yield early.pop(due)
 
 
@@ -80,43 +83,52 @@ class _Child:
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
         self.function: object = None
-        self.todo: deque[tuple[int, Any]] = deque()
+        self.todo: list[tuple[int, Any]] = []
+        self.begun = SPAWN.RawValue("q")  # of the items sent last, which one it is at; shared, since the dead can't say
         self.start()
 
     def start(self) -> None:
         self.connection, theirs = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=_serve, args=(self.limit_s, theirs), daemon=True)
+        self.process = SPAWN.Process(target=_serve, args=(self.limit_s, theirs, self.begun), daemon=True)
         self.process.start()
         theirs.close()  # so that its death is the end of the file here
         self.known: object = None  # the function that it has
+        self.answered = 0  # of the items sent last
 
     def give(self, numbered: Sequence[tuple[int, Any]]) -> None:
         if numbered:
-            self.todo.extend(numbered)
+            self.todo, self.answered = list(numbered), 0
             self.connection.send((None if self.known is self.function else self.function, [i for _, i in numbered]))
             self.known = self.function
 
-    def answer(self) -> tuple[int, Any]:
-        """Wait for one answer; of a dead process it is what it died of, and another process takes the rest."""
+    def answers(self) -> list[tuple[int, Any]]:
+        """Wait for some answers; of a dead process it is what it died of, and another process takes the rest."""
         try:
-            answer, died = self.connection.recv(), False
+            answers = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            answer, died = self._cause_of_death(), True
-        if isinstance(answer, _Mistake):
-            raise RuntimeError(f"in a worker process: {answer.text}")
-        place, _ = self.todo.popleft()
-        if died:
-            self.connection.close()
-            rest, self.todo = tuple(self.todo), deque()
-            self.start()
-            self.give(rest)
-        return place, answer
+            return [self._replace()]
+        for answer in answers:
+            if isinstance(answer, _Mistake):
+                raise RuntimeError(f"in a worker process: {answer.text}")
+        places = [place for place, _ in self.todo[: len(answers)]]
+        del self.todo[: len(answers)]
+        self.answered += len(answers)
+        return list(zip(places, answers, strict=True))
 
-    def _cause_of_death(self) -> "BadImageError | _Mistake":
+    def _replace(self) -> tuple[int, BadImageError]:
+        cause = self._cause_of_death()
+        place, _ = self.todo.pop(self.begun.value - self.answered)
+        rest, self.todo = self.todo, []
+        self.connection.close()
+        self.start()
+        self.give(rest)
+        return place, cause
+
+    def _cause_of_death(self) -> BadImageError:
         self.process.join()
         code = self.process.exitcode or 0
         if code >= 0:
-            return _Mistake(f"it ended with exit code {code}")
+            raise RuntimeError(f"a worker process ended with exit code {code}")
         name = signal.Signals(-code).name
         if name == "SIGALRM":
             return BadImageError("timeout", f"not decoded within {self.limit_s:g} s")
@@ -137,8 +149,8 @@ class _Mistake:
         self.text = text
 
 
-def _serve(limit_s: float, connection: Connection) -> None:
-    """Answer item by item until the other side is gone; the alarm's default action ends the process, even in C."""
+def _serve(limit_s: float, connection: Connection, begun: c_longlong) -> None:
+    """Answer until the other side is gone; the alarm's default action ends the process, even in C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     function: Callable[[Any], Any] | None = None
@@ -151,11 +163,16 @@ def _serve(limit_s: float, connection: Connection) -> None:
             _limit()  # not before: the function has brought the imports that it needs
         function = given or function
         assert function
-        for item in items:
+        answers, sent = [], monotonic()
+        for begun.value, item in enumerate(items):
             signal.setitimer(signal.ITIMER_REAL, limit_s)
-            answer = _call(function, item)
+            answers.append(_call(function, item))
             signal.setitimer(signal.ITIMER_REAL, 0)
-            connection.send(answer)
+            if monotonic() > sent + FLUSH_S:
+                connection.send(answers)
+                answers, sent = [], monotonic()
+        if answers:
+            connection.send(answers)
 
 
 def _call(function: Callable[[Any], Any], item: object) -> object:

@@ -195,7 +195,7 @@ def _write_squares(workers: Isolated, source: Packed, rows: Sequence[int], folde
 
 def _fill(source: Packed, folder: Path, begin: int, image: Image, place: tuple[int, int]) -> None:
     to, row = place
-    write_square(folder, begin, to, resize_and_crop(decode(source[row]), image.size, image.interpolation))
+    write_square(folder, begin, to, resize_and_crop(decode(source[row], checked=True), image.size, image.interpolation))
 
 
 def _spread(
