@@ -7,8 +7,8 @@ warnings, and stop at the last row whatever follows. What they would overlook is
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
 Reason = Literal[
     "truncated", "corrupt", "bomb", "not_an_image", "empty", "too_small", "unsupported", "too_large", "timeout"
@@ -61,6 +61,12 @@ UNSUPPORTED = (
     (0, b"FOVb", "Sigma raw"),
     (6, b"HEAPCCDR", "Canon raw"),
     (0, b"\xb1\x68\xde\x3a", "DCX"),
+    (4, b"\x11\xaf", "FLI"),
+    (4, b"\x12\xaf", "FLI"),
+    (0, b"DanM", "MSP"),
+    (0, b"LinS", "MSP"),
+    (0, b"Image type: ", "IM"),
+    (20, b"GIMP", "GIMP brush"),
 )
 # Two letters are too little to know BMP by; the length of the header after them tells more.
 BMP_HEADERS = tuple(length.to_bytes(4, "little") for length in (12, 16, 40, 52, 56, 64, 108, 124))
@@ -73,6 +79,13 @@ PATTERNS = (
 )
 
 
+PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # bits by colour type
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+# First column and row and the steps between them, in px, of each pass of an interlaced picture.
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
 class BadImageError(ValueError):
     """The bytes are not a picture we can use; the message is for people, without the file's name."""
 
@@ -82,6 +95,18 @@ class BadImageError(ValueError):
 
     def __str__(self) -> str:
         return str(self.args[1])
+
+
+class PngHeader(NamedTuple):
+    """What stands in IHDR."""
+
+    width: int
+    height: int
+    depth: int
+    colour: int
+    packing: int
+    filters: int
+    interlace: int
 
 
 def essence(data: bytes) -> tuple[str, bytes]:
@@ -97,10 +122,7 @@ def essence(data: bytes) -> tuple[str, bytes]:
     Raises:
         BadImageError: Any reason but `timeout`.
     """
-    if not data:
-        raise BadImageError("empty", "empty file")
-    if len(data) > MAX_BYTES:
-        raise BadImageError("too_large", f"{len(data):,} bytes; the rule: at most {MAX_BYTES:,}")
+    refuse_length(len(data))
     kind = _kind(data)
     try:
         return kind, CHECKS[kind](data)
@@ -108,10 +130,23 @@ def essence(data: bytes) -> tuple[str, bytes]:
         raise BadImageError("truncated", f"the {kind} file ends {ENDS.get(kind, 'in its header')}") from None
 
 
+def refuse_length(length: int) -> None:
+    """Refuse a file of no bytes or too many."""
+    if not length:
+        raise BadImageError("empty", "empty file")
+    if length > MAX_BYTES:
+        raise BadImageError("too_large", f"{length:,} bytes; the rule: at most {MAX_BYTES:,}")
+
+
 def refuse_size(width: int, height: int, most: int = MAX_PIXELS) -> None:
-    """Refuse sizes in px that nothing can be learnt from, or that would fill the memory."""
+    """Refuse sizes in px that would fill the memory, or that nothing can be learnt from."""
+    refuse_large(width, height, most)
     if min(width, height) < MIN_SIDE:
         raise BadImageError("too_small", f"{width} x {height} px; the rule: no side under {MIN_SIDE} px")
+
+
+def refuse_large(width: int, height: int, most: int = MAX_PIXELS) -> None:
+    """Refuse sizes in px that would fill the memory."""
     if width * height > most:
         raise BadImageError("bomb", f"too many pixels: {width} x {height}; the rule: at most {most:,}")
 
@@ -127,12 +162,19 @@ def _kind(data: bytes) -> str:
         return "WEBP"
     if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")) and data[8:10] != b"CR":
         return "TIFF"
-    if data[:2] == b"BM" and (len(data) < 18 or data[14:18] in BMP_HEADERS):
+    if data[:2] == b"BM" and (len(data) < 18 or data[14:18] in BMP_HEADERS or not any(data[6:10])):
         return "BMP"
+    _refuse_broken_mark(data)
     name = _foreign(data)
     if name:
         raise BadImageError("unsupported", f"{name}; the rule: {', '.join(CHECKS)}")
     raise BadImageError("not_an_image", f"not a picture of a known format ({', '.join(CHECKS)})")
+
+
+def _refuse_broken_mark(data: bytes) -> None:
+    """Tell a damaged first line, which all formats begin with so that damage shows, from no picture at all."""
+    if b"IHDR" in data[8:24] or re.match(rb"GIF\d\d[a-z]", data) or data[6:11] in (b"JFIF\0", b"Exif\0"):
+        raise BadImageError("corrupt", "the mark of its format, at the beginning, is damaged")
 
 
 def _foreign(data: bytes) -> str | None:
@@ -163,25 +205,39 @@ def _is_tga(data: bytes) -> bool:
 
 def _png(data: bytes) -> bytes:
     """Check every checksum that the pixels hang on and the length of the rows; keep pixels, orientation and texts."""
-    kept: list[tuple[bytes, bytes]] = []
+    header = _png_header(data)
+    kept = []
     for kind, content, sound in _png_chunks(data):
-        if not kept and (kind != b"IHDR" or len(content) != 13):
-            raise BadImageError("corrupt", "the PNG file does not begin with its header")
-        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS") and not sound:
+        if kind in PNG_PIXELS and not sound:
             raise BadImageError("corrupt", f"wrong checksum in chunk {kind.decode()}")
-        if kind.isupper() and kind not in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
+        if kind[:1].isupper() and kind not in PNG_PIXELS:
             raise BadImageError("unsupported", f"unknown critical chunk {kind.decode()}")
-        if not kept:
-            _refuse_header(content)
         if sound and kind in (b"zTXt", b"iTXt", b"iCCP"):
             _refuse_bomb(kind, content)
-        if sound and kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf", b"zTXt", b"iTXt", b"tEXt"):
-            kept.append((kind, content))
-    _refuse_rows(kept[0][1], (content for kind, content in kept if kind == b"IDAT"))
+        if sound and kind in (*PNG_PIXELS, b"eXIf", b"zTXt", b"iTXt", b"tEXt"):
+            kept.append((kind, _in_8_bits(header, content) if kind == b"tRNS" else content))
+    _refuse_rows(header, [content for kind, content in kept if kind == b"IDAT"])
+    refuse_size(header.width, header.height)
     return data[:8] + b"".join(
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
         for kind, content in kept
     )
+
+
+def _png_header(data: bytes) -> PngHeader:
+    length, kind, *fields, found = struct.unpack_from(">I4sIIBBBBBI", data, 8)
+    header = PngHeader(*fields)
+    if (length, kind) != (13, b"IHDR") or zlib.crc32(data[12:29]) != found:
+        raise BadImageError("corrupt", "the PNG file's header is damaged")
+    refuse_large(header.width, header.height)
+    if (
+        header.depth not in PNG_DEPTHS.get(header.colour, ())
+        or header.packing
+        or header.filters
+        or header.interlace > 1
+    ):
+        raise BadImageError("corrupt", f"no PNG is like its header, {header}")
+    return header
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
@@ -197,32 +253,27 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
         at += 12 + length
 
 
-DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # bits by PNG colour type
-CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-# First column and row and the steps between them, in px, of each pass of an interlaced picture (Adam7).
-ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+def _in_8_bits(header: PngHeader, transparency: bytes) -> bytes:
+    """Cut the colour that stands for transparency to its high bytes where Pillow does so with the pixels."""
+    if (header.colour, header.depth) != (2, 16):
+        return transparency
+    return b"".join(b"\0" + transparency[at : at + 1] for at in (0, 2, 4))
 
 
-def _refuse_header(header: bytes) -> None:
-    width, height, depth, colour, packing, filters, interlace = struct.unpack(">IIBBBBB", header)
-    refuse_size(width, height)
-    if depth not in DEPTHS.get(colour, ()) or packing or filters or interlace > 1:
-        raise BadImageError("corrupt", f"no PNG has colour type {colour} with {depth} bits, or that packing")
-
-
-def _rows_length(header: bytes) -> int:
+def _rows_length(header: PngHeader) -> int:
     """Return the bytes that a PNG's rows take, each with its filter byte."""
-    width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", header)
     length = 0
-    for left, top, across, down in ADAM7 if interlace else ((0, 0, 1, 1),):
-        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+    for left, top, across, down in ADAM7 if header.interlace else ((0, 0, 1, 1),):
+        columns, rows = -(-(header.width - left) // across), -(-(header.height - top) // down)
         if columns > 0 and rows > 0:
-            length += rows * (1 + (columns * CHANNELS[colour] * depth + 7) // 8)
+            length += rows * (1 + (columns * PNG_CHANNELS[header.colour] * header.depth + 7) // 8)
     return length
 
 
-def _refuse_rows(header: bytes, parts: Iterable[bytes]) -> None:
+def _refuse_rows(header: PngHeader, parts: Sequence[bytes]) -> None:
     """Inflate the rows, which tells a wrong checksum of theirs, too few of them, and a bomb behind the last."""
+    if not parts:
+        raise BadImageError("corrupt", "the PNG file has no rows")
     due, found, stream = _rows_length(header), 0, zlib.decompressobj()
     try:
         for part in parts:
@@ -376,24 +427,30 @@ def _webp(data: bytes) -> bytes:
 
 
 def _bmp(data: bytes) -> bytes:
-    old = data[14] == 12
-    width, height = struct.unpack_from("<HH" if old else "<ii", data, 18)
-    refuse_size(abs(width), abs(height))
+    if data[14:18] not in BMP_HEADERS:
+        raise BadImageError("corrupt", "no BMP header has such a length")
+    width, height, _, bits = struct.unpack_from("<HHHH" if data[14] == 12 else "<iiHH", data, 18)
+    if bits not in (0, 1, 2, 4, 8, 16, 24, 32, 64) or width < 0:
+        raise BadImageError("corrupt", f"no BMP is {width} px wide with {bits} bits a pixel")
+    refuse_size(width, abs(height))  # rows from the top down have a negative height
     return data
 
 
 def _tiff(data: bytes) -> bytes:
-    """Check that the first directory and the pixels that it points to lie in the file."""
+    """Check that the first directory lies in the file and tells the size and where the pixels are."""
     entries = _tiff_entries(data)
-    if {256, 257} <= entries.keys():
-        refuse_size(entries[256][0], entries[257][0])
-    for offsets, lengths in ((273, 279), (324, 325)):
-        ends = (at + length for at, length in zip(entries.get(offsets, ()), entries.get(lengths, ()), strict=False))
-        if any(end > len(data) for end in ends):
-            raise BadImageError("truncated", "the TIFF file ends before its last pixels")
     if not entries.keys() & {273, 324} or not {256, 257} <= entries.keys():
         raise BadImageError("corrupt", "the TIFF file's first directory has no size or points to no pixels")
+    refuse_size(entries[256][0], entries[257][0])
     return data
+
+
+def is_cut(data: bytes) -> bool:
+    """Whether a TIFF's directory points past the end; only a reason for what went wrong, for it may be mistaken."""
+    entries = _tiff_entries(data)
+    spans = [*zip(*(entries.get(tag, ()) for tag in (273, 279)), strict=False)]
+    spans += zip(*(entries.get(tag, ()) for tag in (324, 325)), strict=False)
+    return any(at + length > len(data) for at, length in spans)
 
 
 TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}

@@ -1,17 +1,20 @@
 """One way from a file's bytes to pixels, used alike for training, evaluation and prediction."""
 
 import io
+import os
+import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from vitlora.containers import BadImageError, Reason, essence, refuse_size
+from vitlora.containers import MAX_BYTES, BadImageError, Reason, essence, is_cut, refuse_length, refuse_size
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 SCALED_PIXELS = 100_000_000
@@ -25,13 +28,29 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+RARE = ("lzma", "zstd", "webp", "tiff_sgilog", "tiff_sgilog24", "tiff_thunderscan")  # what a libtiff may lack
 PILLOW_SAYS: tuple[tuple[str, Reason], ...] = (
     ("truncated", "truncated"),
-    ("eof", "truncated"),
+    ("palette size", "corrupt"),
     ("unsupported", "unsupported"),
     ("not available", "unsupported"),
 )
 Box = tuple[int, int, int, int]
+
+
+def read_picture(path: Path | str) -> bytes:
+    """Read a file for ``decode``: only a regular one, which can't keep us waiting, and never more than may be used.
+
+    Raises:
+        OSError: It is not there or may not be read.
+        BadImageError: It is a folder, pipe, socket or device, or longer than ``MAX_BYTES``.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImageError("not_an_image", "not a regular file")
+        refuse_length(status.st_size)
+        return file.read(MAX_BYTES + 1)
 
 
 def decode(data: bytes, checked: bool = False) -> Image.Image:
@@ -88,7 +107,14 @@ def inspect(data: bytes) -> Inspected:
 
 def _decode(kind: str, kept: bytes) -> Image.Image:
     image = _open(kind, kept)
-    image.load()
+    try:
+        image.load()
+    except OSError:
+        if kind == "TIFF" and is_cut(kept):
+            raise BadImageError("truncated", "the TIFF file ends before its last pixels") from None
+        if image.info.get("compression") in RARE:
+            raise BadImageError("unsupported", f"TIFF compression {image.info['compression']}") from None
+        raise
     turn = TURNS.get(_orientation(image))
     return _to_rgb(image.transpose(turn) if turn is not None else image)
 
@@ -120,8 +146,10 @@ def _refusing() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata warns; the pixels may be fine
             yield
-    except (BadImageError, MemoryError):
+    except BadImageError:
         raise
+    except MemoryError:
+        raise BadImageError("bomb", "takes more memory to decode than there is for it") from None
     except Image.DecompressionBombError as error:
         raise BadImageError("bomb", f"too many pixels: {error}") from None
     except Exception as error:  # on damaged files Pillow's plugins raise seven types, OSError to struct.error
@@ -141,7 +169,8 @@ def _orientation(image: Image.Image) -> int:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         white = _white_level(image)
-        return _by_bands(image, lambda band: _narrow(band, white))
+        clear = image.info.get("transparency")  # the one value that a grey PNG may name
+        return _by_bands(image, lambda band: _narrow(band, white, clear))
     if image.has_transparency_data:
         return _by_bands(image, _on_white)
     return image if image.mode == "RGB" else image.convert("RGB")
@@ -173,9 +202,11 @@ def _white_level(image: Image.Image) -> int:
     return next((level for level in levels if highest <= level), 65535)
 
 
-def _narrow(image: Image.Image, white: int) -> Image.Image:
-    shares = np.clip(_values(image) / white, 0, 1)
-    return Image.fromarray((shares * 255 + 0.5).astype(np.uint8)).convert("RGB")
+def _narrow(image: Image.Image, white: int, clear: int | None) -> Image.Image:
+    values = _values(image)
+    if clear is not None:
+        values[values == clear] = white
+    return Image.fromarray((np.clip(values / white, 0, 1) * 255 + 0.5).astype(np.uint8)).convert("RGB")
 
 
 def _values(image: Image.Image) -> NDArray[np.float64]:
