@@ -43,6 +43,13 @@ class Isolated:
         for child in self.children:
             child.stop()
 
+    def call(self, function: Callable[[Item], Answer], item: Item) -> Answer:
+        """Return what ``function`` gives for one item, or raise the ``BadImageError`` in its place."""
+        (answer,) = self.map(function, (item,))
+        if isinstance(answer, BadImageError):
+            raise answer
+        return answer
+
     def map(
         self, function: Callable[[Item], Answer], items: Iterable[Item], chunk: int = 1
     ) -> Iterator[Answer | BadImageError]:
