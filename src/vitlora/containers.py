@@ -20,6 +20,7 @@ MAX_WEBP_PIXELS = 25_000_000  # its decoder takes 17 bytes a pixel, others 4 to 
 MIN_SIDE = 2  # px; less is a tracking pixel or a rule, nothing to learn from
 MAX_INFLATED = 1 << 20  # bytes of a compressed text or colour profile, and beyond the last row: Pillow's own limit
 MAX_SCANS = 100  # of a progressive JPEG, each of which passes over the whole picture; encoders write some ten
+MAX_TIFF_ENTRIES = 4096  # of a directory; some dozens are common
 STEP = 1 << 16  # bytes inflated at a time
 
 # Pictures, but none that we read. HEIC, AVIF and raw photos that hide in a common container are told apart below.
@@ -226,6 +227,8 @@ def _png(data: bytes) -> bytes:
 
 def _png_header(data: bytes) -> PngHeader:
     length, kind, *fields, found = struct.unpack_from(">I4sIIBBBBBI", data, 8)
+    if kind == b"CgBI":
+        raise BadImageError("unsupported", "Apple's own kind of PNG")
     header = PngHeader(*fields)
     if (length, kind) != (13, b"IHDR") or zlib.crc32(data[12:29]) != found:
         raise BadImageError("corrupt", "the PNG file's header is damaged")
@@ -447,32 +450,48 @@ def _tiff(data: bytes) -> bytes:
 
 def is_cut(data: bytes) -> bool:
     """Whether a TIFF's directory points past the end; only a reason for what went wrong, for it may be mistaken."""
+    spans = [(at, number * TIFF_TYPES[kind][0]) for _, kind, number, at in _tiff_directory(data) if kind in TIFF_TYPES]
+    if any(at + length > len(data) for at, length in spans):
+        return True
     entries = _tiff_entries(data)
-    spans = [*zip(*(entries.get(tag, ()) for tag in (273, 279)), strict=False)]
-    spans += zip(*(entries.get(tag, ()) for tag in (324, 325)), strict=False)
-    return any(at + length > len(data) for at, length in spans)
+    strips = zip(entries.get(273, ()), entries.get(279, ()), strict=False)
+    tiles = zip(entries.get(324, ()), entries.get(325, ()), strict=False)
+    return any(at + length > len(data) for at, length in (*strips, *tiles))
 
 
-TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+# Length and struct's letter of a number.
+TIFF_TYPES = {1: (1, "B"), 2: (1, "c"), 3: (2, "H"), 4: (4, "I"), 5: (8, "Q"), 12: (8, "d"), 16: (8, "Q")}
 TIFF_TAGS = (256, 257, 273, 279, 324, 325)  # width, height; offsets and lengths of strips, of tiles
 
 
 def _tiff_entries(data: bytes) -> dict[int, tuple[int, ...]]:
-    """Read the numbers of the first directory that tell where the pixels are, of a classic or a big TIFF file."""
-    order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
-    count, entry, offset = ("Q", "HHQQ", "Q") if big else ("H", "HHII", "I")
-    (at,) = struct.unpack_from(order + offset, data, 8 if big else 4)
-    (length,) = struct.unpack_from(order + count, data, at)
-    at += struct.calcsize(order + count)
-    found = {}
-    for start in range(at, at + min(length, 4096) * struct.calcsize(order + entry), struct.calcsize(order + entry)):
-        tag, kind, number, value = struct.unpack_from(order + entry, data, start)
-        if tag in TIFF_TAGS and kind in TIFF_TYPES:
-            numbers = f"{order}{min(number, len(data))}{TIFF_TYPES[kind]}"
-            fits = struct.calcsize(numbers) <= (8 if big else 4)
-            inline = start + struct.calcsize(order + entry) - (8 if big else 4)
-            found[tag] = struct.unpack_from(numbers, data, inline if fits else value)
-    return found
+    """Read the numbers that tell the size and where the pixels are."""
+    order = _tiff_order(data)
+    return {
+        tag: struct.unpack_from(f"{order}{min(number, len(data))}{TIFF_TYPES[kind][1]}", data, at)
+        for tag, kind, number, at in _tiff_directory(data)
+        if tag in TIFF_TAGS and kind in (1, 3, 4, 16) and number
+    }
+
+
+def _tiff_directory(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield tag, type, number of values and their place of every entry of the first directory, classic or big."""
+    order, big = _tiff_order(data), 43 in data[2:4]
+    head, entry, wide = ("Q", "HHQ", 8) if big else ("H", "HHI", 4)
+    (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + head, data, at)
+    at += struct.calcsize(order + head)
+    for _ in range(min(count, MAX_TIFF_ENTRIES)):
+        tag, kind, number = struct.unpack_from(order + entry, data, at)
+        place = at + struct.calcsize(order + entry)
+        (pointer,) = struct.unpack_from(order + ("Q" if big else "I"), data, place)
+        inline = number * TIFF_TYPES.get(kind, (1, ""))[0] <= wide
+        yield tag, kind, number, place if inline else pointer
+        at = place + wide
+
+
+def _tiff_order(data: bytes) -> str:
+    return "<" if data[:2] == b"II" else ">"
 
 
 ENDS = {"PNG": "before its last chunk", "GIF": "before its trailer", "TIFF": "before its directory of pixels"}

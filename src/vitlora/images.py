@@ -123,8 +123,9 @@ def _open(kind: str, kept: bytes) -> ImageFile.ImageFile:
     try:
         image = Image.open(io.BytesIO(kept), formats=(kind,))
     except UnidentifiedImageError:
-        # The outside has been found sound. TIFF holds more kinds of pixels than Pillow knows, the others do not.
-        reason: Reason = "unsupported" if kind == "TIFF" else "corrupt"
+        reason: Reason = "corrupt"
+        if kind == "TIFF":  # which holds more kinds of pixels than Pillow knows
+            reason = "truncated" if is_cut(kept) else "unsupported"
         raise BadImageError(reason, f"a {kind} file that cannot be read") from None
     refuse_size(*image.size)
     return image
