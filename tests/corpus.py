@@ -553,6 +553,7 @@ def bad_metadata():
         ("long comment", 0xFE, b"c" * 65_000),
         ("short jfif", 0xE0, b"JFIF\0"),
         ("rubbish adobe", 0xEE, b"Adob"),
+        ("adobe of the future", 0xEE, b"Adobe\0\x64\0\0\0\0\x07"),
     ):
         yield f"{name}.jpg", after_start(JPEG, segment(kind, content)), None, PHOTO, 6
     jfif = JPEG[2 : 4 + int.from_bytes(JPEG[4:6])]

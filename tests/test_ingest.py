@@ -141,20 +141,19 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path):
 
 
 def test_the_largest_pictures_stay_within_time_and_memory(tmp_path):
-    """Each way that makes copies: transparency, a turn, a progressive JPEG's coefficients, 16 bits, WEBP's canvases."""
+    """Each way that makes copies: transparency, a turn, a progressive JPEG's coefficients, WEBP's canvases."""
     width, height = 8192, 6144
     plain = Image.linear_gradient("L").resize((width, height))
     turned = Image.Exif()
     turned[0x0112] = 6
     colour = Image.merge("RGB", (plain, plain.transpose(Image.Transpose.FLIP_TOP_BOTTOM), plain))
     colour.save(tmp_path / "progressive.jpg", progressive=True, exif=turned)
-    plain.convert("I;16").save(tmp_path / "16 bits.png", compress_level=1)
     colour.putalpha(plain)
     colour.save(tmp_path / "alpha.png", compress_level=1)
     colour.resize((5000, 4900)).save(tmp_path / "alpha.webp", method=0)
     done = report(tmp_path, tmp_path / "decoded")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [line["reason"] for line in lines] == [None] * 4
+    assert [line["reason"] for line in lines] == [None] * 3
     assert max(line["seconds"] for line in lines) <= LIMIT_S
     assert max(line["peak_rss_mb"] for line in lines) <= LIMIT_MB
 

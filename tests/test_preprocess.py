@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
+import hostile
 import numpy as np
 import pytest
 from PIL import Image as Pillow
@@ -200,6 +202,23 @@ def test_a_picture_too_narrow_to_be_scaled_is_a_bad_file(tmp_path):
     rows = [*images((10, 10)), ("thread.png", "train", 0, picture(0, (2, 120_000)))]
     big = Image(size=224, interpolation="bilinear")
     refused(tmp_path, rows, image=big, match="thread.png: 2 x 120000 px is too long and narrow to be scaled to 224 px")
+
+
+def test_a_picture_that_takes_its_process_down_or_holds_it_is_a_bad_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_check", hostile.check)
+    monkeypatch.setattr(module, "Isolated", partial(module.Isolated, limit_s=0.5))
+    rows = images((20, 20))
+    rows[3:3] = [("crash.png", "train", 0, b"crash")]
+    rows[30:30] = [("hang.png", "train", 1, b"hang"), ("crash too.png", "train", 1, b"crash")]
+    folder = run(tmp_path, rows, data=SKIP)
+    bad = {entry["path"]: entry["reason"] for entry in read_json(folder / "report.json")["bad_images"]}
+    assert bad == {
+        "crash.png": "its decoder crashed (SIGSEGV)",
+        "crash too.png": "its decoder crashed (SIGSEGV)",
+        "hang.png": "not decoded within 0.5 s",
+    }
+    monkeypatch.undo()
+    assert paths(folder) == paths(run(tmp_path, images((20, 20)), out="clean"))
 
 
 # Classes

@@ -370,11 +370,14 @@ def _refuse_scans(frame: int, data: bytes, start: int) -> None:
 
 
 def _is_needed(kind: int, head: bytes) -> bool:
-    """Whether the decoder needs the segment; of the application's own, JFIF and Adobe tell the colours."""
+    """Whether the decoder needs the segment; of the application's own, JFIF and Adobe tell the colours.
+
+    Odd ones of these make the decoder warn, and its first warning would hide those that tell of damage.
+    """
     if kind == 0xE0:
-        return head[4:9] == b"JFIF\0" and head[2:4] >= b"\0\x10"
+        return head[4:10] == b"JFIF\0\1" and head[2:4] >= b"\0\x10"
     if kind == 0xEE:
-        return head[4:9] == b"Adobe" and head[2:4] >= b"\0\x0e"
+        return head[4:9] == b"Adobe" and head[2:4] >= b"\0\x0e" and head[15] in (0, 1, 2)
     return kind == 0xE1 or not (0xE2 <= kind <= 0xEF or kind == 0xFE)
 
 
