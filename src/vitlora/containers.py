@@ -328,16 +328,17 @@ FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}  # what may 
 PROGRESSIVE, SCAN, END = 0xC2, 0xDA, 0xD9
 
 
+JPEG_MARK = re.compile(rb"\xff+[^\xff]")
+
+
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield kind, start and end of every segment up to the first scan, which goes on to the end of the file."""
     at = 2
     while True:
-        at = data.find(b"\xff", at)
-        while at >= 0 and data[at + 1] == 0xFF:
-            at += 1
-        if at < 0:
+        mark = JPEG_MARK.search(data, at)
+        if not mark:
             raise BadImageError("truncated", "the JPEG file ends in its header")
-        kind = data[at + 1]
+        at, kind = mark.end() - 2, data[mark.end() - 1]
         if kind == SCAN:
             yield kind, at, len(data)
             return
@@ -354,10 +355,11 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _refuse_frame(kind: int, segment: bytes) -> None:
-    bits, height, width = struct.unpack_from(">BHH", segment, 4)
+    bits, height, width, colours = struct.unpack_from(">BHHB", segment, 4)
     if kind not in (0xC0, 0xC1, 0xC2) or bits != 8:
         raise BadImageError("unsupported", f"JPEG frame {kind:#x} of {bits} bits; the rule: Huffman codes, 8 bits")
-    refuse_size(width, height)
+    # Decoding may take memory by the colour: 2 bytes of coefficients for each, and 4 of a pixel's.
+    refuse_size(width, height, MAX_PIXELS * 3 // max(colours, 3))
 
 
 def _refuse_scans(frame: int, data: bytes, start: int) -> None:

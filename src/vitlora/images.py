@@ -30,6 +30,7 @@ TURNS = {
 }
 RARE = ("lzma", "zstd", "webp", "tiff_sgilog", "tiff_sgilog24", "tiff_thunderscan")  # what a libtiff may lack
 PILLOW_SAYS: tuple[tuple[str, Reason], ...] = (
+    ("decoder error -9", "bomb"),  # it got no memory
     ("truncated", "truncated"),
     ("palette size", "corrupt"),
     ("unsupported", "unsupported"),
@@ -116,7 +117,9 @@ def _decode(kind: str, kept: bytes) -> Image.Image:
             raise BadImageError("unsupported", f"TIFF compression {image.info['compression']}") from None
         raise
     turn = TURNS.get(_orientation(image))
-    return _to_rgb(image.transpose(turn) if turn is not None else image)
+    rgb = _to_rgb(image)
+    del image  # so that no more than two copies are there at once
+    return rgb.transpose(turn) if turn is not None else rgb
 
 
 def _open(kind: str, kept: bytes) -> ImageFile.ImageFile:

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import resource
+import signal
 import stat
 from collections.abc import Iterator
 from functools import partial
@@ -29,7 +30,8 @@ from vitlora.errors import VitloraError
 from vitlora.images import decode, read_picture
 from vitlora.isolated import STATUS, Isolated
 
-LIMIT_S = 4.5  # to read, decode and write one picture; at most 5 with all around it
+LIMIT_S = 4.5  # to read and decode one picture; at most 5 with all around it
+WRITE_S = 60.0
 LONGEST = 255  # bytes of a file's name on common file systems
 Line = dict[str, object]
 
@@ -102,6 +104,7 @@ def judge(folder: Path, decoded: Path, names: tuple[str, str]) -> Line:
     except BadImageError as error:
         return {**rejected(error), "seconds": round(perf_counter() - start, 4), "peak_rss_mb": peak_mb()}
     seconds = round(perf_counter() - start, 4)
+    signal.setitimer(signal.ITIMER_REAL, WRITE_S)  # the limit is for decoding
     (decoded / name).parent.mkdir(parents=True, exist_ok=True)
     image.save(decoded / name, format="PNG", compress_level=1)
     accepted = {"verdict": "accept", "reason": None, "text": None, "width": image.width, "height": image.height}
