@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 from vitlora.containers import BadImageError
 
-# More than any picture within images.MAX_PIXELS takes, and with the 50 MB a worker starts with, less than 600 MB.
+# More than any picture within containers.MAX_PIXELS takes; and with the 50 MB a worker starts with, less than 600 MB.
 MEMORY = 540_000_000  # bytes
 LIMIT_S = 20.0  # a picture of the largest size takes 2 s; the rest is for a slow or crowded machine
 FLUSH_S = 0.05  # answers wait so long for others: a message each would cost some percent of the time
@@ -104,7 +104,7 @@ class _Child:
 
     def give(self, numbered: Sequence[tuple[int, Any]]) -> None:
         if numbered:
-            self.todo, self.answered = list(numbered), 0
+            self.todo, self.answered, self.begun.value = list(numbered), 0, 0
             self.connection.send((None if self.known is self.function else self.function, [i for _, i in numbered]))
             self.known = self.function
 
@@ -112,7 +112,7 @@ class _Child:
         """Wait for some answers; of a dead process it is what it died of, and another process takes the rest."""
         try:
             answers = self.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # the latter in the middle of a message
             return [self._replace()]
         for answer in answers:
             if isinstance(answer, _Mistake):

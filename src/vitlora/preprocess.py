@@ -58,11 +58,9 @@ def preprocess(
     """
     source = Packed(raw)
     class_names = check_class_names(read_json(raw / "classes.json"))
-    with Isolated(max(1, min(os.cpu_count() or 1, -(-len(source) // CHUNK)))) as workers:
+    with Isolated(min(os.cpu_count() or 1, -(-len(source) // CHUNK) or 1)) as workers:
         checked = list(_spread(workers, partial(_check, source, image.size), range(len(source))))
-        bad = {
-            source.rows[row]["path"]: str(found) for row, found in enumerate(checked) if isinstance(found, Exception)
-        }
+        bad = {source.rows[row]["path"]: reason for row, reason in _reasons(checked)}
         refuse_bad(bad, len(source), data)
         good = {row: found for row, found in enumerate(checked) if isinstance(found, Inspected)}
         rows = divide(source, good, split, class_names)
@@ -169,6 +167,12 @@ def _check(source: Packed, size: int, row: int) -> Inspected:
     found = inspect(source[row])
     scaled_size(found.width, found.height, size)
     return found
+
+
+def _reasons(checked: Iterable[Inspected | BadImageError]) -> Iterator[tuple[int, str]]:
+    for row, found in enumerate(checked):
+        if isinstance(found, BadImageError):
+            yield row, f"{found.reason}: {found}"
 
 
 def _write_train(source: Packed, good: Mapping[int, Inspected], rows: Sequence[int], folder: Path) -> None:
