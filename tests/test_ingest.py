@@ -17,6 +17,7 @@ from PIL import Image
 
 from vitlora.containers import BadImageError
 from vitlora.images import decode, inspect
+from vitlora.jpeg import decode_rows
 
 ROOT = Path(__file__).parents[1]
 CASES = make_corpus()
@@ -101,6 +102,13 @@ def test_inspect_says_what_decode_says(case):
     else:
         seen = inspect(case.data)
         assert (seen.height, seen.width, 3) == case.pixels.shape
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.reason is None], ids=lambda case: ascii(case.name))
+def test_the_training_decoder_shows_the_same_of_a_plain_jpeg_or_leaves_it(case):
+    if inspect(case.data).plain:
+        rows = decode_rows(case.data, len(case.pixels))
+        assert rows is None or np.array_equal(rows, np.asarray(decode(case.data)))
 
 
 def test_pictures_of_different_files_never_share_a_name(reported):
