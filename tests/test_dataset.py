@@ -20,7 +20,7 @@ from vitlora.preprocess import TRAIN_COLUMNS
 from vitlora.sections.train import Augment
 
 LAW = Augment(scale=(0.08, 1.0), ratio=(0.75, 4 / 3), horizontal_flip_p=0.5)
-SIZES = [(64, 48), (37, 91), (16, 16), (17, 33), (8, 8), (7, 5), (2, 300), (1, 1)]
+SIZES = [(64, 48), (37, 91), (16, 16), (17, 33), (8, 8), (7, 5), (2, 300), (2, 2)]
 FILTERS = ("bilinear", "bicubic")
 
 

@@ -126,3 +126,43 @@ def test_another_process_reads_on(tmp_path):
     assert found[3] == contents()[3]
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         assert list(pool.map(found.__getitem__, range(len(found)))) == contents()
+
+
+@pytest.mark.parametrize(
+    "damage", ["offset,length\n0\n", "offset,length\nx,1\n", "label\n1\n", f"offset,length\n{2**70},1\n"]
+)
+def test_a_table_that_cannot_be_read_is_refused_by_name(tmp_path, damage):
+    packed(tmp_path)
+    (tmp_path / "index.csv").write_text(damage)
+    with pytest.raises(VitloraError, match=r"index.csv is damaged \(.*\); make it anew"):
+        Packed(tmp_path)
+
+
+def test_random_damage_to_either_file_is_refused_or_gives_bytes_within_the_file(tmp_path):
+    packed(tmp_path)
+    whole = {name: (tmp_path / name).read_bytes() for name in ("index.csv", "images.bin")}
+    random = np.random.default_rng(0)
+    refused = 0
+    for number in range(600):
+        name = "images.bin" if number % 6 == 0 else "index.csv"
+        data = bytearray(whole[name])
+        for _ in range(random.integers(1, 6)):
+            at = int(random.integers(len(data)))
+            way = random.integers(4)
+            if way < 2:
+                data[at] = int(random.integers(256)) if way else b'0-",\n\r\0'[random.integers(7)]
+            elif way == 2:
+                data[at : at + int(random.integers(1, 30))] = b""
+            else:
+                data[at:at] = b"9" * int(random.integers(1, 25))
+            if not data:
+                break
+        (tmp_path / name).write_bytes(data)
+        try:
+            found = Packed(tmp_path)
+            total = sum(len(found[row]) for row in range(len(found)))
+            assert total == found.spans[:, 1].sum()
+        except VitloraError as error:
+            refused += "make it anew" in str(error)
+        (tmp_path / name).write_bytes(whole[name])
+    assert 200 < refused < 600

@@ -74,10 +74,10 @@ class TrainImages(Dataset[Batch]):
     def _load(self, row: int, box: Box) -> Tensor:
         data = self.packed[row]
         if self.decoder == "pil":
-            return torch.from_numpy(crop_and_resize(decode(data), box, self.size, self.interpolation))
+            return torch.from_numpy(crop_and_resize(decode(data, checked=True), box, self.size, self.interpolation))
         pixels = decode_rows(data, box[3]) if self.plain[row] else None
         if pixels is None:
-            pixels = np.array(decode(data))
+            pixels = np.array(decode(data, checked=True))
         return scale_crop(pixels, box, self.size, self.interpolation)
 
 

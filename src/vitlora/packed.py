@@ -3,6 +3,7 @@
 A hundred thousand small files cost seconds on every ``dvc repro``; two large ones cost nothing.
 """
 
+import csv
 import os
 import weakref
 from collections.abc import Iterable, Sequence
@@ -56,18 +57,28 @@ class Packed:
         self.spans = self.numbers("offset", "length")
         self._file: int | None = None
         size = (folder / BYTES).stat().st_size
-        if (self.spans < 0).any() or (self.spans.sum(axis=1) > size).any():
+        # Each by itself too: a sum of damaged numbers may wrap around.
+        if (self.spans < 0).any() or (self.spans > size).any() or (self.spans.sum(axis=1) > size).any():
             raise VitloraError(f"{folder}: {INDEX} points past the end of {BYTES} ({size} bytes); make it anew")
 
     @cached_property
     def rows(self) -> list[dict[str, str]]:
         """One mapping from column name to text a picture."""
-        return read_csv(self.folder / INDEX)
+        try:
+            return read_csv(self.folder / INDEX)
+        except csv.Error as error:
+            raise self._damaged(error) from None
 
     def numbers(self, *columns: str) -> NDArray[np.int64]:
         """Return columns of whole numbers: int64 (N, number of columns)."""
-        values = [[int(row[column]) for column in columns] for row in self.rows]
-        return np.array(values, np.int64).reshape(-1, len(columns))
+        try:
+            values = [[int(row[column]) for column in columns] for row in self.rows]
+            return np.array(values, np.int64).reshape(-1, len(columns))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> VitloraError:
+        return VitloraError(f"{self.folder}: {INDEX} is damaged ({type(error).__name__}: {error}); make it anew")
 
     def __len__(self) -> int:
         return len(self.spans)

@@ -5,17 +5,15 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from functools import partial
-from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from vitlora.containers import BadImageError
 from vitlora.errors import VitloraError
 from vitlora.files import read_json, write_json
-from vitlora.images import BadImageError, Inspected, decode, inspect, resize_and_crop, scaled_size
+from vitlora.images import Inspected, decode, inspect, resize_and_crop, scaled_size
+from vitlora.isolated import Isolated
 from vitlora.packed import Item, Packed, write_packed
 from vitlora.sections.data import DataPolicy
 from vitlora.sections.image import Image, Split
@@ -23,13 +21,12 @@ from vitlora.splits import Ranked, cap, carve, in_row_order, rank_by_class
 from vitlora.tensors import create_split, write_square
 
 CHUNK = 256
-SPAWN = get_context("spawn")  # forking a process that has threads, as numpy's, can hang
 # DVC keys download by where the images are, not by what is there.
 AFRESH = "; after a change in the source, `dvc repro -f -s download && dvc repro` reads it afresh"
 TRAIN_COLUMNS = ("path", "label", "width", "height", "plain")
 Rows = dict[str, list[int]]
-Map = Callable[..., Iterator[Any]]  # as the built-in
-_source: Packed  # a worker process's own
+Entry = TypeVar("Entry")
+Answer = TypeVar("Answer")
 
 
 def preprocess(
@@ -61,15 +58,15 @@ def preprocess(
     """
     source = Packed(raw)
     class_names = check_class_names(read_json(raw / "classes.json"))
-    with _workers(source) as on_cores:
-        checked = list(on_cores(partial(_check, image.size), range(len(source))))
-        bad = {source.rows[row]["path"]: found for row, found in enumerate(checked) if isinstance(found, str)}
+    with Isolated(min(os.cpu_count() or 1, -(-len(source) // CHUNK) or 1)) as workers:
+        checked = list(_spread(workers, partial(_check, source, image.size), range(len(source))))
+        bad = {source.rows[row]["path"]: reason for row, reason in _reasons(checked)}
         refuse_bad(bad, len(source), data)
         good = {row: found for row, found in enumerate(checked) if isinstance(found, Inspected)}
         rows = divide(source, good, split, class_names)
-        squares = [_write_squares(on_cores, source, rows[k], out, image) for k, out in (("val", val), ("test", test))]
-        _write_train(source, good, rows["train"], train)  # copies bytes while the workers decode
-        list(chain(*squares))  # waits for them, and raises what one has raised
+        for name, out in (("val", val), ("test", test)):
+            _write_squares(workers, source, rows[name], out, image)
+    _write_train(source, good, rows["train"], train)
     write_json(labels, {"class_names": class_names, "image_size": image.size, "interpolation": image.interpolation})
     _report(source, rows, class_names, bad, report)
 
@@ -165,14 +162,17 @@ def _refuse_empty(train: dict[int, Ranked], rows: Rows, class_names: Sequence[st
             raise VitloraError(f"no image for {name} in any class; the rule: at least one besides one to train on")
 
 
-def _check(size: int, row: int) -> Inspected | str:
-    """Return what a picture is, or the reason why it can't be used."""
-    try:
-        found = inspect(_source[row])
-        scaled_size(found.width, found.height, size)
-        return found
-    except BadImageError as error:
-        return str(error)
+def _check(source: Packed, size: int, row: int) -> Inspected:
+    """Tell what a picture is, or raise the reason why it can't be used."""
+    found = inspect(source[row])
+    scaled_size(found.width, found.height, size)
+    return found
+
+
+def _reasons(checked: Iterable[Inspected | BadImageError]) -> Iterator[tuple[int, str]]:
+    for row, found in enumerate(checked):
+        if isinstance(found, BadImageError):
+            yield row, f"{found.reason}: {found}"
 
 
 def _write_train(source: Packed, good: Mapping[int, Inspected], rows: Sequence[int], folder: Path) -> None:
@@ -184,37 +184,29 @@ def _write_train(source: Packed, good: Mapping[int, Inspected], rows: Sequence[i
     write_packed(folder, TRAIN_COLUMNS, items())
 
 
-def _write_squares(on_cores: Map, source: Packed, rows: Sequence[int], folder: Path, image: Image) -> Iterator[Any]:
+def _write_squares(workers: Isolated, source: Packed, rows: Sequence[int], folder: Path, image: Image) -> None:
     """Decode in workers that write straight into the file, so that no picture crosses a process border."""
     known = [source.rows[row] for row in rows]
     paths, labels = [row["path"] for row in known], [int(row["label"]) for row in known]
     begin = create_split(folder, image.size, paths, labels)
-    return on_cores(partial(_fill, folder, begin, image), range(len(rows)), rows)
+    written = _spread(workers, partial(_fill, source, folder, begin, image), list(enumerate(rows)))
+    for path, error in zip(paths, written, strict=True):
+        if error:
+            raise VitloraError(
+                f"{path}: {error}, though it passed its check; is the machine out of memory or overloaded?"
+            )
 
 
-def _fill(folder: Path, begin: int, image: Image, place: int, row: int) -> None:
-    write_square(folder, begin, place, resize_and_crop(decode(_source[row]), image.size, image.interpolation))
+def _fill(source: Packed, folder: Path, begin: int, image: Image, place: tuple[int, int]) -> None:
+    to, row = place
+    write_square(folder, begin, to, resize_and_crop(decode(source[row], checked=True), image.size, image.interpolation))
 
 
-@contextmanager
-def _workers(source: Packed) -> Iterator[Map]:
-    """Yield a ``map`` that works on all cores, results in order; few pictures are not worth a process.
-
-    A worker gets the source once: with a hundred thousand pictures in it, sending it takes longer than checking some.
-    """
-    workers = min(os.cpu_count() or 1, -(-len(source) // CHUNK))
-    if workers < 2:
-        _begin(source)
-        yield map
-        return
-    share = -(-len(source) // (4 * workers))  # so that all are done at about the same time
-    with ProcessPoolExecutor(workers, SPAWN, initializer=_begin, initargs=(source,)) as pool:
-        yield partial(pool.map, chunksize=min(CHUNK, share))
-
-
-def _begin(source: Packed) -> None:
-    global _source
-    _source = source
+def _spread(
+    workers: Isolated, function: Callable[[Entry], Answer], items: Sequence[Entry]
+) -> Iterator[Answer | BadImageError]:
+    share = -(-len(items) // (4 * len(workers.children)))  # so that all are done at about the same time
+    return workers.map(function, items, max(1, min(CHUNK, share)))
 
 
 def _report(source: Packed, rows: Rows, class_names: Sequence[str], bad: dict[str, str], report: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +15,11 @@ from urllib.parse import urlparse
 import numpy as np
 from numpy.typing import NDArray
 
+from vitlora.containers import BadImageError
 from vitlora.errors import VitloraError
 from vitlora.files import read_json
-from vitlora.images import BadImageError, decode, resize_and_crop
+from vitlora.images import decode, read_picture, resize_and_crop
+from vitlora.isolated import Isolated
 from vitlora.onnx_runtime import OnnxClassifier
 from vitlora.scores import softmax
 
@@ -55,11 +58,12 @@ def act(args: argparse.Namespace) -> None:
         raise VitloraError(f"--top: got {args.top}; the rule: at least 1")
     bundle = read_json(args.model / "vitlora.json")
     classifier = OnnxClassifier(args.model / "model.onnx", bundle["image_mean"], bundle["image_std"])
-    inputs = (load(name, bundle["image_size"], bundle["interpolation"]) for name in names(args.images))
     failed = 0
-    while batch := list(islice(inputs, BATCH)):
-        failed += sum(item.square is None for item in batch)
-        _print(batch, classifier, bundle["class_names"], args)
+    with Isolated() as child:
+        inputs = (load(child, name, bundle["image_size"], bundle["interpolation"]) for name in names(args.images))
+        while batch := list(islice(inputs, BATCH)):
+            failed += sum(item.square is None for item in batch)
+            _print(batch, classifier, bundle["class_names"], args)
     if failed:
         raise VitloraError(f"{failed} picture{'s' if failed > 1 else ''} could not be read; named above")
 
@@ -74,13 +78,17 @@ def names(given: Iterable[str]) -> Iterator[str]:
             yield name
 
 
-def load(name: str, size: int, interpolation: str) -> Loaded:
-    """Read one picture and make it a square, just as preprocess does."""
+def load(child: Isolated, name: str, size: int, interpolation: str) -> Loaded:
+    """Read one picture here, and let another process make it a square just as preprocess does."""
     try:
-        data = fetch(name) if is_url(name) else Path(name).read_bytes()
-        return Loaded(name, resize_and_crop(decode(data), size, interpolation), "")
+        data = fetch(name) if is_url(name) else read_picture(name)
+        return Loaded(name, child.call(partial(_square, size, interpolation), data), "")
     except (OSError, BadImageError, ValueError) as error:
         return Loaded(name, None, getattr(error, "strerror", None) or str(error))
+
+
+def _square(size: int, interpolation: str, data: bytes) -> NDArray[np.uint8]:
+    return resize_and_crop(decode(data), size, interpolation)
 
 
 def is_url(name: str) -> bool:
