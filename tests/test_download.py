@@ -48,7 +48,7 @@ def model(folder):
 
 def data(source, path=None, **more):
     usual = {"image_column": "image", "label_column": "label", "train_split": "train", "val_split": None}
-    rest = {"revision": None, "test_split": None, **more}
+    rest = {"revision": None, "sha256": None, "test_split": None, **more}
     return DataSource(source=source, path=None if path is None else str(path), **{**usual, **rest})
 
 
