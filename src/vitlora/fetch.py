@@ -285,13 +285,12 @@ def _ask(target: Target, rules: Rules, deadline: float, headers: dict[str, str])
         clock.daemon = True
         clock.start()
         try:
-            with _told(target.host, deadline, rules):
-                if isinstance(line, ssl.SSLSocket):
-                    line.do_handshake()
-                line.sendall("\r\n".join([*request, "", ""]).encode("ascii"))
-                answer = http.client.HTTPResponse(line, method="GET")
-                answer.begin()
-            with closing(answer):
+            with closing(http.client.HTTPResponse(line, method="GET")) as answer:
+                with _told(target.host, deadline, rules):
+                    if isinstance(line, ssl.SSLSocket):
+                        line.do_handshake()
+                    line.sendall("\r\n".join([*request, "", ""]).encode("ascii"))
+                    answer.begin()
                 yield Answer(answer, target.host, answer.chunked or target.scheme == "https")
         finally:
             clock.cancel()
