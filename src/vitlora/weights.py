@@ -72,8 +72,8 @@ def _check_file(path: Path) -> None:
         kind, (begin, end) = entry["dtype"], entry["data_offsets"]
         if kind in EXPONENTS:
             _refuse_not_finite(path, name, kind, start + begin, end - begin)
-        elif kind not in WHOLE_NUMBERS:
-            rule = ", ".join([*EXPONENTS, *WHOLE_NUMBERS])
+        elif kind not in WHOLE_NUMBERS or name.endswith((".weight", ".bias")):
+            rule = ", ".join(EXPONENTS)
             raise VitloraError(f"model.path: {path}: {printable(name)} is of kind {kind}; the rule: {rule}")
 
 
