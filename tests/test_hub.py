@@ -535,6 +535,19 @@ def test_a_host_that_never_answers_does_not_hang_the_stage(tmp_path, repo):
     assert time.perf_counter() - start < 20  # three times 0.3 s
 
 
+@pytest.mark.parametrize("where", ["/tree/", "/resolve/"])
+def test_a_hub_that_falls_silent_after_the_first_answer_does_not_hang_the_stage(hub, tmp_path, repo, where):
+    hub.repos[f"models/{repo}"] = {OLD: MODEL}
+    over = threading.Event()
+    hub.fault = lambda request, before: over.wait(30) and None if where in request else None
+    start = time.perf_counter()
+    with Client(hub.host, tmp_path) as client:
+        assert f"cannot fetch model {repo} at 111111111111 from {hub.host} (" in client.refuse(repo)
+    over.set()
+    assert time.perf_counter() - start < 25
+    assert way_out("model", "folder")
+
+
 def test_a_blocked_xet_storage_is_one_line_and_does_not_hang_the_stage(hub, tmp_path, repo):
     """The Hub answers, the storage behind it doesn't: so it is where only known hosts may be reached."""
     pytest.importorskip("hf_xet")

@@ -48,6 +48,10 @@ class FetchError(VitloraError):
         self.may_pass = may_pass
 
 
+class PrivateError(FetchError):
+    """An address that leads into a private network."""
+
+
 def is_public(address: str) -> bool:
     """Whether an IP address belongs to the public internet, whatever IPv4 address it wraps.
 
@@ -306,7 +310,7 @@ def _connect(target: Target, rules: Rules, deadline: float) -> socket.socket:
     found = _resolve(target, rules)
     for address in found:
         if not rules.allowed(address):
-            raise FetchError(f"{target.host} is {address}, not a public address")
+            raise PrivateError(f"{target.host} is {address}, not a public address")
     reason = "it has no address"
     for address in found:
         try:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitlora.errors import VitloraError
-from vitlora.fetch import PICTURE, FetchError, Rules, read_url
+from vitlora.fetch import PICTURE, FetchError, PrivateError, Rules, read_url
 from vitlora.files import read_json
 from vitlora.images import BadImageError, decode, resize_and_crop
 from vitlora.onnx_runtime import OnnxClassifier
@@ -95,6 +95,8 @@ def load(name: str, size: int, interpolation: str, rules: Rules = PICTURE) -> Lo
     try:
         data = read_url(name, rules) if is_address(name) else _read(name)
         return Loaded(name, resize_and_crop(decode(data), size, interpolation), "")
+    except PrivateError as error:
+        return Loaded(name, None, f"{error}; --allow-private reads it all the same")
     except (OSError, BadImageError, FetchError, ValueError) as error:
         return Loaded(name, None, getattr(error, "strerror", None) or str(error))
 
