@@ -310,7 +310,8 @@ def _connect(target: Target, rules: Rules, deadline: float) -> socket.socket:
     found = _resolve(target, rules)
     for address in found:
         if not rules.allowed(address):
-            raise PrivateError(f"{target.host} is {address}, not a public address")
+            named = "" if address == target.host else f"{target.host} is "
+            raise PrivateError(f"{named}{address}, not a public address")
     reason = "it has no address"
     for address in found:
         try:
