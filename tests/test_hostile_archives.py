@@ -263,6 +263,15 @@ def test_a_member_that_leads_out_or_is_no_file_is_left_out_and_named(place, name
     assert below(root) == before
 
 
+def test_names_that_would_fill_the_memory_between_them_are_refused(place, monkeypatch):
+    _, deep = place
+    monkeypatch.setattr(archives, "MAX_HEADERS", 1_000_000)
+    name = tar_header("././@LongLink", 400_000, b"L") + b"a/".ljust(400_384, b"a") + tar_header("x", 0)
+    (deep / "x.tar").write_bytes(name * 3 + bytes(1024))
+    with pytest.raises(VitloraError, match="a header of 400,384 bytes"):
+        from_archive(deep / "x.tar")
+
+
 def test_an_archive_inside_an_archive_is_not_opened(place):
     _, deep = place
     inner = zipped()(deep / "inner.zip").read_bytes()

@@ -21,6 +21,8 @@ from vitlora.errors import VitloraError
 
 MAX_ENTRIES = 500_000  # their table alone takes 300 MB of memory
 MAX_TABLE = 500 * MAX_ENTRIES  # bytes of a zip's table, which `zipfile` reads at once
+MAX_HEADER = 1_000_000  # bytes of one member of a tar; a name has 4,096 at most, the rest are attributes
+MAX_HEADERS = 2_000 * MAX_ENTRIES  # bytes of all; they are kept in memory
 MAX_UNPACKED = 50_000_000_000  # bytes; more than anyone trains on from one archive, less than a usual disk
 MAX_RATIO = 200  # photos don't shrink, text does tenfold; deflate's limit is 1,032
 RATIO_FROM = 10_000_000  # bytes unpacked; blank pictures shrink a thousandfold, and below this they do no harm
@@ -149,6 +151,7 @@ def _open_tar(plain: BinaryIO, path: Path) -> tuple[list[Entry], Reader]:
     plain.seek(tar.offset)
     if plain.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError(f"damaged or cut off after {len(members)} members")
+    tar.fileobj = plain
 
     def read(member: tarfile.TarInfo) -> bytes:
         file = tar.extractfile(member)
@@ -173,14 +176,15 @@ def _tar_kind(member: tarfile.TarInfo) -> str:
 
 
 class Bounded:
-    """A tar's file that is never read in one go; `tarfile` reads a header of whatever length it claims to have."""
+    """A tar's file while it is listed: `tarfile` keeps every header, a long name say, at whatever length it claims."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.seek, self.tell = file, file.seek, file.tell
+        self.file, self.seek, self.tell, self.left = file, file.seek, file.tell, MAX_HEADERS
 
     def read(self, size: int = -1) -> bytes:
-        """Read, but not more than a picture may have."""
-        if not 0 <= size <= MAX_PICTURE + tarfile.BLOCKSIZE:
+        """Read as much as a header may have, while that of all headers is not used up."""
+        self.left -= size
+        if not 0 <= size <= MAX_HEADER or self.left < 0:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
         return self.file.read(size)
 

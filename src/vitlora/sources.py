@@ -84,17 +84,15 @@ def from_hub_layout(folder: Path, image_column: str, label_column: str, splits: 
         for ours, theirs in splits.items()
     }
     labels = _labels(features[label_column], chosen.values(), label_column, folder)
-    names = getattr(features[label_column], "names", None) or [str(name) for name in labels]
-    _refuse_odd_names(names, folder)
+    names = _checked_names(getattr(features[label_column], "names", None) or map(str, labels), folder)
     allowed = ", ".join(map(str, labels)) if len(labels) <= 10 else f"one of {len(labels)} classes"
 
     def pictures() -> Iterator[Picture]:
         for ours, stream in chosen.items():
             for row, example in enumerate(_examples(stream, folder)):
-                label = labels.get(example[label_column])
+                label = labels.get(value := example[label_column])
                 if label is None:
-                    got = f"{splits[ours]} row {row}: label {example[label_column]}"
-                    raise VitloraError(f"{folder}: {got}; the rule: {allowed}")
+                    raise VitloraError(f"{folder}: {splits[ours]} row {row}: label {value}; the rule: {allowed}")
                 yield Picture(f"{splits[ours]}/{row:06d}", ours, label, _image_bytes(example[image_column], folder))
 
     return Found(names, pictures(), [])
@@ -161,8 +159,7 @@ def _arrange(entries: Iterable[Entry], read: Reader, root: Path) -> Found:
     names = sorted({path.parts[depth] for path in [*inside, *folders] if len(path.parts) > depth})
     if not inside:
         raise VitloraError(f"data.path: {root} holds no class folder with files; the rule: {root.name}/CLASS/PICTURE")
-    _refuse_odd_names(names, root)
-    numbers = {name: number for number, name in enumerate(names)}
+    numbers = {name: number for number, name in enumerate(_checked_names(names, root))}
 
     def pictures() -> Iterator[Picture]:
         for path in inside:
@@ -176,15 +173,17 @@ def _arrange(entries: Iterable[Entry], read: Reader, root: Path) -> Found:
     return Found(names, pictures(), notes)
 
 
-def _refuse_odd_names(names: Iterable[str], root: Path) -> None:
+def _checked_names(names: Iterable[str], root: Path) -> list[str]:
     """Refuse class names that would break a path, a table or a terminal; all others are kept as they are."""
-    for name in names:
+    kept = list(names)
+    for name in kept:
         odd = [char for char in name if char in "/\\" or unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")]
         if odd or not name:
             raise VitloraError(
                 f"data.path: {root} has the class {name!r}; the rule: a name in UTF-8, without slashes and control "
                 "characters"
             )
+    return kept
 
 
 def _sort_out(entries: Iterable[Entry]) -> tuple[dict[PurePosixPath, Any], list[PurePosixPath], list[str]]:
