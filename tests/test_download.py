@@ -4,9 +4,16 @@ import hashlib
 import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -16,6 +23,8 @@ from tiny import ROOT, make_images, set_params
 
 from vitlora.download import download, fetch_base, find_images
 from vitlora.errors import VitloraError
+from vitlora.fetch import ARCHIVE
+from vitlora.fetch import download as fetch_file
 from vitlora.files import read_json
 from vitlora.packed import Packed
 from vitlora.sections.data import DataSource, ModelSource
@@ -48,7 +57,7 @@ def model(folder):
 
 def data(source, path=None, **more):
     usual = {"image_column": "image", "label_column": "label", "train_split": "train", "val_split": None}
-    rest = {"revision": None, "test_split": None, **more}
+    rest = {"revision": None, "sha256": None, "test_split": None, **more}
     return DataSource(source=source, path=None if path is None else str(path), **{**usual, **rest})
 
 
@@ -243,3 +252,78 @@ def test_names_of_files_left_out_are_printed_whatever_bytes_they_hold(root, tmp_
         "note: left out \\udcff\\n.txt: in no class folder",
         "note: left out é.txt: in no class folder",
     ]
+
+
+# An archive by its address
+
+
+@contextmanager
+def served(folder):
+    """Serve a folder's files; yield the address and the names that were asked for."""
+    asked = []
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            asked.append(self.path)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def pets(tmp_path, monkeypatch):
+    """A zip of pictures, its hash, and loopback as a public address."""
+    monkeypatch.chdir(tmp_path)
+    make_images(tmp_path / "pictures", per_class=2)
+    shutil.make_archive("pets", "zip", "pictures")
+    loopback = replace(ARCHIVE, allowed=lambda address: True)
+    monkeypatch.setattr("vitlora.download.fetch_file", partial(fetch_file, rules=loopback, pauses_s=()))
+    return hashlib.sha256((tmp_path / "pets.zip").read_bytes()).hexdigest()
+
+
+def test_an_archive_behind_an_address_gives_the_pictures_of_its_folder_and_is_fetched_once(tmp_path, pets):
+    wanted = list(find_images(data("folder", tmp_path / "pictures")).pictures)
+    with served(tmp_path) as (url, asked):
+        for _ in range(2):
+            assert list(find_images(data("archive", f"{url}/pets.zip", sha256=pets)).pictures) == wanted
+    assert asked == ["/pets.zip"]
+    assert [path.name for path in (tmp_path / ".work/archives").iterdir()] == [pets]
+
+
+def test_an_archive_with_another_hash_is_refused_in_one_line_with_both(tmp_path, pets):
+    with served(tmp_path) as (url, _), pytest.raises(VitloraError) as caught:
+        find_images(data("archive", f"{url}/pets.zip", sha256="0" * 64))
+    assert re.fullmatch(
+        rf"data\.path: {url}/pets\.zip: SHA-256 {pets}; the rule: 0{{64}}; removed what came; or fetch it by other .*",
+        str(caught.value),
+    )
+    assert list((tmp_path / ".work/archives").iterdir()) == []
+
+
+def test_an_archive_that_cannot_be_fetched_is_one_line_with_the_way_out(tmp_path, pets):
+    with (
+        served(tmp_path) as (url, _),
+        pytest.raises(VitloraError, match=r"^data\.path: 127.*404.*set data\.path: that"),
+    ):
+        find_images(data("archive", f"{url}/none.zip", sha256=pets))
+
+
+def test_a_private_address_is_not_asked_for_an_archive(tmp_path, pets, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    with (
+        served(tmp_path) as (url, asked),
+        pytest.raises(VitloraError, match="not a public address; or fetch it by other"),
+    ):
+        find_images(data("archive", f"{url}/pets.zip", sha256=pets))
+    assert asked == []
+
+
+def test_a_local_archive_is_checked_if_its_hash_is_given(tmp_path, pets):
+    assert find_images(data("archive", "pets.zip", sha256=pets)).class_names == ["blue", "green", "red"]
+    with pytest.raises(VitloraError, match=rf"^data\.sha256: got 0{{64}}; pets\.zip has {pets}$"):
+        find_images(data("archive", "pets.zip", sha256="0" * 64))

@@ -43,6 +43,11 @@ for line in sys.stdin:
     except VitloraError as error:
         print(json.dumps([str(error), ""]), flush=True)
 """
+# The client waits 23 s in all between its own tries.
+HASTY = """
+import time
+time.sleep = lambda seconds: None
+"""
 
 
 class Hub(ThreadingHTTPServer):
@@ -187,10 +192,10 @@ def environment(endpoint, cache, **more):
 class Client:
     """A process that fetches from a Hub into a cache: `vitlora.hub` alone, many times."""
 
-    def __init__(self, endpoint, cache, **env):
+    def __init__(self, endpoint, cache, hasty=False, **env):
         self.cache = cache
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER],
+            [sys.executable, "-c", HASTY * hasty + WORKER],
             env=environment(endpoint, cache, **env),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -533,6 +538,19 @@ def test_a_host_that_never_answers_does_not_hang_the_stage(tmp_path, repo):
         with Client(endpoint, tmp_path) as client:
             assert f"from {endpoint} (ReadTimeout: timed out)" in client.refuse(repo)
     assert time.perf_counter() - start < 20  # three times 0.3 s
+
+
+def test_a_hub_that_falls_silent_before_its_list_of_files_does_not_hang_the_stage(hub, tmp_path, repo):
+    hub.repos[f"models/{repo}"] = {OLD: MODEL}
+    over = threading.Event()
+    hub.fault = lambda request, before: over.wait(30) and None if "/tree/" in request else None
+    start = time.perf_counter()
+    with Client(hub.host, tmp_path, hasty=True, HF_HUB_VERBOSITY="error") as client:
+        line = client.refuse(repo)
+    over.set()
+    assert f"cannot fetch model {repo} at 111111111111 from {hub.host} (ReadTimeout: " in line
+    assert way_out("model", "folder") in line
+    assert time.perf_counter() - start < 15
 
 
 def test_a_blocked_xet_storage_is_one_line_and_does_not_hang_the_stage(hub, tmp_path, repo):

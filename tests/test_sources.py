@@ -179,7 +179,7 @@ def test_a_class_name_that_is_not_utf8_is_refused_and_a_file_name_is_kept(tmp_pa
     Path(os.fsdecode(odd)).write_bytes(b"odd")
     assert read(from_folder(tmp_path))[1]["cat/\udcff.png"] == ("train", "cat", b"odd")
     Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"\xff"))).mkdir()
-    with pytest.raises(VitloraError, match=r"class folder '\\udcff'; the rule: a name in UTF-8"):
+    with pytest.raises(VitloraError, match=r"has the class '\\udcff'; the rule: a name in UTF-8"):
         from_folder(tmp_path)
 
 

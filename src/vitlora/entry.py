@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from vitlora.errors import StoppedError, VitloraError
 from vitlora.params import Section, load_params, read_document
+from vitlora.text import printable
 
 BASE = Path("models/base")
 
@@ -80,13 +82,14 @@ def guarded(stage: str, places: Places) -> Iterator[dict[str, Path]]:
 
 def run(main: Callable[[], None]) -> None:
     """Run ``main``; show a ``VitloraError`` without a traceback and exit 1."""
+    _ensure_utf8()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     try:
         main()
     except VitloraError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        for line in str(error).split("\n"):
+            print(f"error: {printable(line)}", file=sys.stderr)
         sys.exit(1)
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
@@ -94,3 +97,13 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _ensure_utf8() -> None:
+    """Begin again in UTF-8 where the locale says otherwise: the same files would have other names, hence other bytes.
+
+    The process stays the same one, so whoever watches it notices nothing.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - our own command line

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlparse
 
 from vitlora.errors import VitloraError
@@ -96,15 +96,26 @@ def _cached(repo_id: str, revision: str, repo_type: str) -> Path | None:
 def _download(repo_id: str, revision: str, repo_type: str) -> Path:
     """Ask once whether the repository is there, then fetch it.
 
-    The question has a time limit and gives every "no" at once. ``snapshot_download`` begins with a request that has
-    no limit and that it repeats for 23 s, whatever the fault.
+    The question has a time limit and gives every "no" at once. ``snapshot_download`` begins with a request that it
+    repeats for 23 s, whatever the fault, and that would each time wait for ever.
     """
-    from huggingface_hub import repo_info, snapshot_download
+    from huggingface_hub import get_session, repo_info, snapshot_download
+
+    hooks = get_session().event_hooks["request"]
+    if _limit not in hooks:
+        hooks.append(_limit)
 
     os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_DURATION", XET_RETRIES)
     repo_info(repo_id, repo_type=repo_type, revision=revision, timeout=TIMEOUT_S)
     patterns = MODEL_FILES if repo_type == "model" else None
     return Path(snapshot_download(repo_id, repo_type=repo_type, revision=revision, allow_patterns=patterns))
+
+
+def _limit(request: Any) -> None:
+    """Give a request of the client a time limit where it has none; that for a list of files takes none from us."""
+    given = request.extensions.get("timeout", {})
+    kinds = ("connect", "read", "write", "pool")
+    request.extensions["timeout"] = {kind: given.get(kind) or TIMEOUT_S for kind in kinds}
 
 
 def _with_retries(action: Callable[[], Result]) -> Result:

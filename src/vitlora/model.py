@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from vitlora.errors import VitloraError
@@ -57,7 +58,11 @@ def load_base(base: Path, class_names: Sequence[str], image_size: int) -> tuple[
     labels = dict(enumerate(class_names))
     try:
         config = AutoConfig.from_pretrained(
-            base, id2label=labels, label2id={name: label for label, name in labels.items()}, local_files_only=True
+            base,
+            id2label=labels,
+            label2id={name: label for label, name in labels.items()},
+            local_files_only=True,
+            trust_remote_code=False,
         )
         config.architectures = []  # else a distilled DeiT brings its teacher's head, which can't be trained
         model, report = AutoModelForImageClassification.from_pretrained(
@@ -67,8 +72,10 @@ def load_base(base: Path, class_names: Sequence[str], image_size: int) -> tuple[
             ignore_mismatched_sizes=True,
             local_files_only=True,
             output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise VitloraError(f"{base}: transformers cannot load it: {str(error).splitlines()[0]}") from None
     fresh = sorted({*report["missing_keys"], *(_key(item) for item in report["mismatched_keys"])})
     fresh = [name for name in fresh if not any(part in name for part in UNUSED)]

@@ -19,6 +19,7 @@ from vitlora.sections.data import DataPolicy
 from vitlora.sections.image import Image, Split
 from vitlora.splits import Ranked, cap, carve, in_row_order, rank_by_class
 from vitlora.tensors import create_split, write_square
+from vitlora.text import printable
 
 CHUNK = 256
 # DVC keys download by where the images are, not by what is there.
@@ -98,7 +99,7 @@ def refuse_bad(bad: dict[str, str], count: int, policy: DataPolicy) -> None:
         VitloraError: Any with ``on_bad: fail``; more than ``max_bad_fraction`` of all with ``skip``.
     """
     for path, reason in bad.items():
-        print(f"bad image: {path}: {reason}")
+        print(f"bad image: {printable(path)}: {printable(reason)}")
     named = "; ".join(f"{path}: {reason}" for path, reason in list(bad.items())[:5])
     more = f" and {len(bad) - 5} more (all are printed above)" if len(bad) > 5 else ""
     if bad and policy.on_bad == "fail":

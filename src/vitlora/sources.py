@@ -3,39 +3,22 @@
 Every reader gives ``Found``: class names, and pictures in a fixed order that are read only when asked for.
 """
 
-import bz2
-import gzip
 import io
-import lzma
 import os
-import shutil
-import stat
-import tarfile
-import tempfile
-import weakref
-import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import yaml
 from PIL import Image
 
+from vitlora.archives import Entry, Reader, kind_of, open_archive
 from vitlora.errors import VitloraError
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
-COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\0": lzma.open,
-    b"\x5d\0\0": lzma.open,  # .lzma, the older format
-}
-# Name, `file`, `folder` or `other`, and what its reader needs.
-Entry = tuple[str, str, Any]
-Reader = Callable[[Any], bytes]
 
 
 @dataclass(frozen=True)
@@ -101,18 +84,18 @@ def from_hub_layout(folder: Path, image_column: str, label_column: str, splits: 
         for ours, theirs in splits.items()
     }
     labels = _labels(features[label_column], chosen.values(), label_column, folder)
+    names = _checked_names(getattr(features[label_column], "names", None) or map(str, labels), folder)
     allowed = ", ".join(map(str, labels)) if len(labels) <= 10 else f"one of {len(labels)} classes"
 
     def pictures() -> Iterator[Picture]:
         for ours, stream in chosen.items():
             for row, example in enumerate(_examples(stream, folder)):
-                label = labels.get(example[label_column])
+                label = labels.get(value := example[label_column])
                 if label is None:
-                    got = f"{splits[ours]} row {row}: label {example[label_column]}"
-                    raise VitloraError(f"{folder}: {got}; the rule: {allowed}")
+                    raise VitloraError(f"{folder}: {splits[ours]} row {row}: label {value}; the rule: {allowed}")
                 yield Picture(f"{splits[ours]}/{row:06d}", ours, label, _image_bytes(example[image_column], folder))
 
-    return Found(getattr(features[label_column], "names", None) or [str(name) for name in labels], pictures(), [])
+    return Found(names, pictures(), [])
 
 
 def from_folder(root: Path) -> Found:
@@ -133,7 +116,7 @@ def from_folder(root: Path) -> Found:
             for name in [*folders, *files]:
                 path = Path(place, name)
                 try:
-                    kind = _kind(path.lstat().st_mode)
+                    kind = kind_of(path.lstat().st_mode)
                 except OSError as error:
                     _refuse_unread(error)
                 yield str(path.relative_to(root)), kind, path
@@ -149,68 +132,18 @@ def from_archive(path: Path, scratch: Path | None = None) -> Found:
         scratch: Folder for a nameless copy of a compressed tar without its compression; None for the system's.
 
     Raises:
-        VitloraError: Neither zip nor tar, damaged, cut off, or without class folders.
+        VitloraError: Neither zip nor tar, damaged, cut off, over a limit, with a name twice, or without class folders.
     """
     if not os.path.isfile(path):
         hint = "; for a folder, data.source: folder" if os.path.isdir(path) else ""
         raise VitloraError(f"data.path: got {path}, which is not a file; the rule: a zip or tar of classes{hint}")
     try:
-        # Tar first: one whose last picture is really a zip would pass for that zip.
-        entries, read = _open_tar(path, scratch) if tarfile.is_tarfile(path) else _open_zip(path)
+        entries, read = open_archive(path, scratch)
+    except VitloraError:
+        raise
     except Exception as error:  # each kind of compression raises its own
         raise VitloraError(f"data.path: {path} is neither a whole zip nor a whole tar: {_first_line(error)}") from None
     return _arrange(entries, read, path)
-
-
-def _open_zip(path: Path) -> tuple[list[Entry], Reader]:
-    archive = zipfile.ZipFile(path)
-    entries = []
-    for info in archive.infolist():
-        mode = info.external_attr >> 16  # zero where the archive comes from Windows
-        kind = _kind(mode) if stat.S_IFMT(mode) else "file"
-        name = info.filename.replace("\\", "/")  # as some Windows programs write it
-        entries.append((name, "folder" if info.is_dir() else kind, info))
-    return entries, archive.read
-
-
-def _open_tar(path: Path, scratch: Path | None) -> tuple[list[Entry], Reader]:
-    with ExitStack() as stack:
-        plain = stack.enter_context(_uncompressed(path, scratch))
-        tar = tarfile.open(fileobj=plain, mode="r:")  # noqa: SIM115 - pictures are read as they are asked for
-        members = tar.getmembers()
-        # `tarfile` takes a damaged header, or the end of a cut file, for the end of the archive.
-        plain.seek(tar.offset)
-        if plain.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"damaged or cut off after {len(members)} members")
-        weakref.finalize(tar, plain.close)
-        stack.pop_all()
-
-    def read(member: tarfile.TarInfo) -> bytes:
-        file = tar.extractfile(member)
-        assert file is not None  # it is a regular file
-        with file:
-            return file.read()
-
-    return [(member.name, _tar_kind(member), member) for member in members], read
-
-
-def _tar_kind(member: tarfile.TarInfo) -> str:
-    return "file" if member.isfile() else "folder" if member.isdir() else "other"
-
-
-def _uncompressed(path: Path, scratch: Path | None) -> BinaryIO:
-    """Open a tar for reads in any order. A compressed one would be decompressed from its start for every picture."""
-    with path.open("rb") as file:
-        start = file.read(8)
-    unpack = next((unpack for magic, unpack in COMPRESSED.items() if start.startswith(magic)), None)
-    if unpack is None:
-        return path.open("rb")
-    with ExitStack() as stack:
-        plain = stack.enter_context(tempfile.TemporaryFile(dir=scratch))
-        shutil.copyfileobj(stack.enter_context(unpack(path)), plain)
-        plain.seek(0)
-        stack.pop_all()
-    return plain
 
 
 def _arrange(entries: Iterable[Entry], read: Reader, root: Path) -> Found:
@@ -226,10 +159,7 @@ def _arrange(entries: Iterable[Entry], read: Reader, root: Path) -> Found:
     names = sorted({path.parts[depth] for path in [*inside, *folders] if len(path.parts) > depth})
     if not inside:
         raise VitloraError(f"data.path: {root} holds no class folder with files; the rule: {root.name}/CLASS/PICTURE")
-    for name in names:
-        if any("\ud800" <= char <= "\udfff" for char in name):
-            raise VitloraError(f"data.path: {root} has the class folder {name!r}; the rule: a name in UTF-8")
-    numbers = {name: number for number, name in enumerate(names)}
+    numbers = {name: number for number, name in enumerate(_checked_names(names, root))}
 
     def pictures() -> Iterator[Picture]:
         for path in inside:
@@ -243,8 +173,25 @@ def _arrange(entries: Iterable[Entry], read: Reader, root: Path) -> Found:
     return Found(names, pictures(), notes)
 
 
+def _checked_names(names: Iterable[str], root: Path) -> list[str]:
+    """Refuse class names that would break a path, a table or a terminal; all others are kept as they are."""
+    kept = list(names)
+    for name in kept:
+        odd = [char for char in name if char in "/\\" or unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")]
+        if odd or not name:
+            raise VitloraError(
+                f"data.path: {root} has the class {name!r}; the rule: a name in UTF-8, without slashes and control "
+                "characters"
+            )
+    return kept
+
+
 def _sort_out(entries: Iterable[Entry]) -> tuple[dict[PurePosixPath, Any], list[PurePosixPath], list[str]]:
-    """Drop litter; note what is neither file nor folder, and names that lead out of an archive."""
+    """Drop litter; note what is neither file nor folder, and names that lead out of an archive.
+
+    Raises:
+        VitloraError: Two members of an archive have one name, so that one picture would silently go.
+    """
     files: dict[PurePosixPath, Any] = {}
     folders, notes = [], []
     for name, kind, handle in entries:
@@ -258,6 +205,8 @@ def _sort_out(entries: Iterable[Entry]) -> tuple[dict[PurePosixPath, Any], list[
             notes.append(f"left out {name}: not a regular file")
         elif kind == "folder":
             folders.append(path)
+        elif path in files:
+            raise VitloraError(f"data.path: the archive holds {path} twice; pack it anew")
         else:
             files[path] = handle
     return files, folders, sorted(notes)
@@ -282,10 +231,6 @@ def _split_depth(files: Iterable[PurePosixPath], root: Path) -> int:
             f"{', '.join(list(SPLIT_FOLDERS)[1:])}, and nothing beside them; or classes only"
         )
     return 0
-
-
-def _kind(mode: int) -> str:
-    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
 def _refuse_unread(error: OSError) -> NoReturn:

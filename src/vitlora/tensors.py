@@ -60,7 +60,10 @@ def load_split(folder: Path) -> Squares:
     Raises:
         VitloraError: Pixels and labels don't belong together.
     """
-    images, rows = open_pixels(folder, "r"), read_csv(folder / INDEX)
+    try:
+        images, rows = open_pixels(folder, "r"), read_csv(folder / INDEX)
+    except ValueError as error:  # cut, no array at all, or one of Python objects, which are never loaded
+        raise VitloraError(f"{folder / PIXELS}: {str(error).splitlines()[0]}; make it anew") from None
     if images.dtype != np.uint8 or len(images) != len(rows):
         raise VitloraError(f"{folder}: {images.dtype} {images.shape} pixels for {len(rows)} labels; make it anew")
     return Squares(images, np.array([int(row["label"]) for row in rows], np.int64), [row["path"] for row in rows])

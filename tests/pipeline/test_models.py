@@ -118,14 +118,14 @@ def test_predict_takes_a_folder_an_address_and_names_a_bad_picture_without_stopp
             f"{host}/red/none.png",
             "file:///etc/x",
         ]
-        done = vitlora(finished_run, "predict", *given)
+        done = vitlora(finished_run, "predict", "--allow-private", *given)
     finally:
         server.shutdown()
         server.server_close()
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == 12 + 1
     assert "bad.jpg: not a picture of a known format" in done.stderr
-    assert "none.png: the server answered 404" in done.stderr
+    assert "none.png: 127.0.0.1 answered 404" in done.stderr
     assert "only http and https addresses are read" in done.stderr
     assert "error: 3 pictures could not be read" in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,30 +2,33 @@
 
 import argparse
 import json
+import os
+import stat
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import urlparse
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitlora.containers import BadImageError
 from vitlora.errors import VitloraError
+from vitlora.fetch import PICTURE, FetchError, PrivateError, Rules, read_url
 from vitlora.files import read_json
 from vitlora.images import decode, read_picture, resize_and_crop
 from vitlora.isolated import Isolated
 from vitlora.onnx_runtime import OnnxClassifier
 from vitlora.scores import softmax
+from vitlora.sections.data import is_address
+from vitlora.text import printable
 
 BATCH = 32
-URL_BYTES = 20_000_000
-URL_TIMEOUT_S = 15.0
+# Lets an address lead into one's own network, where other people's servers have no business.
+ANYWHERE = replace(PICTURE, allowed=lambda address: True)
 
 
 class Loaded(NamedTuple):
@@ -40,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="file, folder (all files below it) or http(s) address"
+    )
+    parser.add_argument(
+        "--allow-private", action="store_true", help="read addresses inside your own network too, such as 192.168.0.9"
     )
     parser.add_argument("--model", type=Path, default=Path("models/export"), help="exported folder (models/export)")
     parser.add_argument("--top", type=int, default=3, help="classes to show for each picture (3)")
@@ -56,11 +62,17 @@ def act(args: argparse.Namespace) -> None:
         raise VitloraError(f"{args.model} holds no model.onnx; `dvc repro` makes it, or name another with --model")
     if args.top < 1:
         raise VitloraError(f"--top: got {args.top}; the rule: at least 1")
-    bundle = read_json(args.model / "vitlora.json")
+    try:
+        bundle = read_json(args.model / "vitlora.json")
+    except (OSError, ValueError) as error:
+        raise VitloraError(f"{args.model}/vitlora.json cannot be read ({error}); `dvc repro` makes it anew") from None
     classifier = OnnxClassifier(args.model / "model.onnx", bundle["image_mean"], bundle["image_std"])
+    rules = ANYWHERE if args.allow_private else PICTURE
     failed = 0
     with Isolated() as child:
-        inputs = (load(child, name, bundle["image_size"], bundle["interpolation"]) for name in names(args.images))
+        inputs = (
+            load(child, name, bundle["image_size"], bundle["interpolation"], rules) for name in names(args.images)
+        )
         while batch := list(islice(inputs, BATCH)):
             failed += sum(item.square is None for item in batch)
             _print(batch, classifier, bundle["class_names"], args)
@@ -69,21 +81,29 @@ def act(args: argparse.Namespace) -> None:
 
 
 def names(given: Iterable[str]) -> Iterator[str]:
-    """Yield every input, a folder as all files below it in name order, hidden ones left out."""
+    """Yield every input, a folder as all files below it in name order, hidden ones left out.
+
+    Links to folders are not followed, so none leads round in a circle.
+
+    Raises:
+        VitloraError: A folder can't be read.
+    """
     for name in given:
-        if not is_url(name) and Path(name).is_dir():
-            files = (path for path in Path(name).rglob("*") if path.is_file())
-            yield from sorted(str(path) for path in files if not path.name.startswith("."))
-        else:
+        if is_address(name) or not os.path.isdir(name):
             yield name
+            continue
+        found = [os.path.join(place, file) for place, _, files in os.walk(name, onerror=_refuse) for file in files]
+        yield from sorted(path for path in found if not os.path.basename(path).startswith(".") and _is_file(path))
 
 
-def load(child: Isolated, name: str, size: int, interpolation: str) -> Loaded:
+def load(child: Isolated, name: str, size: int, interpolation: str, rules: Rules = PICTURE) -> Loaded:
     """Read one picture here, and let another process make it a square just as preprocess does."""
     try:
-        data = fetch(name) if is_url(name) else read_picture(name)
+        data = read_url(name, rules) if is_address(name) else read_picture(name)
         return Loaded(name, child.call(partial(_square, size, interpolation), data), "")
-    except (OSError, BadImageError, ValueError) as error:
+    except PrivateError as error:
+        return Loaded(name, None, f"{error}; --allow-private reads it all the same")
+    except (OSError, BadImageError, FetchError, ValueError) as error:
         return Loaded(name, None, getattr(error, "strerror", None) or str(error))
 
 
@@ -91,30 +111,15 @@ def _square(size: int, interpolation: str, data: bytes) -> NDArray[np.uint8]:
     return resize_and_crop(decode(data), size, interpolation)
 
 
-def is_url(name: str) -> bool:
-    """Whether a name has a scheme, such as http."""
-    return "://" in name
-
-
-def fetch(url: str) -> bytes:
-    """Read an http(s) address, at most 20 MB, waiting at most 15 s for any answer.
-
-    Raises:
-        ValueError: Another scheme, or a longer answer.
-        OSError: No answer, or not one of success.
-    """
-    if urlparse(url).scheme not in ("http", "https"):
-        raise ValueError("only http and https addresses are read")
+def _is_file(name: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=URL_TIMEOUT_S) as answer:  # noqa: S310 - checked above
-            data: bytes = answer.read(URL_BYTES + 1)
-    except urllib.error.HTTPError as error:
-        raise OSError(f"the server answered {error.code} {error.reason}") from None
-    except urllib.error.URLError as error:
-        raise OSError(f"no answer from {urlparse(url).netloc}: {error.reason}") from None
-    if len(data) > URL_BYTES:
-        raise ValueError(f"longer than {URL_BYTES:,} bytes")
-    return data
+        return stat.S_ISREG(os.stat(name).st_mode)
+    except OSError:
+        return False
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise VitloraError(f"cannot read {error.filename}: {error.strerror}")
 
 
 def _print(batch: list[Loaded], classifier: OnnxClassifier, class_names: list[str], args: argparse.Namespace) -> None:
@@ -129,13 +134,13 @@ def _print(batch: list[Loaded], classifier: OnnxClassifier, class_names: list[st
         found = [(class_names[label], float(shares[label])) for label in best]
         if args.json:
             classes = [{"class": name, "confidence": round(share, 6)} for name, share in found]
-            print(json.dumps({"image": item.name, "predictions": classes}, ensure_ascii=False))
+            print(json.dumps({"image": item.name, "predictions": classes}))
         else:
-            print(f"{item.name}: " + ", ".join(f"{name} {share:.1%}" for name, share in found))
+            print(printable(f"{item.name}: " + ", ".join(f"{name} {share:.1%}" for name, share in found)))
 
 
 def _print_bad(item: Loaded, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"image": item.name, "error": item.reason}, ensure_ascii=False))
+        print(json.dumps({"image": item.name, "error": item.reason}))
     else:
-        print(f"{item.name}: {item.reason}", file=sys.stderr)
+        print(printable(f"{item.name}: {item.reason}"), file=sys.stderr)

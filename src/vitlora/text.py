@@ -1,0 +1,11 @@
+"""Text from outside, made fit for a terminal."""
+
+JOINERS = "\u200c\u200d"  # invisible, but Persian, Hindi and families of emoji are spelt with them
+
+
+def printable(text: str) -> str:
+    """Write control characters, marks that turn the direction of text, and bytes outside UTF-8 as escapes.
+
+    A file name may hold the codes that clear a terminal, set its title, or make `gnp.exe` look like `exe.png`.
+    """
+    return "".join(char if char.isprintable() or char in JOINERS else repr(char)[1:-1] for char in text)
