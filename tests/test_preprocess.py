@@ -18,6 +18,7 @@ from torchvision import transforms
 from vitlora import preprocess as module
 from vitlora.errors import VitloraError
 from vitlora.files import read_json, write_json
+from vitlora.manifest import write_manifest
 from vitlora.packed import Packed, write_packed
 from vitlora.preprocess import check_class_names, preprocess
 from vitlora.sections.data import DataPolicy
@@ -372,13 +373,14 @@ def test_a_smaller_run_leaves_nothing_of_a_larger_one_before(tmp_path):
 
 
 def stage(raw, out, **environment):
+    write_manifest(raw)
     paths = ["--train", out / "train", "--val", out / "val", "--test", out / "test"]
     paths += ["--labels", out / "labels.json", "--report", out / "report.json"]
     command = [sys.executable, "-m", "stages.preprocess", "--params", raw.parent / "p.yaml", "--raw", raw, *paths]
     return subprocess.run(
         [str(word) for word in command],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": "src", **environment},
+        cwd=raw.parent,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", **environment},
         capture_output=True,
         text=True,
         timeout=60,
