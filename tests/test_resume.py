@@ -105,7 +105,11 @@ def fit(**changes):
 
 
 def hashes():
-    files = sorted(path for name in RESULTS for path in [Path(name), *Path(name).rglob("*")] if path.is_file())
+    return hashes_of(*map(Path, RESULTS))
+
+
+def hashes_of(*places):
+    files = sorted(path for place in places for path in [place, *place.rglob("*")] if path.is_file())
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

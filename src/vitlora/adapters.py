@@ -10,21 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from vitlora.errors import VitloraError
 from vitlora.files import read_json, sha256_file, write_json
 from vitlora.labels import Labels
+from vitlora.methods import configure, layer_norms
 from vitlora.model import Normalisation, load_base
+from vitlora.sections.methods import LORA_FAMILY, MOVING, WITHOUT_ADAPTER
 from vitlora.sections.train import Lora
 from vitlora.targets import resolve_targets
 
 BUNDLE, ADAPTER_WEIGHTS = "vitlora.json", "adapter_model.safetensors"
+TRAINED = "trained.safetensors"  # what `head` and `full` train, which PEFT has no form for
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """A PEFT model and what is known of it: full names of the adapted layers, trainable and total parameter counts."""
+    """A model and what is known of it: full names of the adapted layers, trainable and total parameter counts."""
 
     model: Any
     adapted_modules: list[str]
@@ -32,43 +38,65 @@ class Adapted:
     total: int
 
 
-def add_adapter(model: Any, fresh: Sequence[str], lora: Lora) -> Adapted:
-    """Wrap a base model for LoRA training.
+def add_adapter(model: Any, fresh: Sequence[str], lora: Lora, total_steps: int) -> Adapted:
+    """Make a base model ready for the chosen method.
 
     Args:
         model: As ``load_base`` gives it.
         fresh: Names of its parameters that start out random; every one must become trainable.
-        lora: PEFT's settings.
+        lora: Method, its keys, and where it goes.
+        total_steps: Optimiser steps of the whole run.
 
     Raises:
-        VitloraError: A target or module to save names nothing, the head would stay random, or the rank exceeds a layer.
+        VitloraError: A target or module to save names nothing, the head would stay random, the rank exceeds a layer, or
+            PEFT refuses the method's keys for this model.
     """
-    from peft import LoraConfig, get_peft_model
-
-    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
     heads = _check_heads(model, fresh, lora.modules_to_save)
-    targets = resolve_targets(lora.target_modules, linear, heads)
-    for name in targets:
+    if lora.method in WITHOUT_ADAPTER:
+        return _without_adapter(model, heads if lora.method == "head" else [])
+    targets = _targets(model, lora, heads)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*")
+        try:
+            peft_model = get_peft_model(model, configure(lora, targets, heads, total_steps))
+        except (ValueError, AssertionError, RuntimeError) as error:
+            raise VitloraError(
+                f"lora.method: {lora.method} cannot adapt this model so: {str(error).splitlines()[0]}"
+            ) from None
+    peft_model.initial_lora = _initial(peft_model) if lora.method in MOVING else None
+    adapted = [name for name, module in peft_model.named_modules() if isinstance(module, BaseTunerLayer)]
+    assert len(adapted) == len(targets), "PEFT adapted other layers than those resolved"
+    trainable, total = peft_model.get_nb_trainable_parameters()
+    return Adapted(peft_model, targets, trainable, total)
+
+
+def _initial(peft_model: Any) -> dict[str, torch.Tensor]:
+    """Return what the adapter took out of the base weights, under the names it is saved by."""
+    state = get_peft_model_state_dict(peft_model)
+    return {name: weight.detach().cpu().clone() for name, weight in state.items() if ".lora_" in name}
+
+
+def _targets(model: Any, lora: Lora, heads: list[str]) -> list[str]:
+    if lora.method == "ln_tuning":
+        return layer_norms(model)
+    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
+    targets = resolve_targets(lora.target_modules, linear, heads, lora.exclude_modules, lora.layers_to_transform)
+    for name in targets if lora.method in LORA_FAMILY else ():
         if lora.r > min(linear[name].weight.shape):
             raise VitloraError(
                 f"lora.r: got {lora.r}; the rule: no larger than {name}, {min(linear[name].weight.shape)}"
             )
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.lora_alpha,  # PEFT divides by it; fractions are fine
-        lora_dropout=lora.lora_dropout,
-        bias=lora.bias,
-        use_rslora=lora.use_rslora,
-        target_modules=targets,
-        modules_to_save=list(heads),
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*")
-        peft_model = get_peft_model(model, config)
-    adapted = [name for name, module in peft_model.named_modules() if hasattr(module, "lora_A")]
-    assert len(adapted) == len(targets), "PEFT adapted other layers than those resolved"
-    trainable, total = peft_model.get_nb_trainable_parameters()
-    return Adapted(peft_model, targets, trainable, total)
+    return targets
+
+
+def _without_adapter(model: Any, heads: list[str]) -> Adapted:
+    """Train the heads alone, or everything where there are none."""
+    names = [name for name, _ in model.named_parameters()]
+    chosen = {name for name in names if not heads or any(f".{head}." in f".{name}" for head in heads)}
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name in chosen)
+    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return Adapted(model, [], trainable, sum(weight.numel() for weight in model.parameters()))
 
 
 def _check_heads(model: Any, fresh: Sequence[str], modules_to_save: Sequence[str]) -> list[str]:
@@ -90,15 +118,16 @@ def _check_heads(model: Any, fresh: Sequence[str], modules_to_save: Sequence[str
 
 
 def save_adapter(model: Any, folder: Path, base: Path, labels: Labels, normalisation: Normalisation) -> None:
-    """Write a PEFT adapter folder, the same bytes for the same weights, with labels and preprocessing beside it."""
-    model.save_pretrained(folder, safe_serialization=True)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's stub of a model card; export writes a real one
-    config = read_json(folder / "adapter_config.json")
-    for key, value in config.items():  # PEFT keeps sets, whose order follows PYTHONHASHSEED
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            config[key] = sorted(value)
-    config["base_model_name_or_path"] = Path(os.path.relpath(base)).as_posix()
-    write_json(folder / "adapter_config.json", config)
+    """Write an adapter folder, the same bytes for the same weights, with labels and preprocessing beside it.
+
+    It is PEFT's, but for `head` and `full`, whose trained weights stand under their own names.
+    """
+    if isinstance(model, PeftModel):
+        _save_peft(model, folder, base)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        save_file({name: weight.detach().cpu().contiguous() for name, weight in trained.items()}, folder / TRAINED)
     bundle = {
         "class_names": labels.class_names,
         "image_size": labels.image_size,
@@ -113,6 +142,42 @@ def save_adapter(model: Any, folder: Path, base: Path, labels: Labels, normalisa
     write_json(folder / BUNDLE, bundle)
 
 
+def _save_peft(model: Any, folder: Path, base: Path) -> None:
+    model.save_pretrained(folder, safe_serialization=True)
+    if model.initial_lora:
+        _undo_move(model.initial_lora, folder)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's stub of a model card; export writes a real one
+    config = read_json(folder / "adapter_config.json")
+    for key, value in config.items():  # PEFT keeps sets, whose order follows PYTHONHASHSEED
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            config[key] = sorted(value)
+    config["base_model_name_or_path"] = Path(os.path.relpath(base)).as_posix()
+    write_json(folder / "adapter_config.json", config)
+
+
+def _undo_move(initial: dict[str, torch.Tensor], folder: Path) -> None:
+    """Turn an adapter on moved base weights into one of twice the rank on the weights as they were.
+
+    With W - s B0 A0 as base, s B A on it is s [B, -B0] [A; A0] on W; alpha doubles with the rank, so s stays.
+    """
+    weights = load_file(folder / ADAPTER_WEIGHTS)
+    for name, first in initial.items():
+        is_a = ".lora_A." in name
+        weights[name] = torch.cat([weights[name], first if is_a else -first], dim=0 if is_a else 1)
+    save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    config = read_json(folder / "adapter_config.json")
+    config |= {"r": 2 * config["r"], "lora_alpha": 2 * config["lora_alpha"], "init_lora_weights": True}
+    write_json(folder / "adapter_config.json", config)
+
+
+def _overlay(model: Any, trained: dict[str, torch.Tensor], folder: Path) -> None:
+    known = dict(model.named_parameters())
+    odd = [name for name, weight in trained.items() if name not in known or known[name].shape != weight.shape]
+    if odd:
+        raise VitloraError(f"{folder}: {odd[0]} does not fit the base model; run the train stage again")
+    model.load_state_dict(trained, strict=False)
+
+
 def load_adapter(base: Path, folder: Path) -> tuple[Any, Labels, Normalisation]:
     """Load base and adapter from nothing but their two folders, and merge them.
 
@@ -122,9 +187,9 @@ def load_adapter(base: Path, folder: Path) -> tuple[Any, Labels, Normalisation]:
     Raises:
         VitloraError: The adapter was trained on other base weights, lacks some of its own, or is no safetensors.
     """
-    from peft import PeftModel
-
-    if not (folder / ADAPTER_WEIGHTS).is_file():  # PEFT would look for pickled ones, then on the Hub
+    if not any(
+        (folder / name).is_file() for name in (ADAPTER_WEIGHTS, TRAINED)
+    ):  # PEFT would look for pickled ones, then on the Hub
         raise VitloraError(f"{folder} has no {ADAPTER_WEIGHTS}; run the train stage again")
     bundle = json.loads((folder / BUNDLE).read_text(encoding="utf-8"))
     found = {path.name: sha256_file(path) for path in sorted(base.glob("*.safetensors"))}
@@ -132,6 +197,9 @@ def load_adapter(base: Path, folder: Path) -> tuple[Any, Labels, Normalisation]:
         raise VitloraError(f"{folder}: trained on other weights than {base} holds; run the train stage again")
     labels = Labels(bundle["class_names"], bundle["image_size"], bundle["interpolation"])
     model, _ = load_base(base, labels.class_names, labels.image_size)
+    if (folder / TRAINED).is_file():
+        _overlay(model, load_file(folder / TRAINED), folder)
+        return model.eval(), labels, Normalisation(bundle["image_mean"], bundle["image_std"])
     logging.getLogger("peft").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*")

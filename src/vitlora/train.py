@@ -88,6 +88,7 @@ def train(
 class Ready:
     """All that training needs: the adapted model and what is known of it, its labels, and the Trainer around it."""
 
+    method: str
     adapted: Adapted
     labels: Labels
     trainer: "ImageTrainer"
@@ -100,15 +101,16 @@ def get_ready(
     known = read_labels(labels)
     set_seed(train.seed)  # the head starts out random
     model, fresh = load_base(base, known.class_names, known.image_size)
-    adapted = add_adapter(model, fresh, lora)
     images = TrainImages(train_images, known.image_size, known.interpolation, augment, train.seed, train.decoder)
     if not len(images):
         raise VitloraError(f"{train_images}: no image to train on")
+    size = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    adapted = add_adapter(model, fresh, lora, train.num_train_epochs * -(-len(images) // size))
     normalisation = read_normalisation(base)
     moved = adapted.model.to(device_of_choice())
     way = install(moved, train.step, precision(train), normalisation, known.image_size, train.fp8)
     args = training_arguments(train, micro_batch(train, model.config, known.image_size))
-    return Ready(adapted, known, ImageTrainer(moved, args, images, load_split(val), normalisation, way))
+    return Ready(lora.method, adapted, known, ImageTrainer(moved, args, images, load_split(val), normalisation, way))
 
 
 def curves(history: list[dict[str, Any]]) -> tuple[list[list[object]], list[list[object]]]:
@@ -135,7 +137,12 @@ def curves(history: list[dict[str, Any]]) -> tuple[list[list[object]], list[list
 def _announce(ready: Ready, train: Train) -> None:
     adapted, way, args = ready.adapted, ready.trainer.way, ready.trainer.args
     share = adapted.trainable / adapted.total
-    print(f"adapted layers: {len(adapted.adapted_modules)}, such as {adapted.adapted_modules[0]}")
+    layers = (
+        f"{len(adapted.adapted_modules)} layers, such as {adapted.adapted_modules[0]}"
+        if adapted.adapted_modules
+        else ""
+    )
+    print(f"method: {ready.method}{', ' + layers if layers else ''}")
     print(f"trainable parameters: {adapted.trainable:,} of {adapted.total:,} ({share:.2%})")
     used = precision(train)
     wanted = "fp16" if train.fp16 else "bf16" if train.bf16 else "fp32"
@@ -230,6 +237,7 @@ def _device() -> str:
 def _about(ready: Ready, train: Train) -> dict[str, object]:
     adapted, trainer = ready.adapted, ready.trainer
     return {
+        "method": ready.method,
         "adapted_modules": len(adapted.adapted_modules),
         "target_modules": adapted.adapted_modules,
         "trainable_parameters": adapted.trainable,

@@ -34,6 +34,7 @@ from vitlora.timing import Timing
 WEIGHTS, BEST, OPTIMIZER, PROGRESS = "weights.safetensors", "best.safetensors", "optimizer.safetensors", "progress.json"
 # fp16's loss scale starts at 2^16 and halves itself at every overflow: by then it is 1, and there is nothing to halve.
 OVERFLOWS_IN_A_ROW = 16
+AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of the importance of each rank
 NAMED = 5  # images named in an error
 Log = Mapping[str, float]
 State = dict[str, Tensor]
@@ -70,6 +71,10 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self.add_callback(Bar(self.timing))
         self.add_callback(StepSeed())
         self.best: State | None = None  # weights of the epoch that is best on val so far
+        self.best_ranks: Any = None  # AdaLoRA's at that time
+        self.ranks = Ranks(self) if hasattr(getattr(model, "base_model", None), "rankallocator") else None
+        if self.ranks:
+            self.add_callback(self.ranks)
         self.validated_step = 0
         self.control: TrainerControl
         self.overflows, self.overflows_in_a_row = 0, 0  # steps that fp16 lost
@@ -103,6 +108,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         """Give the model the weights of the epoch that was best on val."""
         assert self.best is not None  # training validates once an epoch
         _copy(self.best, _trainable(self.model))
+        if self.ranks:
+            self.ranks.pattern = self.best_ranks
 
     def get_train_dataloader(self) -> Feed:
         """Return the training batches, on the device a step ahead."""
@@ -178,6 +185,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         found: bool = super()._determine_best_metric(metrics, trial)
         if found:
             self.best = {name: weight.detach().cpu().clone() for name, weight in _trainable(self.model).items()}
+            self.best_ranks = self.ranks.pattern if self.ranks else None
         return found
 
     # --- checkpoints ---
@@ -192,6 +200,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         optimizer = self.optimizer.state_dict()
         parts = {f"{row}/{key}": value for row, kept in optimizer["state"].items() for key, value in kept.items()}
         save_file(_contiguous({k: v for k, v in parts.items() if isinstance(v, Tensor)}), folder / OPTIMIZER)
+        if self.ranks:
+            self.ranks.save(folder)
         self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
         scaler = self.accelerator.scaler
         progress = {
@@ -204,6 +214,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
             "validated": self.state.global_step == self.validated_step,
             "stopped": self.control.should_training_stop,
             "patience": [early.early_stopping_patience_counter for early in self._early_stopping()],
+            "best_ranks": self.best_ranks,
             "overflows": [self.overflows, self.overflows_in_a_row],
         }
         write_json(folder / PROGRESS, progress)
@@ -240,6 +251,9 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self._tr_loss += progress["loss_since_log"]
         self._globalstep_last_logged = progress["last_logged_step"]
         self.overflows, self.overflows_in_a_row = progress["overflows"]
+        self.best_ranks = progress["best_ranks"]
+        if self.ranks:
+            self.ranks.load(checkpoint)
         for early, counter in zip(self._early_stopping(), progress["patience"], strict=True):
             early.early_stopping_patience_counter = counter
         epoch, at = divmod(self.state.global_step, self.steps_per_epoch)
@@ -336,6 +350,51 @@ class StepSeed(TrainerCallback):  # type: ignore[misc]  # likewise
         """Seed from a hash: of a seed, torch's CPU generator uses the low 32 bits only."""
         digest = hashlib.sha256(f"{args.seed}:{state.global_step}".encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:8], "little"))
+
+
+class Ranks(TrainerCallback):  # type: ignore[misc]  # likewise
+    """AdaLoRA's schedule: after every optimiser step, while the gradients are there, ranks are allotted anew.
+
+    PEFT leaves the call to its user; without it nothing is ever pruned.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.tuner = trainer, trainer.model.base_model
+        self.config = trainer.model.peft_config[trainer.model.active_adapter]
+
+    @property
+    def pattern(self) -> dict[str, list[bool]] | None:
+        """Which ranks of each layer are in use, once that is settled."""
+        found: dict[str, list[bool]] | None = self.config.rank_pattern
+        return found
+
+    @pattern.setter
+    def pattern(self, pattern: dict[str, list[bool]] | None) -> None:
+        self.config.rank_pattern = pattern
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Allot; steps count from one. A step that fp16 lost has gradients that say nothing."""
+        if self.trainer.accelerator.optimizer_step_was_skipped:
+            return
+        self.tuner.update_and_allocate(state.global_step + 1)
+
+    def save(self, folder: Path) -> None:
+        """Keep the running averages by which ranks are judged, and the pattern."""
+        parts = {
+            f"{kind}/{name}": value
+            for kind in AVERAGES
+            for name, value in getattr(self.tuner.rankallocator, kind).items()
+        }
+        save_file(_contiguous(parts), folder / "ranks.safetensors")
+        write_json(folder / "ranks.json", self.pattern)
+
+    def load(self, folder: Path) -> None:
+        """Put them back."""
+        device = next(self.tuner.parameters()).device
+        for key, value in load_file(folder / "ranks.safetensors").items():
+            kind, _, name = key.partition("/")
+            getattr(self.tuner.rankallocator, kind)[name] = value.to(device)
+        self.pattern = read_json(folder / "ranks.json")
 
 
 class Bar(TrainerCallback):  # type: ignore[misc]  # likewise

@@ -1,11 +1,12 @@
 """`augment`, `lora` and `train`: what shapes the adapter, under torchvision's, PEFT's and Trainer's names."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from vitlora.params import Params, TogetherError
+from vitlora.params import Params, TogetherError, validate
+from vitlora.sections.methods import OPTIONS, Method
 
 Name = Annotated[str, Field(min_length=1)]
 Decoder = Literal["simplejpeg", "pil"]
@@ -43,20 +44,32 @@ class Augment(Params):
 class Lora(Params):
     """PEFT's LoraConfig, key by key. What the base model allows of it is checked when the model is there."""
 
+    method: Method
     r: int = Field(ge=1)
     lora_alpha: float = Field(gt=0)
     lora_dropout: float = Field(ge=0, lt=1)
     bias: Literal["none", "all", "lora_only"]
     use_rslora: bool
     target_modules: Name | list[Name] | None
+    exclude_modules: Name | list[Name] | None
+    layers_to_transform: list[int] | None = Field(min_length=1)
     modules_to_save: list[Name] = Field(min_length=1)
+    options: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _options_of_the_method(self) -> "Lora":
+        _, problems = validate(OPTIONS[self.method], self.options, "options")
+        if problems:
+            known = ", ".join(OPTIONS[self.method].model_fields) or "none"
+            raise TogetherError(f"{'; '.join(problems)} ({self.method} has the options {known})", "method", "options")
+        return self
 
     @field_validator("target_modules", mode="before")
     @classmethod
     def _names_a_pattern_or_null(cls, value: object) -> object:
         names = value if isinstance(value, list) else [value]
         if value is not None and not (names and all(isinstance(name, str) and name for name in names)):
-            raise ValueError("a list of module names, a regex, all-linear, or null for query and value")
+            raise ValueError("a list of module names, a regex, a group's name, or null for query and value")
         if isinstance(value, str):
             try:
                 re.compile(value)

@@ -1,0 +1,72 @@
+"""PEFT's config for each `lora.method`."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from vitlora.sections.methods import LORA_FAMILY, OPTIONS
+from vitlora.sections.train import Lora
+
+CONFIGS = {
+    **dict.fromkeys(LORA_FAMILY, "LoraConfig"),
+    "adalora": "AdaLoraConfig",
+    "loha": "LoHaConfig",
+    "lokr": "LoKrConfig",
+    "oft": "OFTConfig",
+    "boft": "BOFTConfig",
+    "hra": "HRAConfig",
+    "ia3": "IA3Config",
+    "ln_tuning": "LNTuningConfig",
+    "vera": "VeraConfig",
+    "vblora": "VBLoRAConfig",
+    "randlora": "RandLoraConfig",
+    "fourierft": "FourierFTConfig",
+    "waveft": "WaveFTConfig",
+    "c3a": "C3AConfig",
+    "shira": "ShiraConfig",
+    "miss": "MissConfig",
+    "road": "RoadConfig",
+    "delora": "DeloraConfig",
+    "gralora": "GraloraConfig",
+}
+MLP = re.compile(r"\.(fc[12]|(?<!attention\.)output\.dense|intermediate\.dense|(up|down)_proj)$")
+
+
+def configure(lora: Lora, targets: list[str], heads: Sequence[str], total_steps: int) -> Any:
+    """Return PEFT's config object.
+
+    Args:
+        lora: The section; not `head` or `full`.
+        targets: Full names of the layers to adapt.
+        heads: Modules to train in full.
+        total_steps: Optimiser steps of the whole run, for AdaLoRA's schedule.
+    """
+    import peft
+
+    keys = OPTIONS[lora.method].model_validate(lora.options).model_dump()
+    if lora.method in LORA_FAMILY:
+        own = {"r": lora.r, "lora_alpha": lora.lora_alpha, "lora_dropout": lora.lora_dropout, "bias": lora.bias}
+        keys = {**own, "use_rslora": lora.use_rslora, **LORA_FAMILY[lora.method], **keys}
+    if lora.method == "adalora":
+        keys |= schedule(keys.pop("tinit_fraction"), keys.pop("tfinal_fraction"), total_steps)
+    if lora.method == "ia3":
+        keys["feedforward_modules"] = [name for name in targets if MLP.search(name)]
+    return getattr(peft, CONFIGS[lora.method])(target_modules=targets, modules_to_save=list(heads), **keys)
+
+
+def schedule(tinit_fraction: float, tfinal_fraction: float, total_steps: int) -> dict[str, int]:
+    """Return AdaLoRA's steps; PEFT wants tinit < total_step - tfinal."""
+    tfinal = max(1, round(tfinal_fraction * total_steps))
+    tinit = min(round(tinit_fraction * total_steps), max(0, total_steps - tfinal - 1))
+    return {"total_step": total_steps, "tinit": tinit, "tfinal": tfinal}
+
+
+def layer_norms(model: torch.nn.Module) -> list[str]:
+    """Return the names of the layer norms in the model's blocks, which ln_tuning adapts."""
+    return [
+        name
+        for name, part in model.named_modules()
+        if isinstance(part, torch.nn.LayerNorm) and re.search(r"\.\d+\.", name)
+    ]
