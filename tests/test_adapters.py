@@ -21,16 +21,7 @@ HALF = Normalisation([0.5] * 3, [0.5] * 3)
 
 
 def lora(**changes) -> Lora:
-    values = {
-        "r": 4,
-        "lora_alpha": 8.0,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "use_rslora": False,
-        "target_modules": ["query", "value"],
-        "modules_to_save": ["classifier"],
-    }
-    return Lora(**{**values, **changes})
+    return Lora(**{**tiny.LORA, "r": 4, "lora_alpha": 8.0, **changes})
 
 
 @pytest.fixture
@@ -44,7 +35,7 @@ def test_the_recipe_adapts_24_layers_and_trains_667493_of_86543818():
     recipe = load_params(TrainStage, read_document(path), path)
     with torch.device("meta"):  # only shapes matter, and ViT-B has 344 MB of them
         model = ViTForImageClassification(ViTConfig(num_labels=101))
-    adapted = add_adapter(model, ["classifier.weight", "classifier.bias"], recipe.lora)
+    adapted = add_adapter(model, ["classifier.weight", "classifier.bias"], recipe.lora, 10)
     assert len(adapted.adapted_modules) == 24
     assert (adapted.trainable, adapted.total) == (667_493, 86_543_818)
 
@@ -52,7 +43,7 @@ def test_the_recipe_adapts_24_layers_and_trains_667493_of_86543818():
 @pytest.mark.parametrize(("bias", "trained"), [("none", 0), ("lora_only", 8), ("all", 8)])
 def test_bias_is_trained_as_asked(base, bias, trained):
     model, fresh = load_base(base, LABELS.class_names, 32)
-    adapted = add_adapter(model, fresh, lora(bias=bias))
+    adapted = add_adapter(model, fresh, lora(bias=bias), 10)
     biases = [
         n for n, w in adapted.model.named_parameters() if w.requires_grad and "bias" in n and "classifier" not in n
     ]
@@ -63,25 +54,25 @@ def test_bias_is_trained_as_asked(base, bias, trained):
 def test_a_head_that_would_stay_random_is_refused(base):
     model, fresh = load_base(base, LABELS.class_names, 32)
     with pytest.raises(VitloraError, match=r"lora\.modules_to_save: got .*classifier is new and must be among them"):
-        add_adapter(model, fresh, lora(modules_to_save=["layernorm"]))
+        add_adapter(model, fresh, lora(modules_to_save=["layernorm"]), 10)
 
 
 def test_a_module_to_save_that_names_nothing_is_refused(base):
     model, fresh = load_base(base, LABELS.class_names, 32)
     with pytest.raises(VitloraError, match=r"got clasifier, which names no module"):
-        add_adapter(model, fresh, lora(modules_to_save=["clasifier"]))
+        add_adapter(model, fresh, lora(modules_to_save=["clasifier"]), 10)
 
 
 def test_a_rank_above_the_layer_is_refused(base):
     model, fresh = load_base(base, LABELS.class_names, 32)
     with pytest.raises(VitloraError, match=r"lora\.r: got 33; the rule: no larger than .*32"):
-        add_adapter(model, fresh, lora(r=33))
+        add_adapter(model, fresh, lora(r=33), 10)
 
 
 def trained(base, **changes):
     torch.manual_seed(1)
     model, fresh = load_base(base, LABELS.class_names, 32)
-    adapted = add_adapter(model, fresh, lora(**changes)).model
+    adapted = add_adapter(model, fresh, lora(**changes), 10).model
     for weight in adapted.parameters():
         if weight.requires_grad:
             torch.nn.init.normal_(weight, std=0.3)

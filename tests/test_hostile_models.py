@@ -131,7 +131,7 @@ events, armed = [], False
 sys.addaudithook(lambda event, args: events.append((event, str(args)[:80])) if armed and event in WATCHED else None)
 warnings.simplefilter("ignore")
 from test_hostile_models import GOOD, PROCESSOR, as_array, as_checkpoint, fill, pickles, take
-from tiny import make_base
+from tiny import LORA, make_base
 from vitlora.adapters import add_adapter, load_adapter, save_adapter
 from vitlora.errors import VitloraError
 from vitlora.images import BadImageError, decode
@@ -145,8 +145,7 @@ root = Path(sys.argv[1])
 make_base(root / "base")
 labels = Labels(["cat", "dog"], 32, "bilinear")
 model, fresh = load_base(root / "base", labels.class_names, 32)
-lora = {"r": 2, "lora_alpha": 4, "lora_dropout": 0.0, "bias": "none", "use_rslora": False, "target_modules": None}
-adapted = add_adapter(model, fresh, Lora(**lora, modules_to_save=["classifier"])).model
+adapted = add_adapter(model, fresh, Lora(**LORA), 10).model
 save_adapter(adapted, root / "adapter", root / "base", labels, read_normalisation(root / "base"))
 load_adapter(root / "base", root / "adapter")  # everything is imported now
 

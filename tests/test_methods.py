@@ -1,6 +1,7 @@
 """Every method of `lora.method` trains, resumes, reloads with equal logits, merges and evaluates, on a tiny ViT."""
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import get_args
 
@@ -81,7 +82,9 @@ def test_a_method_trains_reloads_merges_and_evaluates(folder, trained_logits, me
     assert torch.allclose(logits(merged), trained_logits[0], atol=2e-5)
     if method not in WITHOUT_ADAPTER:
         base, _ = load_base(Path("base"), labels.class_names, labels.image_size)
-        plain = PeftModel.from_pretrained(base, "adapter")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            plain = PeftModel.from_pretrained(base, "adapter")
         assert torch.allclose(logits(plain), trained_logits[0], atol=2e-5), "plain PEFT reads it too"
     settings = Evaluate(batch_size=4, precision="fp32", top_k=2)
     evaluate(settings, Path("base"), Path("adapter"), Path("test"), Path("labels.json"), Path("scores"))
@@ -113,7 +116,7 @@ def test_an_adapter_leaves_the_base_weights_alone(folder, method):
 
 
 def test_adalora_prunes_to_its_target_and_says_which_ranks_are_left(folder):
-    fit("adalora")
+    fit("adalora", train__load_best_model_at_end=False)
     pattern = read_json(Path("adapter/adapter_config.json"))["rank_pattern"]
     kept = sum(sum(used) for used in pattern.values())
     assert kept == 2 * len(pattern), "target_r on average"

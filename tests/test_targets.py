@@ -1,6 +1,7 @@
 """Target names on every model family: the tutorial's query and value must find this version's layers."""
 
 import pytest
+import tiny
 import torch
 from transformers import AutoModelForImageClassification
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -81,17 +82,9 @@ def test_an_adapter_on_every_family_changes_its_output(family):
     from vitlora.sections.train import Lora
 
     model, layers = family
-    lora = Lora(
-        r=2,
-        lora_alpha=2.0,
-        lora_dropout=0.0,
-        bias="none",
-        use_rslora=False,
-        target_modules=["query", "value"],
-        modules_to_save=["classifier"],
-    )
+    lora = Lora(**tiny.LORA)
     fresh = [name for name, _ in model.named_parameters() if name.startswith("classifier")]
-    adapted = add_adapter(model, fresh, lora)
+    adapted = add_adapter(model, fresh, lora, 10)
     assert len(adapted.adapted_modules) == 2 * layers
     pixels = torch.rand(1, 3, 32, 32)
     adapted.model.eval()

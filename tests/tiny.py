@@ -51,6 +51,21 @@ def make_base(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
 
 
+# All keys of the section, for what takes a Lora object.
+LORA = {
+    "method": "lora",
+    "r": 2,
+    "lora_alpha": 2.0,
+    "lora_dropout": 0.0,
+    "bias": "none",
+    "use_rslora": False,
+    "target_modules": ["query", "value"],
+    "exclude_modules": None,
+    "layers_to_transform": None,
+    "modules_to_save": ["classifier"],
+    "options": {},
+}
+
 PARAMS = {
     "data.source": "folder",
     "data.path": "pictures",

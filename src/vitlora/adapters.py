@@ -4,7 +4,8 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,20 @@ class Adapted:
     total: int
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep back what PEFT says of things that are as they should be."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*")
+        warnings.filterwarnings("ignore", message="Unsupported layer type .*LayerNorm")  # which ln_tuning is made for
+        warnings.filterwarnings("ignore", message="Setting boft_n_butterfly_factor to 1")  # its default
+        warnings.filterwarnings("ignore", message="The following rank_pattern keys did not match")  # AdaLoRA's own form
+        warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")  # SHiRA's weights
+        warnings.filterwarnings("ignore", message="Failed to load the CUDA extension")  # BOFT's, which does without
+        warnings.filterwarnings("ignore", message=r"(?s).*LoRA tensor\(s\) have invalid shape")  # AdaLoRA's empty ranks
+        yield
+
+
 def add_adapter(model: Any, fresh: Sequence[str], lora: Lora, total_steps: int) -> Adapted:
     """Make a base model ready for the chosen method.
 
@@ -55,8 +70,7 @@ def add_adapter(model: Any, fresh: Sequence[str], lora: Lora, total_steps: int) 
     if lora.method in WITHOUT_ADAPTER:
         return _without_adapter(model, heads if lora.method == "head" else [])
     targets = _targets(model, lora, heads)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*")
+    with _quietly():
         try:
             peft_model = get_peft_model(model, configure(lora, targets, heads, total_steps))
         except (ValueError, AssertionError, RuntimeError) as error:
@@ -143,7 +157,8 @@ def save_adapter(model: Any, folder: Path, base: Path, labels: Labels, normalisa
 
 
 def _save_peft(model: Any, folder: Path, base: Path) -> None:
-    model.save_pretrained(folder, safe_serialization=True)
+    with _quietly():
+        model.save_pretrained(folder, safe_serialization=True)
     if model.initial_lora:
         _undo_move(model.initial_lora, folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's stub of a model card; export writes a real one
@@ -201,12 +216,12 @@ def load_adapter(base: Path, folder: Path) -> tuple[Any, Labels, Normalisation]:
         _overlay(model, load_file(folder / TRAINED), folder)
         return model.eval(), labels, Normalisation(bundle["image_mean"], bundle["image_std"])
     logging.getLogger("peft").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*")
+    with _quietly():
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         try:
             peft_model = PeftModel.from_pretrained(model, folder)
         except (UserWarning, ValueError, RuntimeError, SafetensorError) as error:
             raise VitloraError(f"{folder}: does not fit {base}: {str(error).splitlines()[0]}") from None
-    merged = peft_model.merge_and_unload(safe_merge=True)
+    with _quietly():
+        merged = peft_model.merge_and_unload(safe_merge=True)
     return merged.eval(), labels, Normalisation(bundle["image_mean"], bundle["image_std"])

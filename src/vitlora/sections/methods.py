@@ -1,8 +1,8 @@
 """`lora.method` and the keys that each method reads beside those of plain LoRA, under PEFT's own names and defaults.
 
-Not offered, with PEFT 0.21: eva, corda and loftq (they initialise from activations or quantised weights), lily (can't be
-merged, so it can't be exported), trainable_tokens, prompt, prefix and p-tuning, adaption_prompt, cpt and cartridge (made
-for text), poly (wants a task for every sample).
+Not offered, with PEFT 0.21: eva, corda and loftq, which initialise from activations or quantised weights; lily, which
+can't be merged and so not exported; trainable_tokens, prompt, prefix and p-tuning, adaption_prompt, cpt and cartridge,
+which are made for text; poly, which wants a task for every sample.
 """
 
 from typing import Literal
