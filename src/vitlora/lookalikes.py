@@ -1,7 +1,9 @@
 """Pictures that look alike though their files differ: re-encoded, resized, brightened, mirrored or slightly cropped.
 
 A thumbnail of 16 x 16 grey levels gives 63 bits, the signs of its lowest frequencies. Pairs that differ in few of them
-are then held against each other level by level. All sums are of whole numbers, so they are the same on every machine.
+are then held against each other level by level. A hundred thousand pictures are five thousand million pairs, so they
+are put in order of how much brighter their upper half is, and only neighbours are compared. All sums are of whole
+numbers, so they are the same on every machine.
 
 The library for such hashes, imagehash, would bring SciPy and PyWavelets into a stage that loads neither, and takes one
 picture at a time.
@@ -20,15 +22,26 @@ from numpy.typing import NDArray
 SIDE = 16  # of a thumbnail
 MIN_SIDE = 32  # px of the picture; digits and icons below it are all alike
 MIN_CONTRAST = 4  # grey levels, standard deviation of the thumbnail; plain colours are all alike
-# Together these miss one in forty altered copies, and take one in a million pairs of other photographs for one:
-# benchmarks/duplicates.py.
+# Together these miss one in a hundred altered copies and take no other photograph for one: benchmarks/duplicates.py.
+MAX_TILT = 0.15  # difference in tilt; leaves a fifth of the pairs of photographs
 MAX_BITS = 16
 MIN_SIMILARITY = 0.88
-MAX_CANDIDATES = 256  # later pictures that one is held against level by level, so that thousands alike stay cheap
+MAX_CANDIDATES = 256  # that one is held against level by level, so that thousands alike stay cheap
 MAX_PAIRS = 8  # kept of those
 ROWS, COLUMNS = 64, 4096  # compared at a time: 2 MB, which a processor's cache holds
 COSINES = np.rint(64 * np.cos(np.pi / 32 * np.outer(np.arange(8), 2 * np.arange(SIDE) + 1))).astype(np.int32)
 Numbers = NDArray[np.int64]
+
+
+class Sketches(NamedTuple):
+    """Thumbnails, uint8 (N, 16, 16), in order of their tilts, (N,), from -1 to 1; hashes, uint64 (N,); places, (N,):
+    where each stood before.
+    """
+
+    thumbnails: NDArray[np.uint8]
+    tilts: NDArray[np.float64]
+    hashes: NDArray[np.uint64]
+    places: Numbers
 
 
 class Pair(NamedTuple):
@@ -45,41 +58,42 @@ def has_contrast(thumbnails: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return _spread(_flat(thumbnails)) >= (MIN_CONTRAST * SIDE**2) ** 2
 
 
-def hash_all(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Return the bits of each thumbnail.
+def sketch(thumbnails: NDArray[np.uint8]) -> Sketches:
+    """Make what ``find_alike`` needs, of thumbnails uint8 (N, 16, 16)."""
+    blocks = [thumbnails[at : at + COLUMNS] for at in range(0, len(thumbnails), COLUMNS)]
+    tilts = np.concatenate([np.zeros(0), *(correlate(block, TILTED) for block in blocks)])
+    hashes = np.concatenate([np.zeros(0, np.uint64), *map(hash_bits, blocks)])
+    order = np.argsort(tilts, kind="stable")
+    return Sketches(thumbnails[order], tilts[order], hashes[order], order)
+
+
+def hash_bits(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return the bits of each thumbnail, uint8 (N, 16, 16): uint64 (N,); that of the mean is 0."""
+    return _pack(COSINES @ thumbnails.astype(np.int32) @ COSINES.T > 0)
+
+
+def find_alike(sketches: Sketches, begin: int) -> list[Pair]:
+    """Return pairs of one of ``ROWS`` pictures with a later one, at most ``MAX_PAIRS`` each, the most alike.
 
     Args:
-        thumbnails: uint8 (N, 16, 16), grey.
-
-    Returns:
-        uint64 (N,); the bit of the mean is 0.
+        sketches: Of all pictures.
+        begin: First of these pictures; later means in order of tilt.
     """
-    blocks = (thumbnails[at : at + COLUMNS].astype(np.int32) for at in range(0, len(thumbnails), COLUMNS))
-    return np.concatenate([np.zeros(0, np.uint64), *(_pack(COSINES @ block @ COSINES.T > 0) for block in blocks)])
-
-
-def find_later(hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8], begin: int) -> list[Pair]:
-    """Return pairs of one of ``ROWS`` pictures with a later one of all, at most ``MAX_PAIRS`` each, the most alike.
-
-    Args:
-        hashes: uint64 (N,).
-        thumbnails: uint8 (N, 16, 16).
-        begin: Place of the first of these pictures.
-    """
-    first, second = _candidates(hashes, begin)
-    plain = correlate(thumbnails[first], thumbnails[second])
-    turned = correlate(thumbnails[first], thumbnails[second][:, :, ::-1])
+    first, second = _candidates(sketches, begin)
+    one, other = sketches.thumbnails[first], sketches.thumbnails[second]
+    plain, turned = correlate(one, other), correlate(one, other[:, :, ::-1])
     best = np.maximum(plain, turned)
     order = np.lexsort((second, -best, first))
     order = order[_rank(first[order]) < MAX_PAIRS]
+    both = np.sort(sketches.places[np.stack([first, second], axis=1)], axis=1).tolist()
     return [
-        Pair(int(first[at]), int(second[at]), float(best[at]), bool(turned[at] > plain[at]))
-        for at in order[best[order] >= MIN_SIMILARITY]
+        Pair(both[at][0], both[at][1], float(best[at]), bool(turned[at] > plain[at]))
+        for at in order[best[order] >= MIN_SIMILARITY].tolist()
     ]
 
 
 def correlate(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the correlation of each thumbnail, uint8 (N, 16, 16), with its partner, from -1 to 1: (N,)."""
+    """Return the correlation of each thumbnail, uint8 (N, 16, 16), with its partner or the only one: (N,)."""
     a, b = _flat(first), _flat(second)
     common = SIDE**2 * _dot(a, b) - _sum(a) * _sum(b)
     return np.asarray(common / np.sqrt(np.maximum(_spread(a) * _spread(b), 1.0)))
@@ -111,12 +125,14 @@ def _pack(signs: NDArray[np.bool_]) -> NDArray[np.uint64]:
 
 # A mirrored picture has the opposite sign wherever the horizontal frequency is odd.
 MIRROR = _pack(np.tile(np.arange(8) % 2 == 1, (8, 1)))[0]
+# Bright at the top and dark below, so that mirroring changes no picture's likeness to it.
+TILTED = np.repeat(COSINES[1] + 64, SIDE).reshape(1, SIDE, SIDE).astype(np.uint8)
 
 
-def _candidates(hashes: NDArray[np.uint64], begin: int) -> tuple[Numbers, Numbers]:
-    """Return earlier and later places of pairs that differ in few bits, the first ``MAX_CANDIDATES`` of each row."""
+def _candidates(sketches: Sketches, begin: int) -> tuple[Numbers, Numbers]:
+    """Return earlier and later ones of pairs that differ in few bits, the first ``MAX_CANDIDATES`` of each row."""
     nothing = np.zeros(0, np.int64)
-    firsts, seconds = zip((nothing, nothing), *_near(hashes, begin), strict=True)
+    firsts, seconds = zip((nothing, nothing), *_near(sketches, begin), strict=True)
     first, second = np.concatenate(firsts), np.concatenate(seconds)
     order = np.argsort(first, kind="stable")  # each row's later places have come in order
     first, second = first[order], second[order]
@@ -129,11 +145,12 @@ def _rank(ordered: Numbers) -> Numbers:
     return np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
 
 
-def _near(hashes: NDArray[np.uint64], begin: int) -> Iterator[tuple[Numbers, Numbers]]:
-    rows = np.arange(begin, min(begin + ROWS, len(hashes)))
+def _near(sketches: Sketches, begin: int) -> Iterator[tuple[Numbers, Numbers]]:
+    rows = np.arange(begin, min(begin + ROWS, len(sketches.hashes)))
     counts = np.zeros(len(rows), np.int64)
-    for at in range(begin, len(hashes), COLUMNS):
-        unlike = hashes[rows, None] ^ hashes[None, at : at + COLUMNS]
+    end = int(np.searchsorted(sketches.tilts, sketches.tilts[rows[-1]] + MAX_TILT, "right"))
+    for at in range(begin, end, COLUMNS):
+        unlike = sketches.hashes[rows, None] ^ sketches.hashes[None, at : min(at + COLUMNS, end)]
         bits = np.minimum(np.bitwise_count(unlike), np.bitwise_count(unlike ^ MIRROR))
         row, column = np.divmod(np.flatnonzero(bits <= MAX_BITS), bits.shape[1])
         later = rows[row] < at + column

@@ -21,7 +21,7 @@ from vitlora.errors import VitloraError
 from vitlora.files import read_json, write_json, write_text
 from vitlora.images import THUMBNAIL, Inspected, decode, inspect, resize_and_crop, scaled_size
 from vitlora.isolated import Isolated
-from vitlora.lookalikes import MIN_SIDE, ROWS, Pair, find_later, has_contrast, hash_all
+from vitlora.lookalikes import MIN_SIDE, ROWS, Pair, find_alike, has_contrast, sketch
 from vitlora.packed import Item, Packed, write_packed
 from vitlora.sections.data import DataPolicy
 from vitlora.sections.image import Image, Split
@@ -230,8 +230,7 @@ def _find_alike(
     compared = [row for row, shows in zip(compared, has_contrast(thumbnails), strict=True) if shows]
     left = len(used) - len(compared)
     compared = sorted({contents[row]: row for row in reversed(compared)}.values())  # equal ones are known
-    thumbnails = _thumbnails(good, compared)
-    search = partial(find_later, hash_all(thumbnails), thumbnails)
+    search = partial(find_alike, sketch(_thumbnails(good, compared)))
     found = _spread(workers, search, range(0, len(compared), ROWS))
     return [
         pair._replace(first=compared[pair.first], second=compared[pair.second])
