@@ -107,13 +107,16 @@ def inspect(data: bytes) -> Inspected:
         grey = _refuse_codes(kept) if kind == "JPEG" else None
         image = _open(kind, kept)
         if grey is not None and image.mode in ("RGB", "L") and _orientation(image) not in TURNS:
-            return Inspected(*image.size, True, kind, image.mode, _thumbnail(Image.fromarray(grey)))
+            return Inspected(
+                *image.size, True, kind, image.mode, _thumbnail(Image.frombytes("L", grey.shape[::-1], grey))
+            )
         upright = _decode(kind, kept)
         return Inspected(*upright.size, False, kind, image.mode, _thumbnail(upright))
 
 
 def _thumbnail(image: Image.Image) -> bytes:
-    return image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).convert("L").tobytes()
+    small = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    return (small if small.mode == "L" else small.convert("L")).tobytes()
 
 
 def _decode(kind: str, kept: bytes) -> Image.Image:
