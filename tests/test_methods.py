@@ -19,6 +19,7 @@ from vitlora.model import load_base
 from vitlora.sections.evaluate import Evaluate
 from vitlora.sections.methods import LORA_FAMILY, WITHOUT_ADAPTER, Method
 
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")  # SHiRA's weights
 METHODS = get_args(Method)
 # PEFT's defaults are for layers of some hundred units; here they have 32.
 OPTIONS = {

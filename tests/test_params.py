@@ -19,6 +19,7 @@ from vitlora.sections.train import Lora, TrainStage
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
+R_LINE = 1 + TEXT[: TEXT.index("  r: 16\n")].count("\n")
 COMMIT = "b4569560a39a0f1af58e3ddaf17facf20ab919b0"
 PYDANTIC = re.compile(r"pydantic|Input should|after validation|valid array|List should|String should|Tuple should")
 PRESETS = sorted(path.name for path in (ROOT / "presets").glob("*.yaml"))
@@ -66,7 +67,7 @@ def check(tmp_path, text, base=None):
 
 
 WHOLE, NUMBER, SWITCH = "a whole number, without quotes or decimal point", "a number, without quotes", "true or false"
-WORD, TARGETS = "text, in quotes", "a list of module names, a regex, all-linear, or null"
+WORD, TARGETS = "text, in quotes", "a list of module names, a regex, a group's name, or null"
 BAD_VALUES = [  # key, the value as YAML, the value as shown, the rule
     ("lora.r", '"8"', '"8"', WHOLE),
     ("lora.r", "8.0", "8.0", WHOLE),
@@ -246,7 +247,7 @@ ODD_FILES = {  # the text, and the one line that is said of it, a regex
     ),
     "key of another section": (
         replaced("  r: 16", "  r: 16\n  learning_rate: 1"),
-        r"lora\.learning_rate: got 1; the rule: one of r, lora_alpha, lora_dropout, bias, use_rslora, target_modules,",
+        r"lora\.learning_rate: got 1; the rule: one of method, r, lora_alpha, lora_dropout, bias, use_rslora,",
     ),
     "key of both stages' share": (
         replaced("  on_bad: fail", "  on_bad: fail\n  zzz: 1"),
@@ -263,7 +264,7 @@ ODD_FILES = {  # the text, and the one line that is said of it, a regex
     ),
     "key twice": (
         replaced("  r: 16\n", "  r: 16\n  r: 8\n"),
-        r'found duplicate key "r" with value "8" \(original value: "16"\) \(line 41, .*keep one of the two',
+        rf'found duplicate key "r" with value "8" \(original value: "16"\) \(line {R_LINE + 1}, .*keep one of the two',
     ),
     "section twice": (TEXT + "\nlora: {r: 8}\n", r'found duplicate key "lora" \(line \d+, column 1\); keep one'),
     "empty": ("", "holds nothing; the rule: sections such as `lora:` with keys below them"),
@@ -271,13 +272,16 @@ ODD_FILES = {  # the text, and the one line that is said of it, a regex
     "list": ("- lora\n- train\n", "holds a list; the rule: sections"),
     "text": ("lora", "holds only text; the rule: sections"),
     "number": ("8", "holds one value; the rule: sections"),
-    "open bracket": (replaced("[query, value]", "[query, value"), r"cannot be read as YAML: .* \(line 4\d, column 3\)"),
-    "no colon": (replaced("  r: 16", "  r 16"), r"cannot be read as YAML: .* \(line 41, "),
+    "open bracket": (replaced("[query, value]", "[query, value"), r"cannot be read as YAML: .* \(line \d+, column 3\)"),
+    "no colon": (replaced("  r: 16", "  r 16"), rf"cannot be read as YAML: .* \(line {R_LINE + 1}, "),
     "indented too far": (
         replaced("  r: 16", "    r: 16"),
-        r"cannot be read as YAML: .* \(line 41, column 3\); the rule: one indent for all keys",
+        rf"cannot be read as YAML: .* \(line \d+, column \d\); the rule: one indent for all keys",
     ),
-    "tab": (replaced("  r: 16", "\tr: 16"), r"cannot be read as YAML: .*\(line 40, .*; the rule: spaces for indents"),
+    "tab": (
+        replaced("  r: 16", "\tr: 16"),
+        rf"cannot be read as YAML: .*\(line {R_LINE}, .*; the rule: spaces for indents",
+    ),
     "tab further down": (replaced("  bias:", "\tbias:"), r"cannot be read as YAML: .*; the rule: spaces for indents"),
     "two documents": (TEXT + "\n---\nlora: 1\n", "cannot be read as YAML: .*another document"),
     "foreign tag": (changed("lora.r", "!!python/name:os.system"), "cannot be read as YAML: .*constructor"),
