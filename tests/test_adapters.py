@@ -82,19 +82,19 @@ def trained(base, **changes):
 @pytest.mark.parametrize("bias", ["none", "all", "lora_only"])
 def test_a_saved_adapter_gives_the_same_logits_when_loaded_from_its_folder(base, tmp_path, bias):
     model = trained(base, bias=bias)
-    save_adapter(model, tmp_path / "adapter", base, LABELS, HALF)
+    save_adapter(model, tmp_path / "adapter", base, LABELS, HALF, {})
     merged, labels, normalisation = load_adapter(base, tmp_path / "adapter")
     pixels = torch.rand(4, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(model(pixel_values=pixels).logits, merged(pixel_values=pixels).logits, atol=1e-4)
-    assert (labels, normalisation) == (LABELS, HALF)
+    assert (labels, normalisation) == (LABELS, HALF, {})
 
 
 def test_plain_peft_loads_the_folder_too(base, tmp_path):
     from peft import PeftModel
 
     model = trained(base)
-    save_adapter(model, tmp_path / "adapter", base, LABELS, HALF)
+    save_adapter(model, tmp_path / "adapter", base, LABELS, HALF, {})
     fresh, _ = load_base(base, LABELS.class_names, 32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -106,14 +106,14 @@ def test_plain_peft_loads_the_folder_too(base, tmp_path):
 
 def test_the_config_is_sorted_and_names_the_base_by_a_relative_path(base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    save_adapter(trained(base, target_modules=["value", "query", "fc1"]), tmp_path / "adapter", base, LABELS, HALF)
+    save_adapter(trained(base, target_modules=["value", "query", "fc1"]), tmp_path / "adapter", base, LABELS, HALF, {})
     config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert config["target_modules"] == sorted(config["target_modules"])
     assert config["base_model_name_or_path"] == "base"
 
 
 def test_an_adapter_without_some_of_its_weights_is_refused(base, tmp_path):
-    save_adapter(trained(base), tmp_path / "adapter", base, LABELS, HALF)
+    save_adapter(trained(base), tmp_path / "adapter", base, LABELS, HALF, {})
     path = tmp_path / "adapter/adapter_model.safetensors"
     weights = load_file(path)
     weights.pop(next(name for name in weights if "lora_A" in name))
@@ -123,7 +123,7 @@ def test_an_adapter_without_some_of_its_weights_is_refused(base, tmp_path):
 
 
 def test_an_adapter_of_other_base_weights_is_refused(base, tmp_path):
-    save_adapter(trained(base), tmp_path / "adapter", base, LABELS, HALF)
+    save_adapter(trained(base), tmp_path / "adapter", base, LABELS, HALF, {})
     weights = load_file(base / "model.safetensors")
     save_file({name: weight + 1 for name, weight in weights.items()}, base / "model.safetensors")
     with pytest.raises(VitloraError, match="trained on other weights"):

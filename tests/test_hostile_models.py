@@ -146,7 +146,7 @@ make_base(root / "base")
 labels = Labels(["cat", "dog"], 32, "bilinear")
 model, fresh = load_base(root / "base", labels.class_names, 32)
 adapted = add_adapter(model, fresh, Lora(**LORA), 10).model
-save_adapter(adapted, root / "adapter", root / "base", labels, read_normalisation(root / "base"))
+save_adapter(adapted, root / "adapter", root / "base", labels, read_normalisation(root / "base"), {})
 load_adapter(root / "base", root / "adapter")  # everything is imported now
 
 def copy(source, name, data):

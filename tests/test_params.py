@@ -276,7 +276,7 @@ ODD_FILES = {  # the text, and the one line that is said of it, a regex
     "no colon": (replaced("  r: 16", "  r 16"), rf"cannot be read as YAML: .* \(line {R_LINE + 1}, "),
     "indented too far": (
         replaced("  r: 16", "    r: 16"),
-        rf"cannot be read as YAML: .* \(line \d+, column \d\); the rule: one indent for all keys",
+        r"cannot be read as YAML: .* \(line \d+, column \d\); the rule: one indent for all keys",
     ),
     "tab": (
         replaced("  r: 16", "\tr: 16"),

@@ -131,10 +131,20 @@ def _check_heads(model: Any, fresh: Sequence[str], modules_to_save: Sequence[str
     return list(modules_to_save)
 
 
-def save_adapter(model: Any, folder: Path, base: Path, labels: Labels, normalisation: Normalisation) -> None:
+def save_adapter(
+    model: Any, folder: Path, base: Path, labels: Labels, normalisation: Normalisation, method: dict[str, Any]
+) -> None:
     """Write an adapter folder, the same bytes for the same weights, with labels and preprocessing beside it.
 
     It is PEFT's, but for `head` and `full`, whose trained weights stand under their own names.
+
+    Args:
+        model: Trained.
+        folder: Created.
+        base: Base model folder.
+        labels: Class names, image size and filter.
+        normalisation: Of the base model.
+        method: Its `name`, `settings` and `layers`, for people and for the model card.
     """
     if isinstance(model, PeftModel):
         _save_peft(model, folder, base)
@@ -148,6 +158,7 @@ def save_adapter(model: Any, folder: Path, base: Path, labels: Labels, normalisa
         "interpolation": labels.interpolation,
         "image_mean": normalisation.mean,
         "image_std": normalisation.std,
+        "method": method,
         "base": {
             "model_type": read_json(base / "config.json")["model_type"],
             "sha256": {path.name: sha256_file(path) for path in sorted(base.glob("*.safetensors"))},

@@ -12,7 +12,7 @@ TEXT = """\
 {front}---
 # Image classifier of {count} classes
 
-A {base} fine-tuned with LoRA (rank {r}, alpha {alpha}, on {targets}) and merged. Accuracy {accuracy:.4f} on
+A {base} fine-tuned with method `{method}` ({settings}) and merged. Accuracy {accuracy:.4f} on
 {images:,} test images that played no part in training or in choosing the epoch.
 
 ```python
@@ -29,9 +29,7 @@ Classes: {classes}
 """
 
 
-def write_card(
-    path: Path, right: int, images: int, bundle: Mapping[str, Any], adapter_config: Mapping[str, Any]
-) -> None:
+def write_card(path: Path, right: int, images: int, bundle: Mapping[str, Any]) -> None:
     """Write README.md with front matter as the Hub reads it.
 
     Args:
@@ -39,20 +37,18 @@ def write_card(
         right: Test images classified rightly.
         images: All test images.
         bundle: vitlora.json of the adapter.
-        adapter_config: PEFT's.
     """
     front = yaml.safe_dump(
         {"library_name": "transformers", "pipeline_tag": "image-classification", "tags": ["lora", "vit", "vitlora"]},
         sort_keys=True,
     )
-    targets = adapter_config["target_modules"]
+    settings = {**bundle["method"]["settings"], "layers": ", ".join(bundle["method"]["layers"]) or "none of its own"}
     text = TEXT.format(
         front=front,
         count=len(bundle["class_names"]),
         base=bundle["base"]["model_type"],
-        r=adapter_config["r"],
-        alpha=f"{adapter_config['lora_alpha']:g}",
-        targets=targets if isinstance(targets, str) else ", ".join(targets),
+        method=bundle["method"]["name"],
+        settings="; ".join(f"{key} {value}" for key, value in settings.items()),
         accuracy=right / images,
         images=images,
         size=bundle["image_size"],

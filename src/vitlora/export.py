@@ -62,9 +62,7 @@ def export(
     checks = check_export(merged, model, squares, trained, labels, normalisation, export, device_precision(precision))
     write_json(report, checks)
     right = sum(row["predicted"] == row["actual"] for row in scored)
-    write_card(
-        model / "README.md", right, len(scored), read_json(adapter / BUNDLE), read_json(adapter / "adapter_config.json")
-    )
+    write_card(model / "README.md", right, len(scored), read_json(adapter / BUNDLE))
     print(
         f"ONNX differs from PyTorch by at most {checks['onnx_max_logit_diff']:.1e} in a logit; all three forms agree "
         f"with evaluate on {len(trained):,} images ({checks['near_ties']} near ties)"

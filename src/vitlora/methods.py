@@ -56,6 +56,20 @@ def configure(lora: Lora, targets: list[str], heads: Sequence[str], total_steps:
     return getattr(peft, CONFIGS[lora.method])(target_modules=targets, modules_to_save=list(heads), **keys)
 
 
+def described(lora: Lora, targets: Sequence[str]) -> dict[str, Any]:
+    """Return what an adapter's bundle says of the method: its name, the settings it read, and the layers' kinds."""
+    settings = OPTIONS[lora.method].model_validate(lora.options).model_dump()
+    if lora.method in LORA_FAMILY:
+        own = ("r", "lora_alpha", "lora_dropout", "bias", "use_rslora")
+        settings = {**{name: getattr(lora, name) for name in own}, **settings}
+    kinds = sorted({re.split(r"\.\d+\.", name)[-1] for name in targets})
+    return {
+        "name": lora.method,
+        "settings": {key: value for key, value in settings.items() if value != {}},
+        "layers": kinds,
+    }
+
+
 def schedule(tinit_fraction: float, tfinal_fraction: float, total_steps: int) -> dict[str, int]:
     """Return AdaLoRA's steps; PEFT wants tinit < total_step - tfinal."""
     tfinal = max(1, round(tfinal_fraction * total_steps))

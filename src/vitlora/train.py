@@ -19,6 +19,7 @@ from vitlora.errors import VitloraError
 from vitlora.files import sha256_file, write_csv, write_json
 from vitlora.labels import Labels, read_labels
 from vitlora.manifest import digest
+from vitlora.methods import described
 from vitlora.model import device_of_choice, load_base, read_normalisation
 from vitlora.room import check_room
 from vitlora.sections.train import Augment, Lora, Train
@@ -76,7 +77,8 @@ def train(
         raise VitloraError(_out_of_memory(ready)) from None
     if train.load_best_model_at_end:
         trainer.restore_best()
-    save_adapter(trainer.model, adapter, base, ready.labels, trainer.normalisation)
+    method = described(lora, ready.adapted.adapted_modules)
+    save_adapter(trainer.model, adapter, base, ready.labels, trainer.normalisation, method)
     steps, epochs = curves(trainer.state.log_history)
     write_csv(plots / "steps.csv", ("step", "epoch", "loss", "learning_rate", "grad_norm"), steps)
     write_csv(plots / "epochs.csv", ("epoch", "step", "train_loss", "val_loss", "val_accuracy"), epochs)
