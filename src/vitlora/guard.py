@@ -48,7 +48,7 @@ def guarded(
         VitloraError: Another writer is at work, an input is damaged, or the disk is full.
     """
     leave_with_parent()
-    with _only_writer(stage), _no_space_named(stage):
+    with _no_space_named(stage), _only_writer(stage):
         faultpoint("start")
         _check_inputs(inputs.values())
         aside = WORK / stage / "out"
@@ -80,6 +80,8 @@ def leave_with_parent() -> None:
     ends, as DVC's queue workers do.
     """
     parent = os.getppid()
+    if _adopted(parent):
+        os._exit(128 + signal.SIGTERM)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -90,6 +92,18 @@ def leave_with_parent() -> None:
         os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _adopted(parent: int) -> bool:
+    """Say whether whoever started us was gone before we could look: our new parent is of another session.
+
+    Python and the check of the parameters take half a second until here.
+    """
+    own = os.getsid(0)
+    try:
+        return own != os.getpid() and os.getsid(parent) != own
+    except OSError:  # a parent that we may not ask about, or gone in this very moment: the watch will see
+        return False
 
 
 @contextmanager
