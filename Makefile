@@ -14,7 +14,7 @@ help: ## list what there is
 setup: $(READY) ## build .venv from the hashed lock
 
 repro: $(READY) ## run the pipeline: only the stages whose inputs changed
-	$(BIN)/dvc repro
+	@$(BIN)/vitlora run
 	@$(BIN)/dvc metrics show metrics/evaluate/scores.json
 
 test: check ## lint, types and all tests

@@ -17,6 +17,7 @@ from tiny import ROOT, make_images, set_params
 
 from vitlora.cli.predict import names
 from vitlora.errors import VitloraError
+from vitlora.manifest import write_manifest
 from vitlora.sources import from_folder
 from vitlora.text import printable
 
@@ -34,6 +35,7 @@ def model(tmp_path_factory):
     (folder / "model.onnx").write_bytes(classifier().SerializeToString())
     known = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "image_size": 8, "interpolation": "bilinear"}
     (folder / "vitlora.json").write_text(json.dumps({**known, "class_names": ["\x1b[2Jcat", "dog"]}))
+    write_manifest(folder)
     return folder
 
 
@@ -118,8 +120,9 @@ def test_a_model_folder_without_its_facts_is_one_line(model, tmp_path, content):
     (tmp_path / "model.onnx").write_bytes((model / "model.onnx").read_bytes())
     if content is not None:
         (tmp_path / "vitlora.json").write_bytes(content)
+    write_manifest(tmp_path)
     _, said = predict(tmp_path, "x.png", code=1)
-    assert said.startswith(f"error: {tmp_path}/vitlora.json cannot be read (")
+    assert said.startswith(f"error: {tmp_path}/vitlora.json")
     assert said.count("\n") == 1
 
 

@@ -22,6 +22,7 @@ from vitlora.durable import faultpoint, sync, sync_one
 from vitlora.errors import VitloraError
 from vitlora.manifest import problems, write_manifest
 from vitlora.room import shown_bytes
+from vitlora.workspace import changed_params
 
 WORK = Path(".work")
 LOCK_WAIT_S = 8.0  # a stage whose dvc was killed leaves within 2; loader processes of one that was killed within 5
@@ -50,6 +51,7 @@ def guarded(
     leave_with_parent()
     with _no_space_named(stage), _only_writer(stage):
         faultpoint("start")
+        _announce_params()
         _check_inputs(inputs.values())
         aside = WORK / stage / "out"
         shutil.rmtree(aside, ignore_errors=True)
@@ -71,6 +73,12 @@ def guarded(
             faultpoint("moved")
         shutil.rmtree(aside)
         faultpoint("done")
+
+
+def _announce_params() -> None:
+    """Say which parameters are not those of the last commit: an experiment that was killed leaves its own behind."""
+    for line in changed_params():
+        print(f"note: not as in the last commit: {line}")
 
 
 def leave_with_parent() -> None:

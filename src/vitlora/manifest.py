@@ -5,7 +5,7 @@ The format is that of ``sha256sum``: `sha256sum -c MANIFEST.sha256` checks a fol
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,14 +23,21 @@ def write_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
 
 
-def problems(folder: Path) -> Iterator[str]:
-    """Yield what is wrong with a folder, a line each: a file damaged, missing or foreign, or the manifest itself."""
+def problems(folder: Path, only: Collection[str] | None = None) -> Iterator[str]:
+    """Yield what is wrong with a folder, a line each: a file damaged, missing or foreign, or the manifest itself.
+
+    Args:
+        folder: One that ``write_manifest`` has seen.
+        only: Look at no other files than these.
+    """
     try:
         listed = _read(folder / MANIFEST)
     except (OSError, ValueError) as error:
         yield f"{folder / MANIFEST}: {getattr(error, 'strerror', None) or error}"
         return
     there = set(_files(folder))
+    if only is not None:
+        listed, there = {name: listed.get(name, "") for name in only}, there & set(only)
     found = hash_files(folder, sorted(there & listed.keys()))
     for name, digest in listed.items():
         if name not in there:

@@ -2,10 +2,18 @@
 
 import argparse
 
-from vitlora.cli import doctor, predict, preset
+from vitlora.cli import doctor, predict, preset, recover, verify
+from vitlora.cli import run as run_verb
 from vitlora.entry import run
 
-VERBS = {"doctor": doctor, "predict": predict, "preset": preset}
+VERBS = {
+    "doctor": doctor,
+    "predict": predict,
+    "preset": preset,
+    "recover": recover,
+    "run": run_verb,
+    "verify": verify,
+}
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from vitlora.fetch import PICTURE, FetchError, PrivateError, Rules, read_url
 from vitlora.files import read_json
 from vitlora.images import decode, read_picture, resize_and_crop
 from vitlora.isolated import Isolated
+from vitlora.manifest import problems
 from vitlora.onnx_runtime import OnnxClassifier
 from vitlora.scores import softmax
 from vitlora.sections.data import is_address
@@ -62,6 +63,9 @@ def act(args: argparse.Namespace) -> None:
         raise VitloraError(f"{args.model} holds no model.onnx; `dvc repro` makes it, or name another with --model")
     if args.top < 1:
         raise VitloraError(f"--top: got {args.top}; the rule: at least 1")
+    damage = next(problems(args.model, only=("model.onnx", "vitlora.json")), None)
+    if damage:
+        raise VitloraError(f"{damage}; `vitlora recover && dvc repro` makes it anew, or copy the folder anew")
     try:
         bundle = read_json(args.model / "vitlora.json")
     except (OSError, ValueError) as error:

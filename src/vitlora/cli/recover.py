@@ -1,0 +1,129 @@
+"""Heal a workspace that a crash or a bad disk left unusable; what was taken away, `dvc repro` makes anew."""
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from vitlora.errors import VitloraError
+from vitlora.guard import WORK, try_lock
+from vitlora.text import printable
+from vitlora.workspace import (
+    LOCK,
+    cache_folder,
+    check_cache,
+    check_outputs,
+    committed,
+    read_lock,
+    require_project,
+    text_is_lock,
+)
+
+DVC_TMP = Path(".dvc/tmp")
+RWLOCK = DVC_TMP / "rwlock"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb has none."""
+
+
+def act(args: argparse.Namespace) -> None:
+    """Mend dvc.lock and DVC's own locks, and remove drafts, damaged outputs and damaged cached objects.
+
+    Raises:
+        VitloraError: A live dvc or stage is at work here.
+    """
+    require_project()
+    _refuse_live()
+    done = 0
+    for line in _mend():
+        print(printable(line))
+        done += 1
+    print(f"{done} mended; now `dvc repro`" if done else "nothing to mend")
+
+
+def _mend() -> Iterator[str]:
+    yield from _locks()
+    yield from _lock_file()
+    yield from _drafts()
+    yield from _damage()
+
+
+def _refuse_live() -> None:
+    """Refuse while a process holds a stage's lock, or one of DVC's is alive."""
+    for path in [*WORK.glob("*.lock"), DVC_TMP / "lock"]:
+        if path.exists():
+            with path.open("a+", encoding="utf-8") as file:
+                if not try_lock(file):
+                    file.seek(0)
+                    raise VitloraError(f"{path} is held ({file.read().strip()}); wait for it, or end that process")
+    for pid in sorted(_holders()):
+        if _is_dvc(pid):
+            raise VitloraError(f"process {pid}, a dvc, is at work here; wait for it, or end it")
+
+
+def _holders() -> set[int]:
+    """Return the processes that DVC's rwlock names, none if it is broken."""
+    try:
+        content = json.loads(RWLOCK.read_bytes())
+        writers = [entry["pid"] for entry in content.get("write", {}).values()]
+        return {
+            int(pid) for pid in writers + [e["pid"] for entries in content.get("read", {}).values() for e in entries]
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return set()
+
+
+def _is_dvc(pid: int) -> bool:
+    """Whether a process lives and is DVC's: a number is given out again."""
+    try:
+        return any("dvc" in word for word in psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False
+
+
+def _locks() -> Iterator[str]:
+    if RWLOCK.exists() and RWLOCK.read_bytes().strip() != b"{}":
+        RWLOCK.unlink()
+        yield f"{RWLOCK}: removed, its holder is gone"
+
+
+def _lock_file() -> Iterator[str]:
+    try:
+        read_lock()
+        return
+    except VitloraError:
+        pass
+    text = committed(LOCK)
+    if text is not None and text_is_lock(text):
+        LOCK.write_text(text, encoding="utf-8")
+        yield f"{LOCK}: restored from the last commit"
+    else:
+        LOCK.unlink()
+        yield f"{LOCK}: removed; every stage runs once, or comes back from the run cache"
+
+
+def _drafts() -> Iterator[str]:
+    for path in [*WORK.glob("*/out"), *WORK.glob("checkpoints/*/draft")]:
+        shutil.rmtree(path)
+        yield f"{path}: removed, unfinished"
+
+
+def _damage() -> Iterator[str]:
+    cache = cache_folder()
+    for finding in check_cache(cache):
+        finding.path.unlink()
+        yield f"{finding.path}: removed, damaged"
+    for path in dict.fromkeys(f.output.path for f in check_outputs(cache) if f.output and f.output.path.exists()):
+        _remove(path)
+        yield f"{path}: removed, damaged"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -1,0 +1,63 @@
+"""Run the pipeline as `dvc repro` does, and make sure that its results are really there."""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from vitlora.check import check_document
+from vitlora.entry import BASE
+from vitlora.errors import VitloraError
+from vitlora.manifest import problems
+from vitlora.params import read_document
+from vitlora.text import printable
+from vitlora.workspace import (
+    PARAMS,
+    cache_folder,
+    changed_params,
+    check_present,
+    environment,
+    outputs,
+    read_lock,
+    require_project,
+)
+
+MODELS = Path("models")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help="up to these stages only; all")
+
+
+def act(args: argparse.Namespace) -> None:
+    """Check parameters and dvc.lock, run `dvc repro`, and look at what it left.
+
+    Raises:
+        VitloraError: A parameter is wrong, dvc.lock is damaged, or an output is missing or damaged although dvc
+            reported success, as it does when its cache ran out of space.
+    """
+    require_project()
+    check_document(read_document(PARAMS), PARAMS, BASE)
+    read_lock()
+    for line in changed_params():
+        print(f"note: not as in the last commit: {line}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro", *args.stages], env=environment(), check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    found = [] if args.stages else list(_missing())
+    for each in found:
+        print(printable(each))
+    if found:
+        raise VitloraError(
+            f"dvc reported success, yet {len(found)} thing{'s are' if len(found) > 1 else ' is'} missing or damaged, "
+            "named above; check the disk's free space, then `vitlora recover && dvc repro`"
+        )
+
+
+def _missing() -> Iterator[str]:
+    yield from map(str, check_present(cache_folder()))
+    for output in outputs():
+        if output.path.is_dir() and MODELS in output.path.parents:  # data is checked by whoever reads it
+            yield from problems(output.path)

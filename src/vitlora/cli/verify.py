@@ -1,0 +1,47 @@
+"""Check every output and every object in DVC's cache, byte by byte, or the manifests of folders named."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from vitlora.errors import VitloraError
+from vitlora.manifest import problems
+from vitlora.text import printable
+from vitlora.workspace import Finding, cache_folder, check_cache, check_outputs, outputs, require_project
+
+CURE = "`vitlora recover` takes what is damaged away, then `dvc repro` makes or fetches it anew"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument(
+        "folders", nargs="*", type=Path, metavar="FOLDER", help="folders with a MANIFEST.sha256, such as a copied model"
+    )
+
+
+def act(args: argparse.Namespace) -> None:
+    """Print a line for every damaged, missing or foreign file.
+
+    Raises:
+        VitloraError: There is one.
+    """
+    found = list(_folders(args.folders) if args.folders else _workspace())
+    for each in found:
+        print(printable(str(each)))
+    if found:
+        cure = "copy the folder anew" if args.folders else CURE
+        raise VitloraError(f"{len(found)} finding{'s' if len(found) > 1 else ''}, named above; {cure}")
+    what = f"{len(args.folders)} folders" if args.folders else f"{len(outputs())} outputs and DVC's cache"
+    print(f"{what}: sound")
+
+
+def _folders(folders: list[Path]) -> Iterator[str]:
+    for folder in folders:
+        yield from problems(folder)
+
+
+def _workspace() -> Iterator[Finding]:
+    require_project()
+    cache = cache_folder()
+    yield from check_outputs(cache)
+    yield from check_cache(cache)
