@@ -22,7 +22,8 @@ from vitlora.durable import faultpoint, sync, sync_one
 from vitlora.errors import VitloraError
 from vitlora.manifest import problems, write_manifest
 from vitlora.room import shown_bytes
-from vitlora.workspace import changed_params
+from vitlora.workspace import changed_params, md5_of
+from vitlora.workspace import outputs as recorded_outputs
 
 WORK = Path(".work")
 LOCK_WAIT_S = 8.0  # a stage whose dvc was killed leaves within 2; loader processes of one that was killed within 5
@@ -141,14 +142,22 @@ def try_lock(file: IO[str]) -> bool:
 
 def _check_inputs(paths: Iterable[Path]) -> None:
     found: list[str] = []
+    recorded = _recorded()
     for path in paths:
         if not path.exists():
             found.append(f"{path}: missing")
         elif path.is_dir():
             found += problems(path)
+        elif recorded.get(path, md5 := md5_of(path)) != md5:
+            found.append(f"{path}: not what dvc.lock records")
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise VitloraError("; ".join(found[:5]) + f"{more}; {CURE}")
+
+
+def _recorded() -> dict[Path, str]:
+    """Return the MD5 of every output where dvc started us; by hand, dvc.lock may be of another run."""
+    return {output.path: output.md5 for output in recorded_outputs()} if "DVC_STAGE" in os.environ else {}
 
 
 @contextmanager

@@ -17,3 +17,9 @@ def scratch(tmp_path):
 def long_run(tmp_path_factory):
     params = {"train.num_train_epochs": 12, "train.save_steps": 1}
     return harness.once(tmp_path_factory, "long", lambda root: harness.build(root, params))
+
+
+@pytest.fixture(scope="session")
+def workers_run(tmp_path_factory):
+    params = {"train.dataloader_num_workers": 2, "train.save_steps": 1}
+    return harness.once(tmp_path_factory, "workers", lambda root: harness.build(root, params))

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import tiny
 from ruamel.yaml import YAML
 
@@ -167,7 +168,7 @@ def up_to_stage(stage):
 
 
 def copy_without(golden, root, stage):
-    """Copy the finished project less everything that a stage and its followers left: outputs, cache, lock, run cache."""
+    """Copy the finished project less all that a stage and its followers left: outputs, cache, lock, run cache."""
     shutil.copytree(golden, root, symlinks=True)
     lose(root, stage)
     return root
@@ -239,6 +240,16 @@ def same(root, golden, stage="export"):
     assert hashes(root, stages) == hashes(golden, stages)
     if stage == STAGES[-1]:
         assert (root / "dvc.lock").read_bytes() == (golden / "dvc.lock").read_bytes()
+
+
+def tries(count, quick=1):
+    """Number the tries; all but the first few are left to `make faults`."""
+    return [number if number < quick else pytest.param(number, marks=pytest.mark.faults) for number in range(count)]
+
+
+def quick_only(names, *quick):
+    """Leave all names but the given ones to `make faults`."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.faults) for name in names]
 
 
 def whole(number):

@@ -19,6 +19,7 @@ from faults.harness import (
     same,
     seconds,
     start_stage,
+    tries,
     wait_until_none,
     whole,
 )
@@ -26,11 +27,6 @@ from faults.harness import (
 KILLS, ORPHANS, STOPS = 40, 50, 10
 FAULTPOINTS = ("start", "worked", "manifest", "synced", "moved", "done")
 CHECKPOINTS = ("checkpoint-written", "checkpoint-synced", "checkpoint-moved")
-
-
-def tries(count, quick=1):
-    """Number the tries; all but the first few are left to `make faults`."""
-    return [number if number < quick else pytest.param(number, marks=pytest.mark.faults) for number in range(count)]
 
 
 def points():
@@ -85,7 +81,7 @@ def test_a_kill_amid_training_costs_one_repro(long_run, scratch, note, number):
 
 
 def newest_step(root):
-    return max((int(path.name) for path in (root / ".work/train").glob("*/[0-9]*")), default=0)
+    return max((int(path.name) for path in (root / ".work/checkpoints").glob("*/[0-9]*")), default=0)
 
 
 @pytest.mark.survives("F02", "power cut at every faultpoint of every stage and of a checkpoint")
