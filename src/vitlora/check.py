@@ -16,6 +16,7 @@ from vitlora.sections.evaluate import EvaluateStage
 from vitlora.sections.export import ExportStage
 from vitlora.sections.image import PreprocessStage
 from vitlora.sections.train import TrainStage
+from vitlora.text import printable
 
 STAGES: dict[str, type[Params]] = {
     "download": DownloadStage,
@@ -80,7 +81,7 @@ def _unknown(prefix: str, given: dict[str, Any], known: Collection[str]) -> Iter
         if key not in known:
             near = _nearest(key, known)
             rule = f"a known name; did you mean {prefix}{near}?" if near else f"one of {', '.join(known)}"
-            yield f"{prefix}{key}: got {shown(given[key])}; the rule: {rule}"
+            yield f"{prefix}{printable(str(key))}: got {shown(given[key])}; the rule: {rule}"
 
 
 def _nearest(key: object, known: Iterable[str]) -> str | None:
