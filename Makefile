@@ -1,6 +1,6 @@
 # make repro: build the environment and run the pipeline.  make test: build it and check everything.
 # Everything lives in .venv; nothing is installed twice unless requirements.lock changes.
-.PHONY: help setup repro test check unit lock clean
+.PHONY: help setup repro test check unit lock audit clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -30,6 +30,11 @@ check: $(READY) ## lint, format and types
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --group dev --no-header pyproject.toml -o requirements.lock
+
+audit: ## look every pinned package up in PyPI's list of known vulnerabilities (needs the network)
+	$(PYTHON) -m venv .work/audit
+	.work/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	.work/audit/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip
 
 clean: ## remove the environment and caches, keep data and models
 	rm -rf $(VENV) .work .pytest_cache .mypy_cache .ruff_cache

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from vitlora.check import STAGES, check_document, sections
 from vitlora.errors import VitloraError
 from vitlora.files import write_json
+from vitlora.manifest import write_manifest
 from vitlora.params import load_params, read_document, shown
 from vitlora.sections.image import PreprocessStage
 from vitlora.sections.train import Lora, TrainStage
@@ -556,6 +557,10 @@ def test_a_stage_refuses_a_bad_file_before_it_loads_anything(tmp_path, name, tex
 
 def test_a_good_file_is_let_through_to_the_slow_imports(tmp_path):
     """The traps do catch, or the test before this one would show nothing."""
+    for name in ("base", "train-images", "val", "labels"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(b"")
+        write_manifest(tmp_path / name)
     done = stage("train", TEXT, tmp_path)
     assert done.returncode == 1
     assert "imported torch" in done.stderr

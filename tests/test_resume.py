@@ -33,13 +33,19 @@ SETTINGS = {
     "train.logging_steps": 3,
     "train.save_steps": 1,
     "lora.lora_dropout": 0.2,
+    # On a machine with a GPU these tests run there.
+    "train.step": "eager",
+    "train.full_determinism": torch.cuda.is_available(),
 }
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """The tiny project's data and base, as the first two stages leave them."""
-    root = tmp_path_factory.mktemp("prepared")
+    return prepare(tmp_path_factory.mktemp("prepared"))
+
+
+def prepare(root):
     tiny.make_images(root / "pictures")
     tiny.make_base(root / "tiny")
     document = settings(root)
@@ -137,8 +143,9 @@ def runs():
     return [path for path in CHECKPOINTS.iterdir() if path.is_dir()] if CHECKPOINTS.exists() else []
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("step", range(1, STEPS + 1))
+@pytest.mark.parametrize(
+    ("step", "workers"), [*((step, 0) for step in range(1, STEPS + 1)), (1, 2), (PER_EPOCH, 2), (7, 2), (STEPS, 2)]
+)
 def test_a_run_stopped_after_any_step_ends_with_the_same_bytes(golden, folder, step, workers):
     with pytest.MonkeyPatch.context() as patch:
         break_at(patch, step)

@@ -33,6 +33,9 @@ class Loader(Protocol):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass; the Trainer calls it."""
 
+    def close(self) -> None:
+        """End what loads ahead."""
+
 
 class SquareLoader:
     """A pre-transformed split in order, read by a thread a batch ahead: worker processes have nothing to decode."""
@@ -47,6 +50,9 @@ class SquareLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Every pass is the same."""
+
+    def close(self) -> None:
+        """Its thread ends with each pass."""
 
     def __iter__(self) -> Iterator[list[Batch]]:
         with ThreadPoolExecutor(1) as reader:
@@ -105,6 +111,10 @@ class Feed:
                 self._idle.append((done, go))
             yield batch
             done = self._mark()
+
+    def close(self) -> None:
+        """End what loads ahead."""
+        self.loader.close()
 
     def _fetch(self, batches: Iterator[list[Batch]]) -> Batch | None:
         if self.stream is not None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import multiprocessing
 import os
 import signal
 import sys
@@ -97,8 +96,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
             try:
                 self.train(resume_from_checkpoint=str(newest) if newest else None)
             finally:
-                for process in multiprocessing.active_children():
-                    process.terminate()  # loaders with work ahead; torch would wait 5 s for each
+                if self.timing.feed:
+                    self.timing.feed.close()
 
     def restore_best(self) -> None:
         """Give the model the weights of the epoch that was best on val."""

@@ -93,6 +93,7 @@ class Train(Params):
     decoder: Decoder
     logging_steps: int = Field(ge=1)
     save_steps: int = Field(ge=1)
+    full_determinism: bool
     seed: int = Field(ge=0, lt=2**32)
 
     @field_validator("warmup_steps")
