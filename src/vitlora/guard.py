@@ -30,6 +30,17 @@ LOCK_WAIT_S = 8.0  # a stage whose dvc was killed leaves within 2; loader proces
 PARENT_CHECK_S = 0.5
 CURE = "`vitlora recover` takes damaged copies away, then `dvc repro` makes them anew"
 
+ROOM = "out of memory; end other programs, lift a limit such as ulimit -v, or lower the batch size"
+SHARED = "too little shared memory; enlarge /dev/shm (docker run --shm-size=1g), or set train.dataloader_num_workers: 0"
+SHORTAGES = {  # words of an error, and what to say
+    "shared memory": SHARED,
+    "insufficient shm": SHARED,
+    "Bus error": SHARED,
+    "failed to map segment": ROOM,
+    "allocate memory": ROOM,
+    "Too many open files": "too few open files allowed; raise ulimit -n",
+}
+
 
 @contextmanager
 def guarded(
@@ -50,7 +61,7 @@ def guarded(
         VitloraError: Another writer is at work, an input is damaged, or the disk is full.
     """
     leave_with_parent()
-    with _no_space_named(stage), _only_writer(stage):
+    with _shortage_named(stage), _only_writer(stage):
         faultpoint("start")
         _announce_params()
         _check_inputs(inputs.values())
@@ -161,19 +172,31 @@ def _recorded() -> dict[Path, str]:
 
 
 @contextmanager
-def _no_space_named(stage: str) -> Iterator[None]:
+def _shortage_named(stage: str) -> Iterator[None]:
+    """Turn what comes of a full or read-only disk, and of too little memory, into a line that says so."""
     try:
         yield
-    except OSError as error:
-        reasons = {errno.ENOSPC: "disk full", errno.EDQUOT: "quota reached", errno.EROFS: "read-only file system"}
-        reason = reasons.get(error.errno or 0)
-        if reason is None:
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
+        short = _disk(error) or _memory(error)
+        if short is None:
             raise
         shutil.rmtree(WORK / stage / "out", ignore_errors=True)
-        free = shown_bytes(shutil.disk_usage(Path()).free)
-        raise VitloraError(
-            f"{stage}: {reason} at {error.filename or 'a file'}, {free} free; make room, run again"
-        ) from None
+        raise VitloraError(f"{stage}: {short}") from None
+
+
+def _disk(error: Exception) -> str | None:
+    reasons = {errno.ENOSPC: "disk full", errno.EDQUOT: "quota reached", errno.EROFS: "read-only file system"}
+    if not isinstance(error, OSError) or error.errno not in reasons:
+        return None
+    free = shown_bytes(shutil.disk_usage(Path()).free)
+    return f"{reasons[error.errno]} at {error.filename or 'a file'}, {free} free; make room, run again"
+
+
+def _memory(error: Exception) -> str | None:
+    """Other people's libraries have no type for these, only words."""
+    if isinstance(error, MemoryError):
+        return SHORTAGES["allocate memory"]
+    return next((cure for words, cure in SHORTAGES.items() if words in str(error)), None)
 
 
 def _replace(source: Path, target: Path, whole: bool) -> None:

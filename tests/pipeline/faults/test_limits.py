@@ -5,6 +5,8 @@ from faults.harness import Running, copy_without, repro, same, stage_command
 
 SHELL = ("bash", "-c")
 
+LIMITS = [("preprocess", 300_000), ("preprocess", 1_000_000), ("train", 1_000_000), ("export", 1_500_000)]
+
 
 def limited(root, limit, *command):
     """Run a command under a shell's limit; return exit code and text."""
@@ -52,7 +54,7 @@ def test_few_open_files(workers_run, scratch, note, stage):
 
 @pytest.mark.survives("F21", "ulimit -v: finishes, or one line")
 @pytest.mark.faults
-@pytest.mark.parametrize(("stage", "kilobytes"), [("preprocess", 300_000), ("train", 1_000_000), ("export", 1_500_000)])
+@pytest.mark.parametrize(("stage", "kilobytes"), LIMITS)
 def test_little_address_space(workers_run, scratch, note, stage, kilobytes):
     root = copy_without(workers_run, scratch / "project", stage)
     code, text = limited(root, f"ulimit -v {kilobytes}", *stage_command(stage))
