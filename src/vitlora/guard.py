@@ -30,6 +30,7 @@ LOCK_WAIT_S = 8.0  # a stage whose dvc was killed leaves within 2; loader proces
 PARENT_CHECK_S = 0.5
 CURE = "`vitlora recover` takes damaged copies away, then `dvc repro` makes them anew"
 
+DISK = {errno.ENOSPC: "disk full", errno.EDQUOT: "quota reached", errno.EROFS: "read-only file system"}
 ROOM = "out of memory; end other programs, lift a limit such as ulimit -v, or lower the batch size"
 SHARED = "too little shared memory; enlarge /dev/shm (docker run --shm-size=1g), or set train.dataloader_num_workers: 0"
 SHORTAGES = {  # words of an error, and what to say
@@ -61,7 +62,7 @@ def guarded(
         VitloraError: Another writer is at work, an input is damaged, or the disk is full.
     """
     leave_with_parent()
-    with _shortage_named(stage), _only_writer(stage):
+    with shortage_named(stage), _only_writer(stage):
         faultpoint("start")
         _announce_params()
         _check_inputs(inputs.values())
@@ -172,24 +173,29 @@ def _recorded() -> dict[Path, str]:
 
 
 @contextmanager
-def _shortage_named(stage: str) -> Iterator[None]:
-    """Turn what comes of a full or read-only disk, and of too little memory, into a line that says so."""
+def shortage_named(who: str) -> Iterator[None]:
+    """Turn what comes of a full or read-only disk, and of too little memory, into a line that says so.
+
+    Raises:
+        VitloraError: Instead.
+    """
     try:
         yield
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
-        short = _disk(error) or _memory(error)
+        short = _memory(error) or _disk(error)
         if short is None:
             raise
-        shutil.rmtree(WORK / stage / "out", ignore_errors=True)
-        raise VitloraError(f"{stage}: {short}") from None
+        shutil.rmtree(WORK / who / "out", ignore_errors=True)
+        raise VitloraError(f"{who}: {short}") from None
 
 
 def _disk(error: Exception) -> str | None:
-    reasons = {errno.ENOSPC: "disk full", errno.EDQUOT: "quota reached", errno.EROFS: "read-only file system"}
-    if not isinstance(error, OSError) or error.errno not in reasons:
-        return None
-    free = shown_bytes(shutil.disk_usage(Path()).free)
-    return f"{reasons[error.errno]} at {error.filename or 'a file'}, {free} free; make room, run again"
+    """A worker process hands its error on as text."""
+    for number, reason in DISK.items():
+        if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+            place = getattr(error, "filename", None) or "a file"
+            return f"{reason} at {place}, {shown_bytes(shutil.disk_usage(Path()).free)} free; make room, run again"
+    return None
 
 
 def _memory(error: Exception) -> str | None:
