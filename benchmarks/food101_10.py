@@ -54,7 +54,8 @@ def main() -> None:
     if not (prepared / "labels.json").exists():
         stage = load_params(PreprocessStage, document, args.params)
         paths = [prepared / name for name in PREPARED]
-        preprocess(stage.data, stage.image, stage.split, args.raw, *paths, args.work / "preprocess.json")
+        paths += [args.work / "report.html", args.work / "preprocess.json"]
+        preprocess(stage.data, stage.image, stage.split, args.raw, *paths)
     stage = load_params(TrainStage, document, args.params)
     if args.search:
         search(stage, args.base, prepared, args.work)

@@ -142,7 +142,8 @@ def make_squares(args: argparse.Namespace, document: dict[str, Any]) -> Path:
     prepare.download_folder(args.data, raw)
     stage = load_params(PreprocessStage, document, args.params)
     paths = [prepared / name for name in PREPARED]
-    preprocess(stage.data, stage.image, stage.split, raw, *paths, args.work / "preprocess.json")
+    paths += [args.work / "report.html", args.work / "preprocess.json"]
+    preprocess(stage.data, stage.image, stage.split, raw, *paths)
     return prepared
 
 

@@ -21,7 +21,7 @@ from vitlora.preprocess import preprocess
 from vitlora.sections.image import PreprocessStage
 
 PRESET = Path(__file__).parents[1] / "presets" / "food101.yaml"
-OUTPUTS = ("train", "val", "test", "labels.json", "report.json")
+OUTPUTS = ("train", "val", "test", "labels.json", "report.html", "report.json")
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def repeat(packed: Path, raw: Path, count: int) -> None:
     def items() -> Iterator[Item]:
         for number in range(count):
             row = number % len(source)
-            split = "test" if number % 4 == 3 else "train"
+            split = "test" if row % 4 == 3 else "train"  # copies in one, or they would be left out
             yield (f"{number:06d}.jpg", split, labels[row], digests[row]), source[row]
 
     write_packed(raw, ("path", "split", "label", "sha256"), items())

@@ -1,4 +1,4 @@
-"""Preprocess stage: check and split the images; store validation and test as ready tensors."""
+"""Preprocess stage: check and split the images, report on them; store validation and test as ready tensors."""
 
 from vitlora.entry import guarded, run, stage_arguments
 from vitlora.sections.image import PreprocessStage
@@ -7,7 +7,11 @@ from vitlora.sections.image import PreprocessStage
 def main() -> None:
     """Check the parameters, then do the stage's work."""
     params, places = stage_arguments(
-        PreprocessStage, __doc__, inputs=("raw",), outputs=("train", "val", "test", "labels"), records=("report",)
+        PreprocessStage,
+        __doc__,
+        inputs=("raw",),
+        outputs=("train", "val", "test", "labels", "page"),
+        records=("report",),
     )
     with guarded("preprocess", places) as paths:
         from vitlora.preprocess import preprocess  # after the check: a bad parameter is refused before slow imports

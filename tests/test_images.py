@@ -14,7 +14,6 @@ from torchvision.transforms import functional
 
 from vitlora.containers import BadImageError
 from vitlora.images import (
-    Inspected,
     _to_rgb,
     crop_and_resize,
     decode,
@@ -432,13 +431,35 @@ def test_a_tiff_of_many_pages_gives_the_first():
     ],
 )
 def test_only_an_upright_jpeg_in_rgb_or_grey_is_plain_and_every_size_is_the_upright_one(data, plain):
-    assert inspect(data) == Inspected(30, 20, plain)
+    seen = inspect(data)
+    assert (seen.width, seen.height, seen.plain) == (30, 20, plain)
     assert decode(data).size == (30, 20)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (7, 9), (8, 8), (15, 300)])
 def test_a_picture_too_small_to_be_scaled_down_is_inspected(size):
-    assert inspect(saved(picture(*size), format="JPEG")) == Inspected(*size, True)
+    seen = inspect(saved(picture(*size), format="JPEG"))
+    assert (seen.width, seen.height, seen.plain) == (*size, True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        *(("JPEG", mode) for mode in ("RGB", "L", "CMYK")),
+        *(("PNG", mode) for mode in ("RGB", "L", "P", "RGBA", "I;16")),
+        *(("TIFF", mode) for mode in ("RGB", "L", "CMYK", "P", "RGBA", "I;16")),
+    ],
+)
+def test_format_mode_and_a_grey_thumbnail_are_told_whatever_the_way_they_were_come_by(kind, mode):
+    rows, columns = np.mgrid[0:192, 0:256]
+    grey = (rows * 0.5 + columns * 0.5).astype(np.uint8)
+    image = Image.fromarray(grey)
+    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else image.convert("RGB").convert(mode)
+    seen = inspect(saved(image, format=kind))
+    assert (seen.kind, seen.mode) == (kind, mode)
+    expected = grey.reshape(16, 12, 16, 16).mean(axis=(1, 3))
+    found = np.frombuffer(seen.thumbnail, np.uint8).reshape(16, 16)
+    assert np.abs(found - expected).max() <= (8 if mode == "P" else 3)
 
 
 def test_a_jpeg_whose_end_is_missing_is_seen_at_any_place():

@@ -147,6 +147,8 @@ BAD_VALUES = [  # key, the value as YAML, the value as shown, the rule
     ("data.image_column", "null", "null", WORD),
     ("data.on_bad", "ignore", '"ignore"', "fail or skip"),
     ("data.max_bad_fraction", "1.5", "1.5", "at most 1"),
+    ("data.on_duplicate", "drop", '"drop"', "fail or skip"),
+    ("data.on_duplicate", "null", "null", "fail or skip"),
     ("model.source", "timm", '"timm"', "wheel, hub or folder"),
     ("augment.scale", "[1.0, 0.8]", "[1.0, 0.8]", "0 < min <= max <= 1"),
     ("augment.scale", "[0, 1]", "[0, 1]", "0 < min <= max <= 1"),
@@ -248,7 +250,7 @@ ODD_FILES = {  # the text, and the one line that is said of it, a regex
     ),
     "key of both stages' share": (
         replaced("  on_bad: fail", "  on_bad: fail\n  zzz: 1"),
-        r"data\.zzz: got 1; the rule: one of source, path, .*, on_bad, max_bad_fraction$",
+        r"data\.zzz: got 1; the rule: one of source, path, .*, on_bad, max_bad_fraction, on_duplicate$",
     ),
     "missing key": (replaced("  r: 16\n", ""), r"lora\.r: missing; the rule: every key is written out"),
     "missing section": (without_section("evaluate"), "evaluate: missing; the rule: every section is written out"),
@@ -261,7 +263,7 @@ ODD_FILES = {  # the text, and the one line that is said of it, a regex
     ),
     "key twice": (
         replaced("  r: 16\n", "  r: 16\n  r: 8\n"),
-        r'found duplicate key "r" with value "8" \(original value: "16"\) \(line 40, .*keep one of the two',
+        r'found duplicate key "r" with value "8" \(original value: "16"\) \(line 41, .*keep one of the two',
     ),
     "section twice": (TEXT + "\nlora: {r: 8}\n", r'found duplicate key "lora" \(line \d+, column 1\); keep one'),
     "empty": ("", "holds nothing; the rule: sections such as `lora:` with keys below them"),
@@ -270,12 +272,12 @@ ODD_FILES = {  # the text, and the one line that is said of it, a regex
     "text": ("lora", "holds only text; the rule: sections"),
     "number": ("8", "holds one value; the rule: sections"),
     "open bracket": (replaced("[query, value]", "[query, value"), r"cannot be read as YAML: .* \(line 4\d, column 3\)"),
-    "no colon": (replaced("  r: 16", "  r 16"), r"cannot be read as YAML: .* \(line 40, "),
+    "no colon": (replaced("  r: 16", "  r 16"), r"cannot be read as YAML: .* \(line 41, "),
     "indented too far": (
         replaced("  r: 16", "    r: 16"),
-        r"cannot be read as YAML: .* \(line 40, column 3\); the rule: one indent for all keys",
+        r"cannot be read as YAML: .* \(line 41, column 3\); the rule: one indent for all keys",
     ),
-    "tab": (replaced("  r: 16", "\tr: 16"), r"cannot be read as YAML: .*\(line 39, .*; the rule: spaces for indents"),
+    "tab": (replaced("  r: 16", "\tr: 16"), r"cannot be read as YAML: .*\(line 40, .*; the rule: spaces for indents"),
     "tab further down": (replaced("  bias:", "\tbias:"), r"cannot be read as YAML: .*; the rule: spaces for indents"),
     "two documents": (TEXT + "\n---\nlora: 1\n", "cannot be read as YAML: .*another document"),
     "foreign tag": (changed("lora.r", "!!python/name:os.system"), "cannot be read as YAML: .*constructor"),
@@ -395,6 +397,7 @@ GOOD_VALUES = [  # key, the value as YAML, the value that the stage sees
     ("image.interpolation", "bicubic", "bicubic"),
     ("data.on_bad", "skip", "skip"),
     ("data.max_bad_fraction", "0", 0.0),
+    ("data.on_duplicate", "skip", "skip"),
     ("data.test_split", "validation", "validation"),
     ("evaluate.top_k", "1", 1),
     ("export.onnx_opset", "18", 18),
@@ -476,7 +479,7 @@ def test_parameters_cannot_be_changed_once_read(tmp_path):
 
 def test_a_stage_reads_its_own_keys_of_a_shared_section(tmp_path):
     params = load_params(PreprocessStage, check(tmp_path, TEXT), Path("p.yaml"))
-    assert params.data.model_dump() == {"on_bad": "fail", "max_bad_fraction": 0.05}
+    assert params.data.model_dump() == {"on_bad": "fail", "max_bad_fraction": 0.05, "on_duplicate": "fail"}
 
 
 def test_a_stage_alone_refuses_a_section_that_is_no_mapping(tmp_path):

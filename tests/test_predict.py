@@ -210,7 +210,9 @@ def test_a_bad_picture_is_named_with_its_control_characters_escaped(capsys):
     from vitlora.sections.data import DataPolicy
 
     with pytest.raises(VitloraError):
-        refuse_bad({"cat/\x1b[2J.png": "broken \x07"}, 9, DataPolicy(on_bad="fail", max_bad_fraction=0.1))
+        refuse_bad(
+            {"cat/\x1b[2J.png": "broken \x07"}, 9, DataPolicy(on_bad="fail", max_bad_fraction=0.1, on_duplicate="fail")
+        )
     assert capsys.readouterr().out == "bad image: cat/\\x1b[2J.png: broken \\x07\n"
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -26,11 +27,12 @@ from vitlora.sections.image import Image, Split
 from vitlora.tensors import load_split
 
 ROOT = Path(__file__).parents[1]
-FAIL, SKIP = DataPolicy(on_bad="fail", max_bad_fraction=0.05), DataPolicy(on_bad="skip", max_bad_fraction=0.25)
+FAIL = DataPolicy(on_bad="fail", max_bad_fraction=0.05, on_duplicate="fail")
+SKIP = DataPolicy(on_bad="skip", max_bad_fraction=0.25, on_duplicate="skip")
 SQUARE = Image(size=16, interpolation="bilinear")
 SPLIT = Split(seed=0, val_from="train", val_fraction=0.1, test_fraction=0.2, max_per_class=None)
 OUTPUTS = ("train/images.bin", "train/index.csv", "val/images.npy", "val/index.csv", "test/images.npy")
-OUTPUTS += ("test/index.csv", "labels.json", "report.json")
+OUTPUTS += ("test/index.csv", "labels.json", "report.html", "report.json")
 
 
 def picture(number, size=(20, 14), kind="PNG"):
@@ -60,7 +62,7 @@ def images(counts, names=("cat", "dog"), start=0, split="train"):
 def run(tmp_path, rows, names=("cat", "dog"), data=FAIL, image=SQUARE, split=SPLIT, out="out"):
     """Run the stage's function; return the folder of its outputs."""
     raw, folder = write_raw(tmp_path / "raw", rows, names), tmp_path / out
-    places = [folder / name for name in ("train", "val", "test", "labels.json", "report.json")]
+    places = [folder / name for name in ("train", "val", "test", "labels.json", "report.html", "report.json")]
     preprocess(data, image, split, raw, *places)
     return folder
 
@@ -87,18 +89,29 @@ def refused(tmp_path, *args, match, **kwargs):
 
 def test_the_report_counts_every_image_once(tmp_path):
     folder = run(tmp_path, images((30, 20)))
-    assert read_json(folder / "report.json") == {
+    report = read_json(folder / "report.json")
+    assert {name: value for name, value in report.items() if not isinstance(value, list)} == {
         "train": 35,
         "val": 5,
         "test": 10,
         "classes": 2,
         "bad": 0,
-        "bad_images": [],
-        "images_per_class": [
-            {"class": "cat", "train": 21, "val": 3, "test": 6},
-            {"class": "dog", "train": 14, "val": 2, "test": 4},
-        ],
+        "imbalance": 1.5,
+        "upscaled": 1.0,
+        "exact_duplicates": 0,
+        "duplicates_in_two_classes": 0,
+        "duplicates_left_out": 0,
+        "near_duplicates": 0,
+        "near_duplicates_across_splits": 0,
+        "not_compared": 50,
     }
+    assert report["bad_images"] == []
+    assert report["images_per_class"] == [
+        {"class": "cat", "train": 21, "val": 3, "test": 6},
+        {"class": "dog", "train": 14, "val": 2, "test": 4},
+    ]
+    assert report["shorter_sides"] == [{"px": "8 to 15", "images": 50}]
+    assert report["formats"] == [{"format": "PNG", "mode": "RGB", "images": 50}]
     listed = paths(folder)
     assert sorted(path for found in listed.values() for path in found) == sorted(row[0] for row in images((30, 20)))
     assert {name: len(found) for name, found in listed.items()} == {"train": 35, "val": 5, "test": 10}
@@ -196,7 +209,12 @@ def test_just_as_many_bad_files_as_allowed_are_left_out(tmp_path):
 
 
 def test_a_fraction_of_zero_allows_no_bad_file(tmp_path):
-    refused(tmp_path, with_bad(1), data=DataPolicy(on_bad="skip", max_bad_fraction=0.0), match="1 of 61 images")
+    refused(
+        tmp_path,
+        with_bad(1),
+        data=FAIL.model_copy(update={"on_bad": "skip", "max_bad_fraction": 0.0}),
+        match="1 of 61 images",
+    )
 
 
 def test_a_picture_too_narrow_to_be_scaled_is_a_bad_file(tmp_path):
@@ -353,6 +371,207 @@ def test_another_seed_gives_another_test(tmp_path):
     assert len(first["test"]) == len(second["test"])
 
 
+# Duplicates
+
+
+def split_paths(folder, *names):
+    """Return the splits that hold each of the named pictures."""
+    found = paths(folder)
+    return [{split for split in found if name in found[split]} for name in names]
+
+
+def copies_of(rows, numbers, split="train", label=None):
+    """Return copies of some rows, under other names."""
+    return [(f"copy/{n}.png", split, rows[n][2] if label is None else label, rows[n][3]) for n in numbers]
+
+
+def as_other_file(data):
+    """Return another file with the same pixels."""
+    buffer = io.BytesIO()
+    Pillow.open(io.BytesIO(data)).save(buffer, format="PNG", compress_level=1)
+    assert buffer.getvalue() != data
+    return buffer.getvalue()
+
+
+def test_pictures_without_duplicates_are_divided_as_ever(tmp_path):
+    """Written down from the version before duplicates were looked for."""
+    found = paths(run(tmp_path, images((9, 9))))
+    numbers = {name: [int(re.findall(r"\d+", path)[0]) for path in listed] for name, listed in found.items()}
+    assert numbers == {"train": [0, 2, 3, 5, 6, 7, 9, 12, 13, 14, 15, 16], "val": [1, 11], "test": [4, 8, 10, 17]}
+
+
+@pytest.mark.parametrize("again", [bytes, as_other_file], ids=["to the byte", "to the pixel"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_equal_pictures_come_into_one_split(tmp_path, seed, again):
+    rows = images((40, 40))
+    copies = [(*row[:3], again(row[3])) for row in copies_of(rows, range(0, 80, 2))]
+    folder = run(tmp_path, [*copies, *rows], split=with_split(seed=seed))
+    for number in range(0, 80, 2):
+        mine, copy = split_paths(folder, rows[number][0], f"copy/{number}.png")
+        assert mine == copy
+        assert len(mine) == 1
+    report = read_json(folder / "report.json")
+    assert (report["exact_duplicates"], report["duplicates_left_out"]) == (40, 0)
+    assert 16 <= report["test"] <= 24
+    assert report["equal_pictures"][0]["images"] == 2
+
+
+def test_the_order_of_the_rows_decides_nothing_where_there_are_duplicates(tmp_path):
+    rows = images((40, 40))
+    rows += copies_of(rows, range(0, 80, 3))
+    first = run(tmp_path, rows, out="first")
+    second = run(tmp_path, rows[::-1], out="second")
+    assert {name: sorted(found) for name, found in paths(first).items()} == {
+        name: sorted(found) for name, found in paths(second).items()
+    }
+
+
+def test_a_picture_in_two_classes_stops_everything_and_is_named(tmp_path, capsys):
+    rows = images((20, 20))
+    message = refused(tmp_path, [*rows, *copies_of(rows, [3, 4], label=1)], match="the same picture in two classes: ")
+    assert "train/cat/3.png = copy/3.png; in two classes: train/cat/4.png = copy/4.png; remove the wrong" in message
+    assert "or set data.on_duplicate: skip" in message
+    assert "the same picture in two classes: train/cat/4.png = copy/4.png\n" in capsys.readouterr().out
+
+
+def test_a_picture_in_two_classes_is_left_out_with_all_its_copies_where_that_is_allowed(tmp_path):
+    rows = images((20, 20))
+    folder = run(tmp_path, [*rows, *copies_of(rows, [3], label=1), *copies_of(rows, [30])], data=SKIP)
+    assert split_paths(folder, "train/cat/3.png", "copy/3.png") == [set(), set()]
+    report = read_json(folder / "report.json")
+    assert report["duplicates_in_two_classes"] == report["duplicates_left_out"] == 2
+    assert report["equal_pictures"][0]["classes"] == ["cat", "dog"]
+    assert report["train"] + report["val"] + report["test"] == 40
+
+
+def test_many_copies_are_named_in_one_short_line(tmp_path, capsys):
+    rows = images((20, 20))
+    message = refused(tmp_path, [*rows, *copies_of(rows, [3] * 30, label=1)], match=r"= copy/3.png and 26 more; remove")
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize("held", [VAL, TEST], ids=["val", "test"])
+@pytest.mark.parametrize("val_from", ["train", "official"])
+def test_a_copy_of_a_held_out_picture_is_refused_or_left_out_of_train_and_test_stays_whole(tmp_path, held, val_from):
+    rows = [*TRAIN, *copies_of(held, [0, 7]), *held]
+    split = with_split(val_from=val_from)
+    message = refused(tmp_path, rows, split=split, match="the same picture in two splits: copy/0.png = ")
+    assert "copy/7.png" in message
+    folder = run(tmp_path, rows, data=SKIP, split=split)
+    assert split_paths(folder, "copy/0.png", "copy/7.png") == [set(), set()]
+    assert sorted(paths(folder)["test"]) == names_of(held)
+    assert read_json(folder / "report.json")["duplicates_left_out"] == 2
+
+
+def test_of_copies_in_val_and_test_those_in_test_stay_unless_val_is_trained_on(tmp_path):
+    rows = [*TRAIN, *VAL, *copies_of(TEST, [0], split="val"), *copies_of(TRAIN, [0], split="val"), *TEST]
+    rows = [(f"{number}/{row[0]}", *row[1:]) for number, row in enumerate(rows)]
+    official = paths(run(tmp_path, rows, data=SKIP, split=OFFICIAL, out="official"))
+    assert sorted(official["test"]) == sorted(row[0] for row in rows if row[1] == "test")
+    assert len(official["val"]) == 11  # the copy of a training picture is held out here
+    assert len(official["train"]) == 39
+    trained = paths(run(tmp_path, rows, data=SKIP, out="trained"))
+    assert len(trained["train"]) + len(trained["val"]) == 51
+
+
+def test_a_picture_of_two_classes_in_the_official_test_stays_there_and_is_counted(tmp_path):
+    rows = [*TRAIN, *TEST, *copies_of(TEST, [0], split="test", label=1)]
+    folder = run(tmp_path, rows, data=SKIP)
+    report = read_json(folder / "report.json")
+    assert (report["test"], report["duplicates_in_two_classes"], report["duplicates_left_out"]) == (13, 2, 0)
+
+
+def test_a_class_of_nothing_but_copies_is_trained_on_and_in_no_other_split(tmp_path):
+    rows = images((20, 1))
+    found = paths(run(tmp_path, [*rows, *copies_of(rows, [20]), ("more.png", "train", 1, rows[20][3])]))
+    assert {"copy/20.png", "more.png"} < set(found["train"])
+    assert all("dog" not in path for path in (*found["val"], *found["test"]))
+
+
+def test_a_class_whose_pictures_are_all_in_another_class_too_is_empty(tmp_path):
+    rows = images((20, 0))
+    refused(
+        tmp_path, [*rows, *copies_of(rows, [3, 4], label=1)], data=SKIP, match="no image to train on in 1 of 2 .*: dog;"
+    )
+
+
+def test_thousands_of_plain_pictures_cost_little_and_are_no_near_duplicates(tmp_path):
+    plain = []
+    for number in range(600):
+        buffer = io.BytesIO()
+        Pillow.new("RGB", (40, 40), (255, 255, 255 - number % 2)).save(buffer, format="PNG")
+        plain.append(
+            (f"plain/{number}.png", "train", number % 2, buffer.getvalue() + bytes([number % 256, number // 256]))
+        )
+    report = read_json(run(tmp_path, [*plain, *images((30, 30))]) / "report.json")
+    assert (report["exact_duplicates"], report["near_duplicates"], report["not_compared"]) == (598, 0, 660)
+
+
+# The page and what it is drawn from
+
+
+def photo(number, size=(120, 90), **save):
+    """Return a picture with large shapes, as photographs have them."""
+    small = np.random.default_rng(number).integers(0, 256, (6, 8, 3), np.uint8)
+    buffer = io.BytesIO()
+    Pillow.fromarray(small).resize(size, Pillow.Resampling.BICUBIC).save(buffer, **{"format": "JPEG", **save})
+    return buffer.getvalue()
+
+
+def photos(changed=()):
+    """Return 60 rows of photographs; of those named, also a re-encoded half-sized copy, as the official test."""
+    rows = [(f"train/{number}.jpg", "train", number % 2, photo(number)) for number in range(60)]
+    return rows + [
+        (f"test/{number}.jpg", "test", number % 2, photo(number, (60, 45), quality=60)) for number in changed
+    ]
+
+
+def test_pictures_that_look_alike_are_reported_those_across_splits_first_and_none_is_moved(tmp_path, capsys):
+    rows = photos(range(10, 20))
+    rows += [("train/again.jpg", "train", 1, photo(31, quality=50))]
+    folder = run(tmp_path, rows)
+    report = read_json(folder / "report.json")
+    in_val = sum(f"train/{number}.jpg" in paths(folder)["val"] for number in range(10, 20))
+    assert (report["near_duplicates"], report["near_duplicates_across_splits"]) == (22, 10 + in_val)
+    assert (report["train"], report["val"], report["test"]) == (55, 6, 10)
+    listed = report["similar_pictures"]
+    assert [pair["paths"] for pair in listed[-1:]] == [["train/31.jpg", "train/again.jpg"]]
+    assert all("test" in pair["splits"] and pair["similarity"] > 0.95 for pair in listed[:10])
+    assert f"note: {10 + in_val} images of val and test look like one in another split\n" in capsys.readouterr().out
+
+
+def test_the_page_shows_what_is_alike_and_asks_nobody_for_anything(tmp_path):
+    page = (run(tmp_path, photos(range(4))) / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == 8
+    assert "8 pictures look like another one though their files differ, " in page
+    assert "<script" not in page
+    assert "http://" not in page
+    assert "https://" not in page
+    assert page.startswith("<!doctype html>\n")
+
+
+def test_names_are_escaped_in_the_page(tmp_path):
+    names = ("<script>alert(1)</script>", 'a"b&c\u202e')
+    rows = [(f'{row[0]}<b>\x1b[2J"', *row[1:]) for row in photos(range(4))]
+    rows.append(("<i>\x07.jpg", "train", 0, b"<u>"))
+    page = (run(tmp_path, rows, names, data=SKIP) / "report.html").read_text(encoding="utf-8")
+    assert not re.findall("<script|<b>|<i>|<u>|[\x00-\x09\x0b-\x1f\u202e]", page)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "&lt;i&gt;\\x07.jpg" in page
+    assert "a&quot;b&amp;c\\u202e" in page
+
+
+def test_a_page_of_many_classes_and_duplicates_stays_small(tmp_path):
+    names = [f"class {number}" for number in range(300)]
+    rows = [(f"{n}.jpg", "train", n % 300, photo(n, quality=90)) for n in range(600)]
+    rows += [(f"more {n}.jpg", "test", n % 300, photo(n, quality=60)) for n in range(300)]
+    folder = run(tmp_path, rows, names)
+    report = read_json(folder / "report.json")
+    assert report["near_duplicates_across_splits"] >= 295
+    assert len(report["similar_pictures"]) == 50
+    assert (folder / "report.html").stat().st_size < 1_000_000
+
+
 # The same bytes every time
 
 
@@ -375,7 +594,7 @@ def test_a_smaller_run_leaves_nothing_of_a_larger_one_before(tmp_path):
 def stage(raw, out, **environment):
     write_manifest(raw)
     paths = ["--train", out / "train", "--val", out / "val", "--test", out / "test"]
-    paths += ["--labels", out / "labels.json", "--report", out / "report.json"]
+    paths += ["--labels", out / "labels.json", "--page", out / "report.html", "--report", out / "report.json"]
     command = [sys.executable, "-m", "stages.preprocess", "--params", raw.parent / "p.yaml", "--raw", raw, *paths]
     return subprocess.run(
         [str(word) for word in command],

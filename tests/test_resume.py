@@ -53,7 +53,7 @@ def prepare(root):
     with working_in(root):
         download(stage.data, stage.model, Path("raw"), Path("base"))
         made = load_params(PreprocessStage, document, Path("params.yaml"))
-        places = [Path(name) for name in ("train", "val", "test", "labels.json", "report.json")]
+        places = [Path(name) for name in ("train", "val", "test", "labels.json", "report.html", "report.json")]
         preprocess(made.data, made.image, made.split, Path("raw"), *places)
     return root
 

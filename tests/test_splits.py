@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vitlora.splits import cap, carve, in_row_order, rank_by_class
+from vitlora.errors import VitloraError
+from vitlora.splits import cap, carve, in_row_order, rank_by_class, roles
 
 
 def images(counts, start=0):
@@ -18,8 +19,8 @@ def images(counts, start=0):
 
 def divided(labels, contents, seed=0, test=0.2, val=0.1):
     """Carve test, then val, and return the split of each content."""
-    taken, rest = carve(rank_by_class(seed, labels, contents, range(len(labels))), test)
-    val_rows, train = carve(rest, val / (1 - test))
+    taken, rest = carve(rank_by_class(seed, labels, contents, range(len(labels))), test, contents)
+    val_rows, train = carve(rest, val / (1 - test), contents)
     named = {"test": taken, "val": val_rows, "train": train}
     return {contents[row]: name for name, ranked in named.items() for row in in_row_order(ranked)}
 
@@ -29,7 +30,7 @@ COUNTS = (100, 37, 250, 5, 61)
 
 def test_every_image_is_in_one_split():
     labels, contents = images(COUNTS)
-    taken, rest = carve(rank_by_class(0, labels, contents, range(len(labels))), 0.3)
+    taken, rest = carve(rank_by_class(0, labels, contents, range(len(labels))), 0.3, contents)
     assert not set(in_row_order(taken)) & set(in_row_order(rest))
     assert sorted(in_row_order(taken) + in_row_order(rest)) == list(range(len(labels)))
 
@@ -48,7 +49,7 @@ def test_the_order_in_which_images_are_listed_plays_no_part():
 def test_each_class_gives_its_share_within_one_image(fraction):
     counts = (*COUNTS, 2, 3, 1000)
     labels, contents = images(counts)
-    taken, rest = carve(rank_by_class(0, labels, contents, range(len(labels))), fraction)
+    taken, rest = carve(rank_by_class(0, labels, contents, range(len(labels))), fraction, contents)
     for label, count in enumerate(counts):
         assert abs(len(taken[label]) - count * fraction) <= 1
         assert len(taken[label]) >= 1
@@ -59,7 +60,7 @@ def test_each_class_gives_its_share_within_one_image(fraction):
 
 def test_the_last_image_of_a_class_is_never_taken():
     labels, contents = images((1, 1))
-    taken, rest = carve(rank_by_class(0, labels, contents, range(2)), 0.9)
+    taken, rest = carve(rank_by_class(0, labels, contents, range(2)), 0.9, contents)
     assert taken == {0: [], 1: []}
     assert rest == {0: [0], 1: [1]}
 
@@ -136,3 +137,59 @@ def test_the_ranks_are_the_ones_of_all_earlier_runs():
     contents = [hashlib.sha256(bytes([row])).hexdigest() for row in range(8)]
     by_hand = sorted(range(8), key=lambda row: hashlib.sha256(f"7:{contents[row]}".encode()).hexdigest())
     assert rank_by_class(7, [0] * 8, contents, range(8)) == {0: by_hand} == {0: [5, 0, 3, 4, 6, 1, 7, 2]}
+
+
+# Equal pictures
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.5, 0.9])
+def test_equal_pictures_are_never_split_apart_and_each_class_gives_about_its_share(fraction):
+    labels, contents = images((100, 60))
+    copies = np.random.default_rng(0).integers(0, 160, 80)
+    labels += [labels[row] for row in copies]
+    contents += [contents[row] for row in copies]
+    taken, rest = carve(rank_by_class(0, labels, contents, range(240)), fraction, contents)
+    for label in (0, 1):
+        assert not {contents[row] for row in taken[label]} & {contents[row] for row in rest[label]}
+        count = labels.count(label)
+        assert 0.6 * count * fraction - 1 <= len(taken[label]) <= count * fraction + 1
+        assert len(taken[label]) + len(rest[label]) == count
+
+
+def test_many_copies_that_would_overdraw_the_share_stay_where_they_are():
+    contents = ["aa"] * 50 + [f"{number:02d}" for number in range(50)]
+    for seed in range(5):
+        taken, rest = carve(rank_by_class(seed, [0] * 100, contents, range(100)), 0.2, contents)
+        assert len(taken[0]) == 10  # a fifth of the 51 different ones
+        assert set(range(50)) <= set(rest[0])
+
+
+def test_where_each_picture_has_its_copies_the_smallest_group_is_taken_all_the_same():
+    contents = ["aa"] * 4 + ["bb"] * 3 + ["cc"] * 4
+    taken, _ = carve(rank_by_class(0, [0] * 11, contents, range(11)), 0.1, contents)
+    assert taken == {0: [4, 5, 6]}
+
+
+def test_a_class_of_nothing_but_copies_of_one_picture_keeps_them_all():
+    taken, rest = carve({0: [0, 1, 2, 3]}, 0.5, ["aa"] * 4)
+    assert (taken, rest) == ({0: []}, {0: [0, 1, 2, 3]})
+
+
+@pytest.mark.parametrize(
+    ("present", "val_from", "expected"),
+    [
+        ({"train"}, "train", {"train": "train"}),
+        ({"train", "val"}, "train", {"train": "train", "val": "test"}),
+        ({"train", "test"}, "train", {"train": "train", "test": "test"}),
+        ({"train", "val", "test"}, "train", {"train": "train", "val": "train", "test": "test"}),
+        ({"train", "val"}, "official", {"train": "train", "val": "test"}),
+        ({"train", "val", "test"}, "official", {"train": "train", "val": "val", "test": "test"}),
+    ],
+)
+def test_official_splits_serve_as_the_parameters_say(present, val_from, expected):
+    assert roles(present, val_from) == expected
+
+
+def test_an_official_val_must_be_there_to_be_used():
+    with pytest.raises(VitloraError, match=r"split\.val_from: got official; the data has one split only"):
+        roles({"train"}, "official")

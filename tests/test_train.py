@@ -30,7 +30,7 @@ def inputs(tmp_path_factory):
     fetch = load_params(DownloadStage, document, root)
     download(fetch.data, fetch.model, root / "raw", root / "base")
     made = load_params(PreprocessStage, document, root)
-    outs = [root / name for name in ("train", "val", "test", "labels.json", "report.json")]
+    outs = [root / name for name in ("train", "val", "test", "labels.json", "report.html", "report.json")]
     preprocess(made.data, made.image, made.split, root / "raw", *outs)
     return root / "base", root / "train", root / "val", root / "labels.json"
 

@@ -69,7 +69,7 @@ def preprocess_folder(raw: Path, params: Path, size: int, prepared: Path) -> Non
     document["image"].update(size=size)
     document["split"].update(val_from="official")
     stage = load_params(PreprocessStage, document, params)
-    paths = [prepared / name for name in ("train", "val", "test", "labels.json", "report.json")]
+    paths = [prepared / name for name in ("train", "val", "test", "labels.json", "report.html", "report.json")]
     preprocess(stage.data, stage.image, stage.split, raw, *paths)
 
 

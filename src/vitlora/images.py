@@ -19,6 +19,7 @@ from vitlora.containers import MAX_BYTES, BadImageError, Reason, essence, is_cut
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 SCALED_PIXELS = 100_000_000
 BAND = 256  # rows
+THUMBNAIL = 16  # px, the side of a square
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -79,17 +80,22 @@ def decode(data: bytes, checked: bool = False) -> Image.Image:
         return _decode(kind, kept)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Inspected:
-    """Width and height in px as seen upright; plain: a JPEG, RGB or grey, that is upright as it is stored."""
+    """Width and height in px as seen upright; plain: a JPEG, RGB or grey, that is upright as it is stored; the format
+    and the mode by Pillow's names; the picture in 16 x 16 grey levels, stretched to a square, row by row.
+    """
 
     width: int
     height: int
     plain: bool
+    kind: str
+    mode: str
+    thumbnail: bytes
 
 
 def inspect(data: bytes) -> Inspected:
-    """Refuse what ``decode`` refuses, at half its cost where the picture is a plain JPEG.
+    """Refuse what ``decode`` refuses, at half its cost where the picture is a plain JPEG, and tell what it is.
 
     Damage in a JPEG shows where its codes are read, and they are read to the last one at an eighth of the size too.
 
@@ -98,12 +104,19 @@ def inspect(data: bytes) -> Inspected:
     """
     with _refusing():
         kind, kept = essence(data)
-        if kind == "JPEG":
-            _refuse_codes(kept)
-            image = _open(kind, kept)
-            if image.mode in ("RGB", "L") and _orientation(image) not in TURNS:
-                return Inspected(*image.size, True)
-        return Inspected(*_decode(kind, kept).size, False)
+        grey = _refuse_codes(kept) if kind == "JPEG" else None
+        image = _open(kind, kept)
+        if grey is not None and image.mode in ("RGB", "L") and _orientation(image) not in TURNS:
+            return Inspected(
+                *image.size, True, kind, image.mode, _thumbnail(Image.frombytes("L", grey.shape[::-1], grey))
+            )
+        upright = _decode(kind, kept)
+        return Inspected(*upright.size, False, kind, image.mode, _thumbnail(upright))
+
+
+def _thumbnail(image: Image.Image) -> bytes:
+    small = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    return (small if small.mode == "L" else small.convert("L")).tobytes()
 
 
 def _decode(kind: str, kept: bytes) -> Image.Image:
@@ -134,10 +147,15 @@ def _open(kind: str, kept: bytes) -> ImageFile.ImageFile:
     return image
 
 
-def _refuse_codes(jpeg: bytes) -> None:
-    """Read all of a JPEG's codes, since Pillow lets the decoder fill what damage leaves with grey."""
+def _refuse_codes(jpeg: bytes) -> NDArray[np.uint8]:
+    """Read all of a JPEG's codes, since Pillow lets the decoder fill what damage leaves with grey.
+
+    Returns:
+        uint8 (h, w): what it shows, grey, as stored, as small as it can be and still have 32 px a side.
+    """
     try:
-        simplejpeg.decode_jpeg(jpeg, colorspace="GRAY", min_width=1, min_height=1, strict=True)
+        grey = simplejpeg.decode_jpeg(jpeg, colorspace="GRAY", min_width=32, min_height=32, strict=True)
+        return np.asarray(grey)[:, :, 0]
     except ValueError as error:
         raise BadImageError("corrupt", str(error)) from None
 

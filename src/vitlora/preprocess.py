@@ -1,29 +1,38 @@
 """Preprocess: check every picture, divide them, and decode validation and test once and for all."""
 
+import hashlib
+import io
 import json
 import os
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vitlora.containers import BadImageError
+from vitlora.data_page import render
+from vitlora.data_report import Facts, shown_rows, summarise
+from vitlora.duplicates import Duplicates, find_duplicates, name_contents, need_decoding, refuse_duplicates
 from vitlora.errors import VitloraError
-from vitlora.files import read_json, write_json
-from vitlora.images import Inspected, decode, inspect, resize_and_crop, scaled_size
+from vitlora.files import read_json, write_json, write_text
+from vitlora.images import THUMBNAIL, Inspected, decode, inspect, resize_and_crop, scaled_size
 from vitlora.isolated import Isolated
+from vitlora.lookalikes import MIN_SIDE, ROWS, Pair, find_alike, has_contrast, sketch
 from vitlora.packed import Item, Packed, write_packed
 from vitlora.sections.data import DataPolicy
 from vitlora.sections.image import Image, Split
-from vitlora.splits import Ranked, cap, carve, in_row_order, rank_by_class
+from vitlora.splits import Ranked, cap, carve, in_row_order, rank_by_class, roles
 from vitlora.tensors import create_split, write_square
 from vitlora.text import printable
 
 CHUNK = 256
 # DVC keys download by where the images are, not by what is there.
 AFRESH = "; after a change in the source, `dvc repro -f -s download && dvc repro` reads it afresh"
+DRAWN = 144  # px, the longer side of a picture on the page
 TRAIN_COLUMNS = ("path", "label", "width", "height", "plain")
 Rows = dict[str, list[int]]
 Entry = TypeVar("Entry")
@@ -39,12 +48,13 @@ def preprocess(
     val: Path,
     test: Path,
     labels: Path,
+    page: Path,
     report: Path,
 ) -> None:
-    """Write the three splits, the labels, and a count of it all.
+    """Write the three splits, the labels, and what is in the data: as numbers, and as a page.
 
     Args:
-        data: What to do with pictures that can't be decoded.
+        data: What to do with pictures that can't be decoded, and with duplicates.
         image: Side of the square and resize filter.
         split: Seed, shares and caps.
         raw: Folder that download wrote.
@@ -52,10 +62,12 @@ def preprocess(
         val: Gets the validation pictures as uint8 squares.
         test: Likewise.
         labels: Gets class names, image size and filter, which belong to whatever is trained on them.
-        report: Gets image counts per split and class, and the files left out with their reasons.
+        page: Gets the report as HTML, with small pictures of what looks alike.
+        report: Gets its numbers: images per split and class, sizes, duplicates, files left out and why.
 
     Raises:
-        VitloraError: Too few classes, an empty class, colliding class names, or more bad pictures than allowed.
+        VitloraError: Too few classes, an empty class, colliding class names, or more bad pictures or duplicates than
+            allowed.
     """
     source = Packed(raw)
     class_names = check_class_names(read_json(raw / "classes.json"))
@@ -64,12 +76,20 @@ def preprocess(
         bad = {source.rows[row]["path"]: reason for row, reason in _reasons(checked)}
         refuse_bad(bad, len(source), data)
         good = {row: found for row, found in enumerate(checked) if isinstance(found, Inspected)}
-        rows = divide(source, good, split, class_names)
+        contents = _name_contents(workers, source, good)
+        duplicates = settle_duplicates(source, good, contents, split, data)
+        rows = divide(source, sorted(good.keys() - set(duplicates.left_out)), contents, split, class_names)
         for name, out in (("val", val), ("test", test)):
             _write_squares(workers, source, rows[name], out, image)
+        alike, not_compared = _find_alike(workers, good, contents, rows)
+        columns = ([row["path"] for row in source.rows], _labels(source), source.spans[:, 1].tolist())
+        facts = Facts(*columns, good, rows, class_names, bad, duplicates, alike, not_compared, image.size)
+        numbers = summarise(facts)
+        write_json(report, numbers)
+        write_text(page, render(numbers, _draw(workers, source, facts)))
     _write_train(source, good, rows["train"], train)
     write_json(labels, {"class_names": class_names, "image_size": image.size, "interpolation": image.interpolation})
-    _report(source, rows, class_names, bad, report)
+    _tell(numbers)
 
 
 def check_class_names(class_names: Sequence[str]) -> list[str]:
@@ -114,7 +134,21 @@ def refuse_bad(bad: dict[str, str], count: int, policy: DataPolicy) -> None:
         )
 
 
-def divide(source: Packed, good: Iterable[int], split: Split, class_names: Sequence[str]) -> Rows:
+def settle_duplicates(
+    source: Packed, good: Iterable[int], contents: Sequence[str], split: Split, policy: DataPolicy
+) -> Duplicates:
+    """Find equal pictures; refuse those in two classes or two of the data's own splits, or say which to leave out."""
+    good = list(good)
+    own = [row["split"] for row in source.rows]
+    serve_as = roles({own[row] for row in good}, split.val_from)
+    found = find_duplicates(good, contents, _labels(source), [serve_as.get(name, "train") for name in own])
+    refuse_duplicates(found, [row["path"] for row in source.rows], policy.on_duplicate, AFRESH)
+    return found
+
+
+def divide(
+    source: Packed, good: Iterable[int], contents: Sequence[str], split: Split, class_names: Sequence[str]
+) -> Rows:
     """Decide which rows are train, val and test, as ``split`` says and the data's own splits allow.
 
     Returns:
@@ -125,27 +159,22 @@ def divide(source: Packed, good: Iterable[int], split: Split, class_names: Seque
         VitloraError: ``val_from: official`` without an official split, a class with no image to train on, or no image
             at all for val or test.
     """
-    good = list(good)
-    labels = [int(row["label"]) for row in source.rows]
-    contents = [row["sha256"] for row in source.rows]
+    own = {row: source.rows[row]["split"] for row in good}
+    serve_as = roles(set(own.values()), split.val_from)
 
-    def pool(*names: str) -> dict[int, Ranked]:
-        members = [row for row in good if source.rows[row]["split"] in names]
-        return cap(rank_by_class(split.seed, labels, contents, members), split.max_per_class)
+    def pool(role: str) -> dict[int, Ranked]:
+        members = [row for row, name in own.items() if serve_as[name] == role]
+        return cap(rank_by_class(split.seed, _labels(source), contents, members), split.max_per_class)
 
-    official = [name for name in ("val", "test") if pool(name)]
+    train, val, test = pool("train"), pool("val"), pool("test")
     if split.val_from == "official":
-        if not official:
-            raise VitloraError("split.val_from: got official; the data has one split only; the rule: train")
-        train, val, test = pool("train"), pool(official[0]), pool(official[-1])
-    elif official:
-        # With both there and val to come from train, the official val would lie idle.
-        train, test = pool("train", *official[:-1]), pool(official[-1])
-        val, train = carve(train, split.val_fraction)
+        val = val or test
+    elif test:
+        val, train = carve(train, split.val_fraction, contents)
     else:
-        test, train = carve(pool("train"), split.test_fraction)
+        test, train = carve(train, split.test_fraction, contents)
         # The share is of the whole class, so that test_fraction and val_fraction mean the same thing.
-        val, train = carve(train, split.val_fraction / (1 - split.test_fraction))
+        val, train = carve(train, split.val_fraction / (1 - split.test_fraction), contents)
     rows = {"train": in_row_order(train), "val": in_row_order(val), "test": in_row_order(test)}
     _refuse_empty(train, rows, class_names)
     return rows
@@ -174,6 +203,65 @@ def _reasons(checked: Iterable[Inspected | BadImageError]) -> Iterator[tuple[int
     for row, found in enumerate(checked):
         if isinstance(found, BadImageError):
             yield row, f"{found.reason}: {found}"
+
+
+def _labels(source: Packed) -> list[int]:
+    return [int(row["label"]) for row in source.rows]
+
+
+def _name_contents(workers: Isolated, source: Packed, good: Mapping[int, Inspected]) -> list[str]:
+    digests = [row["sha256"] for row in source.rows]
+    rows = need_decoding(digests, good)
+    pixels = zip(rows, _spread(workers, partial(_digest_pixels, source), rows), strict=True)
+    return name_contents(digests, {row: name for row, name in pixels if isinstance(name, str)})
+
+
+def _digest_pixels(source: Packed, row: int) -> str:
+    return hashlib.sha256(decode(source[row], checked=True).tobytes()).hexdigest()
+
+
+def _find_alike(
+    workers: Isolated, good: Mapping[int, Inspected], contents: Sequence[str], rows: Rows
+) -> tuple[list[Pair], int]:
+    """Return the pairs of rows that look alike without being equal, and how many rows could not be compared."""
+    used = sorted({row for chosen in rows.values() for row in chosen})
+    compared = [row for row in used if min(good[row].width, good[row].height) >= MIN_SIDE]
+    thumbnails = _thumbnails(good, compared)
+    compared = [row for row, shows in zip(compared, has_contrast(thumbnails), strict=True) if shows]
+    left = len(used) - len(compared)
+    compared = sorted({contents[row]: row for row in reversed(compared)}.values())  # equal ones are known
+    search = partial(find_alike, sketch(_thumbnails(good, compared)))
+    found = _spread(workers, search, range(0, len(compared), ROWS))
+    return [
+        pair._replace(first=compared[pair.first], second=compared[pair.second])
+        for pairs in found
+        for pair in _expected(pairs)
+    ], left
+
+
+def _thumbnails(good: Mapping[int, Inspected], rows: Sequence[int]) -> NDArray[np.uint8]:
+    joined = b"".join(good[row].thumbnail for row in rows)
+    return np.frombuffer(joined, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)
+
+
+def _expected(answer: Answer | BadImageError) -> Answer:
+    if isinstance(answer, BadImageError):
+        raise VitloraError(f"comparing pictures: {answer}; is the machine out of memory or overloaded?")
+    return answer
+
+
+def _draw(workers: Isolated, source: Packed, facts: Facts) -> dict[str, bytes]:
+    """Return a small JPEG of every picture that the page shows, by path."""
+    rows = sorted(shown_rows(facts))
+    drawn = zip(rows, _spread(workers, partial(_draw_one, source), rows), strict=True)
+    return {source.rows[row]["path"]: data for row, data in drawn if isinstance(data, bytes)}
+
+
+def _draw_one(source: Packed, row: int) -> bytes:
+    image, buffer = decode(source[row], checked=True), io.BytesIO()
+    image.thumbnail((DRAWN, DRAWN))
+    image.save(buffer, format="JPEG", quality=70)
+    return buffer.getvalue()
 
 
 def _write_train(source: Packed, good: Mapping[int, Inspected], rows: Sequence[int], folder: Path) -> None:
@@ -210,26 +298,14 @@ def _spread(
     return workers.map(function, items, max(1, min(CHUNK, share)))
 
 
-def _report(source: Packed, rows: Rows, class_names: Sequence[str], bad: dict[str, str], report: Path) -> None:
-    counts = {name: Counter(source.rows[row]["label"] for row in chosen) for name, chosen in rows.items()}
-    totals = {name: len(chosen) for name, chosen in rows.items()}
-    # A list, not a mapping: `dvc metrics show` makes a column of every mapped number.
-    classes = [
-        {"class": name, **{split: counts[split][str(label)] for split in counts}}
-        for label, name in enumerate(class_names)
-    ]
-    write_json(
-        report,
-        {
-            **totals,
-            "classes": len(class_names),
-            "bad": len(bad),
-            "images_per_class": classes,
-            "bad_images": [{"path": path, "reason": reason} for path, reason in sorted(bad.items())],
-        },
-    )
-    print(", ".join(f"{name} {total:,}" for name, total in totals.items()) + f" images of {len(class_names)} classes")
+def _tell(numbers: Mapping[str, Any]) -> None:
+    totals = ", ".join(f"{name} {numbers[name]:,}" for name in ("train", "val", "test"))
+    print(f"{totals} images of {numbers['classes']} classes")
     for split in ("val", "test"):
-        absent = [str(row["class"]) for row in classes if not row[split]]
+        absent = [str(entry["class"]) for entry in numbers["images_per_class"] if not entry[split]]
         if absent:
             print(f"note: {split} has no image of {len(absent)} classes: {', '.join(absent[:10])}")
+    if numbers["duplicates_left_out"]:
+        print(f"note: {numbers['duplicates_left_out']} duplicates are left out")
+    if numbers["near_duplicates_across_splits"]:
+        print(f"note: {numbers['near_duplicates_across_splits']} images of val and test look like one in another split")

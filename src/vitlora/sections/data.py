@@ -41,10 +41,13 @@ class DataSource(Params):
 
 
 class DataPolicy(Params):
-    """What to do with files that can't be decoded: stop at them, or leave out at most a fraction of all images."""
+    """What to do with files that can't be decoded: stop at them, or leave out at most a fraction of all images. The
+    same for duplicates that would mislead, those in two classes or in two of the data's own splits.
+    """
 
     on_bad: Literal["fail", "skip"]
     max_bad_fraction: float = Field(ge=0, le=1)
+    on_duplicate: Literal["fail", "skip"]
 
 
 class ModelSource(Params):
