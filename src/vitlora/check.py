@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vitlora.errors import VitloraError
+from vitlora.files import sha256_file
+from vitlora.manifest import MANIFEST
 from vitlora.params import Params, shown, validate
 from vitlora.sections.data import DownloadStage
 from vitlora.sections.evaluate import EvaluateStage
@@ -93,15 +95,26 @@ def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
     known: dict[str, Any] = {}
     if _value(document, "model", "source") == "wheel":
         known = WHEEL_BASE
-    elif base is not None and (base / "config.json").is_file():
-        known = json.loads((base / "config.json").read_text(encoding="utf-8"))
-        known = known.get("vision_config") or known
+    elif base is not None:
+        known = _base_config(base)
     size, patch = _value(document, "image", "size"), known.get("patch_size")
     if isinstance(size, int) and isinstance(patch, int) and size % patch:
         yield f"image.size: got {size}; the rule: a multiple of the base model's patch, {patch} px"
     rank, width = _value(document, "lora", "r"), known.get("hidden_size")
     if isinstance(rank, int) and isinstance(width, int) and rank > width:
         yield f"lora.r: got {rank}; the rule: no larger than the base model's layers, {width}"
+
+
+def _base_config(base: Path) -> dict[str, Any]:
+    """Return what the base model says of itself; nothing if that is damaged, which the stage that reads it will say."""
+    path, manifest = base / "config.json", base / MANIFEST
+    try:
+        if manifest.exists() and f"{sha256_file(path)}  {path.name}\n".encode() not in manifest.read_bytes():
+            return {}
+        known = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return known.get("vision_config") or known if isinstance(known, dict) else {}
 
 
 def _value(document: dict[str, Any], section: str, key: str) -> Any:
