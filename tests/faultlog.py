@@ -4,8 +4,10 @@ Every try is a test of its own, and survives if it passes; nothing is typed in b
 """
 
 import json
+import os
 import platform
 import subprocess
+import time
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -46,6 +48,8 @@ class Tally:
 
     def __init__(self, config):
         self.path = None if hasattr(config, "workerinput") else config.getoption("--faults-json")
+        self.before = read(self.path) if self.path else []
+        self.here = {"commit": commit(), "device": device(), "date": time.strftime("%Y-%m-%d")}
         self.tests, self.seconds, self.failed, self.skipped, self.landed = {}, Counter(), set(), set(), {}
 
     def pytest_runtest_logreport(self, report):
@@ -59,10 +63,11 @@ class Tally:
             self.skipped.add(report.nodeid)
         if report.when == "call":
             self.landed[report.nodeid] = [value for name, value in report.user_properties if name == "landed"]
+        if report.when == "teardown" and self.path and self.tests:
+            self.write()  # every time: a run that is cut short leaves what it tried
 
     def rows(self):
-        here = {"commit": commit(), "device": device(), "date": today()}
-        return [{**self.row(key), **here} for key in sorted(self.tests)]
+        return [{**self.row(key), **self.here} for key in sorted(self.tests)]
 
     def row(self, key):
         tests = self.tests[key] - self.skipped
@@ -77,20 +82,29 @@ class Tally:
             **({"skipped": len(self.tests[key] & self.skipped)} if self.tests[key] & self.skipped else {}),
         }
 
+    def write(self):
+        rows = merged(self.before, self.rows())
+        text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+        self.path.with_suffix(".part").write_text(text, encoding="utf-8")
+        self.path.with_suffix(".part").rename(self.path)
+        return rows
+
     def pytest_terminal_summary(self, terminalreporter):
         if not self.path or not self.tests:
             return
-        rows = merged(self.path, self.rows())
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        rows = self.write()
         terminalreporter.write_line("\n" + HEAD)
         for line in table(rows):
             terminalreporter.write_line(line)
 
 
-def merged(path, rows):
+def read(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def merged(old, rows):
     """Keep the rows of faults that were not tried this time; each says its own commit and date."""
-    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     by_name = {(row["fault"], row["what"]): row for row in [*old, *rows]}
     return [by_name[key] for key in sorted(by_name)]
 
@@ -107,10 +121,10 @@ def commit():
 
 
 def device():
-    return f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}, dvc {version('dvc')}"
+    return f"{os.cpu_count()} cores {processor()}, {platform.system()}, Python {platform.python_version()}, dvc {version('dvc')}"
 
 
-def today():
-    import time
-
-    return time.strftime("%Y-%m-%d")
+def processor():
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
