@@ -53,10 +53,10 @@ class Tally:
         self.tests, self.seconds, self.failed, self.skipped, self.landed = {}, Counter(), set(), set(), {}
 
     def pytest_runtest_logreport(self, report):
-        for name, value in report.user_properties:
-            if name == "survives":
+        for value in (value for name, value in report.user_properties if name == "survives"):
+            self.seconds[tuple(value)] += report.duration
+            if report.when == "teardown":  # before that it may still fail
                 self.tests.setdefault(tuple(value), set()).add(report.nodeid)
-                self.seconds[tuple(value)] += report.duration
         if report.failed:
             self.failed.add(report.nodeid)
         if report.skipped:
@@ -121,7 +121,8 @@ def commit():
 
 
 def device():
-    return f"{os.cpu_count()} cores {processor()}, {platform.system()}, Python {platform.python_version()}, dvc {version('dvc')}"
+    python, dvc = platform.python_version(), version("dvc")
+    return f"{os.cpu_count()} cores {processor()}, {platform.system()}, Python {python}, dvc {dvc}"
 
 
 def processor():
