@@ -1,6 +1,6 @@
 # make repro: build the environment and run the pipeline.  make test: build it and check everything.
 # Everything lives in .venv; nothing is installed twice unless requirements.lock changes.
-.PHONY: help setup repro test check unit lock audit clean
+.PHONY: help setup repro test faults check unit lock audit clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -19,6 +19,9 @@ repro: $(READY) ## run the pipeline: only the stages whose inputs changed
 
 test: check ## lint, types and all tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+faults: $(READY) ## kill, fill, flip and cut, a thousand times in all (an hour); prints and keeps a table
+	$(BIN)/python -m pytest -n 2 -q -m "faults or survives" --faults-json benchmarks/results/faults.json tests
 
 unit: $(READY) ## the fast tests only, under a minute
 	$(BIN)/python -m pytest -n 2 --ignore tests/pipeline

@@ -512,6 +512,14 @@ def test_image_size_and_rank_are_held_against_the_base_model_that_is_there(tmp_p
     assert isinstance(found, dict) if said is None else re.match(said, found[0])
 
 
+@pytest.mark.parametrize("config", [b"", b'{"patch_size": 14', b"\xb6", b"[14]", b'{"patch_size": 15}'])
+def test_a_damaged_base_model_is_left_to_the_stage_that_reads_it(tmp_path, config):
+    write_json(tmp_path / "base/config.json", {"hidden_size": 384, "patch_size": 14})
+    write_manifest(tmp_path / "base")
+    (tmp_path / "base/config.json").write_bytes(config)
+    assert isinstance(check(tmp_path, changed_all({**HUB_MODEL, "image.size": "56"}), tmp_path / "base"), dict)
+
+
 def test_a_base_model_that_is_not_there_yet_is_not_held_against_the_file(tmp_path):
     text = changed_all({**HUB_MODEL, "image.size": "57", "lora.r": "1024"})
     assert check(tmp_path, text, tmp_path / "none") == check(tmp_path, text)

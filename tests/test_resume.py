@@ -150,6 +150,7 @@ def runs():
 @pytest.mark.parametrize(
     ("step", "workers"), [*((step, 0) for step in range(1, STEPS + 1)), (1, 2), (PER_EPOCH, 2), (7, 2), (STEPS, 2)]
 )
+@pytest.mark.survives("F06", "training asked to stop after every step, 0 or 2 workers: goes on to the same bytes")
 def test_a_run_stopped_after_any_step_ends_with_the_same_bytes(golden, folder, step, workers):
     with pytest.MonkeyPatch.context() as patch:
         break_at(patch, step)
@@ -162,6 +163,7 @@ def test_a_run_stopped_after_any_step_ends_with_the_same_bytes(golden, folder, s
 
 
 @pytest.mark.parametrize("saves", range(1, STEPS + 1))
+@pytest.mark.survives("F07", "training crashed after every checkpoint: the newest is used, same bytes")
 def test_a_run_that_crashed_goes_on_from_its_newest_checkpoint(golden, folder, capsys, saves):
     with pytest.MonkeyPatch.context() as patch:
         crash = kill_after(patch, saves)
@@ -223,6 +225,7 @@ def empty(path):
 
 @pytest.mark.parametrize("harm", [Path.unlink, cut, flip, empty], ids=lambda harm: harm.__name__)
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.survives("F16", "a checkpoint's file lost, cut, flipped or empty: named, the one before used, same bytes")
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(golden, interrupted, capsys, name, harm):
     harm(interrupted / "000000006" / name)
     fit()
@@ -233,6 +236,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(golden, interr
     assert hashes() == golden
 
 
+@pytest.mark.survives("F16", "a stray empty checkpoint-99999 and a draft: passed over, same bytes")
 def test_a_stray_empty_checkpoint_and_a_draft_are_passed_over(golden, interrupted, capsys):
     (interrupted / "000099999").mkdir()
     shutil.copytree(interrupted / "000000006", interrupted / "draft")
@@ -241,6 +245,7 @@ def test_a_stray_empty_checkpoint_and_a_draft_are_passed_over(golden, interrupte
     assert hashes() == golden
 
 
+@pytest.mark.survives("F19", "clock set back between saves: the newest step is kept")
 def test_a_clock_that_jumps_back_deletes_no_newer_checkpoint(interrupted):
     for path in interrupted.rglob("*"):
         os.utime(path, (0, 0))
@@ -256,6 +261,7 @@ def test_a_clock_that_jumps_back_deletes_no_newer_checkpoint(interrupted):
         ({"lora__r": 1}, "lora.r was 2, is 1"),
     ],
 )
+@pytest.mark.survives("F17", "checkpoint of another rate, seed, rank, data, code, version or device: unused, says why")
 def test_another_parameter_starts_afresh_and_says_why(interrupted, capsys, changes, said):
     fit(**changes)
     out = capsys.readouterr().out
@@ -267,6 +273,7 @@ def test_another_parameter_starts_afresh_and_says_why(interrupted, capsys, chang
 @pytest.mark.parametrize(
     ("section", "name"), [("versions", "torch"), ("code", "vitlora.trainer"), ("device", "device")]
 )
+@pytest.mark.survives("F17", "checkpoint of another rate, seed, rank, data, code, version or device: unused, says why")
 def test_another_version_code_or_device_starts_afresh_and_says_why(interrupted, monkeypatch, capsys, section, name):
     original = Checkpoints.__init__
 
@@ -280,6 +287,7 @@ def test_another_version_code_or_device_starts_afresh_and_says_why(interrupted, 
     assert "resuming" not in out
 
 
+@pytest.mark.survives("F17", "checkpoint of another rate, seed, rank, data, code, version or device: unused, says why")
 def test_other_data_starts_afresh(interrupted, prepared, capsys):
     Path("val").unlink()
     shutil.copytree(prepared / "val", "val")
@@ -310,6 +318,7 @@ def test_a_checkpoint_lost_at_its_last_moment_is_not_missed(golden, folder, save
     assert hashes() == golden
 
 
+@pytest.mark.survives("F53", "a loss that is no number: stops at that step, keeps the last good weights")
 def test_a_loss_that_is_no_number_stops_the_step_and_keeps_the_last_good_weights(folder, monkeypatch, capsys):
     original = ImageTrainer.training_step
 
@@ -326,6 +335,7 @@ def test_a_loss_that_is_no_number_stops_the_step_and_keeps_the_last_good_weights
     assert not list(problems(run / "000000005"))
 
 
+@pytest.mark.survives("F53", "a learning rate that diverges: stops at that step, exports nothing")
 def test_a_learning_rate_that_diverges_stops_with_the_step(folder):
     with pytest.raises(VitloraError, match=r"step \d, epoch \d: the (loss|gradient's norm) is (nan|inf)"):
         fit(

@@ -112,8 +112,8 @@ def make_project(root: Path, params: dict | None = None) -> Path:
     return root
 
 
-def run(root: Path, *command: str, env: dict | None = None, timeout: int = 300) -> subprocess.CompletedProcess:
-    """Run a command in the project with this interpreter's folder first on the path, as in an activated environment."""
+def environment(root: Path) -> dict[str, str]:
+    """Return the environment of an activated virtual environment, where nothing is kept outside the project."""
     own = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DVC_SITE_CACHE_DIR": str(root / ".dvc/tmp/site"),
@@ -123,10 +123,13 @@ def run(root: Path, *command: str, env: dict | None = None, timeout: int = 300) 
         "GIT_COMMITTER_NAME": "t",
         "GIT_COMMITTER_EMAIL": "t@example.org",
     }
-    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return subprocess.run(
-        command, cwd=root, env={**inherited, **own, **(env or {})}, capture_output=True, text=True, timeout=timeout
-    )
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | own
+
+
+def run(root: Path, *command: str, env: dict | None = None, timeout: int = 300) -> subprocess.CompletedProcess:
+    """Run a command in the project, to its end."""
+    full = environment(root) | (env or {})
+    return subprocess.run(command, cwd=root, env=full, capture_output=True, text=True, timeout=timeout)
 
 
 def git(root: Path, *args: str) -> str:

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from vitlora.errors import VitloraError
+from vitlora.files import sha256_file
+from vitlora.manifest import MANIFEST
 from vitlora.params import Params, shown, validate
 from vitlora.sections.data import DownloadStage
 from vitlora.sections.evaluate import EvaluateStage
 from vitlora.sections.export import ExportStage
 from vitlora.sections.image import PreprocessStage
 from vitlora.sections.train import TrainStage
+from vitlora.text import printable
 
 STAGES: dict[str, type[Params]] = {
     "download": DownloadStage,
@@ -80,7 +83,7 @@ def _unknown(prefix: str, given: dict[str, Any], known: Collection[str]) -> Iter
         if key not in known:
             near = _nearest(key, known)
             rule = f"a known name; did you mean {prefix}{near}?" if near else f"one of {', '.join(known)}"
-            yield f"{prefix}{key}: got {shown(given[key])}; the rule: {rule}"
+            yield f"{prefix}{printable(str(key))}: got {shown(given[key])}; the rule: {rule}"
 
 
 def _nearest(key: object, known: Iterable[str]) -> str | None:
@@ -92,15 +95,26 @@ def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
     known: dict[str, Any] = {}
     if _value(document, "model", "source") == "wheel":
         known = WHEEL_BASE
-    elif base is not None and (base / "config.json").is_file():
-        known = json.loads((base / "config.json").read_text(encoding="utf-8"))
-        known = known.get("vision_config") or known
+    elif base is not None:
+        known = _base_config(base)
     size, patch = _value(document, "image", "size"), known.get("patch_size")
     if isinstance(size, int) and isinstance(patch, int) and size % patch:
         yield f"image.size: got {size}; the rule: a multiple of the base model's patch, {patch} px"
     rank, width = _value(document, "lora", "r"), known.get("hidden_size")
     if isinstance(rank, int) and isinstance(width, int) and rank > width:
         yield f"lora.r: got {rank}; the rule: no larger than the base model's layers, {width}"
+
+
+def _base_config(base: Path) -> dict[str, Any]:
+    """Return what the base model says of itself; nothing if that is damaged, which the stage that reads it will say."""
+    path, manifest = base / "config.json", base / MANIFEST
+    try:
+        if manifest.exists() and f"{sha256_file(path)}  {path.name}\n".encode() not in manifest.read_bytes():
+            return {}
+        known = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return known.get("vision_config") or known if isinstance(known, dict) else {}
 
 
 def _value(document: dict[str, Any], section: str, key: str) -> Any:

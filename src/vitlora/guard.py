@@ -22,12 +22,25 @@ from vitlora.durable import faultpoint, sync, sync_one
 from vitlora.errors import VitloraError
 from vitlora.manifest import problems, write_manifest
 from vitlora.room import shown_bytes
-from vitlora.workspace import changed_params
+from vitlora.workspace import changed_params, md5_of
+from vitlora.workspace import outputs as recorded_outputs
 
 WORK = Path(".work")
 LOCK_WAIT_S = 8.0  # a stage whose dvc was killed leaves within 2; loader processes of one that was killed within 5
 PARENT_CHECK_S = 0.5
 CURE = "`vitlora recover` takes damaged copies away, then `dvc repro` makes them anew"
+
+DISK = {errno.ENOSPC: "disk full", errno.EDQUOT: "quota reached", errno.EROFS: "read-only file system"}
+ROOM = "out of memory; end other programs, lift a limit such as ulimit -v, or lower the batch size"
+SHARED = "too little shared memory; enlarge /dev/shm (docker run --shm-size=1g), or set train.dataloader_num_workers: 0"
+SHORTAGES = {  # words of an error, and what to say
+    "shared memory": SHARED,
+    "insufficient shm": SHARED,
+    "Bus error": SHARED,
+    "failed to map segment": ROOM,
+    "allocate memory": ROOM,
+    "Too many open files": "too few open files allowed; raise ulimit -n",
+}
 
 
 @contextmanager
@@ -49,7 +62,7 @@ def guarded(
         VitloraError: Another writer is at work, an input is damaged, or the disk is full.
     """
     leave_with_parent()
-    with _only_writer(stage), _no_space_named(stage):
+    with shortage_named(stage), _only_writer(stage):
         faultpoint("start")
         _announce_params()
         _check_inputs(inputs.values())
@@ -88,6 +101,8 @@ def leave_with_parent() -> None:
     ends, as DVC's queue workers do.
     """
     parent = os.getppid()
+    if _adopted(parent):
+        os._exit(128 + signal.SIGTERM)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -98,6 +113,18 @@ def leave_with_parent() -> None:
         os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _adopted(parent: int) -> bool:
+    """Say whether whoever started us was gone before we could look: our new parent is of another session.
+
+    Python and the check of the parameters take half a second until here.
+    """
+    own = os.getsid(0)
+    try:
+        return own != os.getpid() and os.getsid(parent) != own
+    except OSError:  # a parent that we may not ask about, or gone in this very moment: the watch will see
+        return False
 
 
 @contextmanager
@@ -127,30 +154,55 @@ def try_lock(file: IO[str]) -> bool:
 
 def _check_inputs(paths: Iterable[Path]) -> None:
     found: list[str] = []
+    recorded = _recorded()
     for path in paths:
         if not path.exists():
             found.append(f"{path}: missing")
         elif path.is_dir():
             found += problems(path)
+        elif recorded.get(path, md5 := md5_of(path)) != md5:
+            found.append(f"{path}: not what dvc.lock records")
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise VitloraError("; ".join(found[:5]) + f"{more}; {CURE}")
 
 
+def _recorded() -> dict[Path, str]:
+    """Return the MD5 of every output where dvc started us; by hand, dvc.lock may be of another run."""
+    return {output.path: output.md5 for output in recorded_outputs()} if "DVC_STAGE" in os.environ else {}
+
+
 @contextmanager
-def _no_space_named(stage: str) -> Iterator[None]:
+def shortage_named(who: str) -> Iterator[None]:
+    """Turn what comes of a full or read-only disk, and of too little memory, into a line that says so.
+
+    Raises:
+        VitloraError: Instead.
+    """
     try:
         yield
-    except OSError as error:
-        reasons = {errno.ENOSPC: "disk full", errno.EDQUOT: "quota reached", errno.EROFS: "read-only file system"}
-        reason = reasons.get(error.errno or 0)
-        if reason is None:
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
+        short = _memory(error) or _disk(error)
+        if short is None:
             raise
-        shutil.rmtree(WORK / stage / "out", ignore_errors=True)
-        free = shown_bytes(shutil.disk_usage(Path()).free)
-        raise VitloraError(
-            f"{stage}: {reason} at {error.filename or 'a file'}, {free} free; make room, run again"
-        ) from None
+        shutil.rmtree(WORK / who / "out", ignore_errors=True)
+        raise VitloraError(f"{who}: {short}") from None
+
+
+def _disk(error: Exception) -> str | None:
+    """A worker process hands its error on as text."""
+    for number, reason in DISK.items():
+        if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+            place = getattr(error, "filename", None) or "a file"
+            return f"{reason} at {place}, {shown_bytes(shutil.disk_usage(Path()).free)} free; make room, run again"
+    return None
+
+
+def _memory(error: Exception) -> str | None:
+    """Other people's libraries have no type for these, only words."""
+    if isinstance(error, MemoryError):
+        return SHORTAGES["allocate memory"]
+    return next((cure for words, cure in SHORTAGES.items() if words in str(error)), None)
 
 
 def _replace(source: Path, target: Path, whole: bool) -> None:

@@ -60,8 +60,9 @@ def _files(folder: Path) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, str]:
-    text = path.read_text(encoding="utf-8")  # UnicodeDecodeError is a ValueError
-    matches = [LINE.fullmatch(line) for line in text.splitlines()]
+    text = path.read_bytes().decode()  # UnicodeDecodeError is a ValueError
+    # Not splitlines: it ends lines at ten characters, and one flipped bit makes another of them from a line feed.
+    matches = [LINE.fullmatch(line) for line in text.removesuffix("\n").split("\n")]
     listed = {match[2]: match[1] for match in matches if match}
     if len(listed) != len(matches) or not text.endswith("\n"):
         raise ValueError("damaged")

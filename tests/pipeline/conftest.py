@@ -1,17 +1,14 @@
-"""One finished run of the tiny project, copied for each test that changes something."""
+"""One finished run of the tiny project for all workers, copied for each test that changes something."""
 
 import shutil
 
 import pytest
-import tiny
+from faults import harness
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
-    root = tiny.make_project(tmp_path_factory.mktemp("run") / "project")
-    assert tiny.dvc(root, "repro") == ["download", "preprocess", "train", "evaluate", "export"]
-    tiny.commit(root)
-    return root
+    return harness.once(tmp_path_factory, "finished", lambda root: harness.build(root, {"train.save_steps": 1}))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+import pytest
 import tiny
 
 
@@ -15,6 +16,7 @@ def hashes(root: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.survives("F57", "another folder, hash seed and number of loader workers: same bytes")
 def test_two_runs_from_scratch_give_the_same_bytes(finished_run, tmp_path):
     other = tiny.make_project(tmp_path / "another" / "folder", {"train.dataloader_num_workers": 2})
     tiny.dvc(other, "repro", env={"PYTHONHASHSEED": "12345"})

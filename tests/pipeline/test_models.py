@@ -172,6 +172,9 @@ def test_export_refuses_a_model_that_is_not_the_one_evaluated(project):
     text = "path,actual,predicted,confidence\n"
     text += "".join(f"{r['path']},{r['actual']},{other[r['predicted']]},{r['confidence']}\n" for r in lines)
     path.write_text(text)
+    refused = tiny.run(project, sys.executable, "-m", "dvc", "repro", "-s", "-f", "export")
+    assert "predictions.csv: not what dvc.lock records" in refused.stderr
+    tiny.dvc(project, "commit", "-f", "evaluate")
     done = tiny.run(project, sys.executable, "-m", "dvc", "repro", "-s", "-f", "export")
     assert done.returncode != 0
     assert "error: onnx gives another class than evaluate on 6 of 6 images; the rule: 0" in done.stderr

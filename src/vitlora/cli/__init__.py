@@ -5,6 +5,7 @@ import argparse
 from vitlora.cli import doctor, predict, preset, recover, verify
 from vitlora.cli import run as run_verb
 from vitlora.entry import run
+from vitlora.guard import shortage_named
 
 VERBS = {
     "doctor": doctor,
@@ -26,6 +27,11 @@ def main() -> None:
         summary = (module.__doc__ or "").splitlines()[0]
         verb = verbs.add_parser(name, help=summary, description=module.__doc__)
         module.add_arguments(verb)
-        verb.set_defaults(act=module.act)
+        verb.set_defaults(act=module.act, verb=name)
     args = parser.parse_args()
-    run(lambda: args.act(args))
+    run(lambda: _act(args))
+
+
+def _act(args: argparse.Namespace) -> None:
+    with shortage_named(args.verb):
+        args.act(args)
