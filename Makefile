@@ -24,7 +24,7 @@ faults: $(READY) ## kill, fill, flip and cut, a thousand times in all (an hour);
 	$(BIN)/python -m pytest -n 2 -q -m "faults or survives" --faults-json benchmarks/results/faults.json tests
 
 unit: $(READY) ## the fast tests only, under a minute
-	$(BIN)/python -m pytest -n 2 --ignore tests/pipeline
+	$(BIN)/python -m pytest -n 2 --ignore tests/pipeline -m "not slow and not faults"
 
 check: $(READY) ## lint, format and types
 	$(BIN)/ruff check .
