@@ -4,11 +4,13 @@ Loaded by name, as ``vitlora.check`` is: it decides whether a stage's outputs ar
 result depends on this file.
 """
 
+import atexit
 import errno
 import fcntl
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -62,6 +64,8 @@ def guarded(
         VitloraError: Another writer is at work, an input is damaged, or the disk is full.
     """
     leave_with_parent()
+    done: list[bool] = []
+    atexit.register(_leave_at_once, done)  # before torch's own handlers, so it runs after them
     with shortage_named(stage), _only_writer(stage):
         faultpoint("start")
         _announce_params()
@@ -86,6 +90,15 @@ def guarded(
             faultpoint("moved")
         shutil.rmtree(aside)
         faultpoint("done")
+    done.append(True)
+
+
+def _leave_at_once(done: list[bool]) -> None:
+    """End a stage whose outputs are in place: taking torch apart can last seconds, in which no thread watches dvc."""
+    if done:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _announce_params() -> None:

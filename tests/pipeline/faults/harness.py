@@ -265,7 +265,8 @@ def heal_and_compare(root, golden, stage, to_the_end):
 
 def progress(root, stage):
     """Say how far a stage has come, for the table."""
-    work = root / ".work" / stage
-    if (work / "out").exists():
+    if (root / ".work" / stage / "out").exists():
         return "at work"
-    return "recording" if (root / ".work").exists() and any((root / ".work").glob(f"{stage}*")) else "starting"
+    if (root / ".work" / f"{stage}.lock").exists():  # dvc's recording, too
+        return "before or after its work"
+    return "starting"
