@@ -87,7 +87,7 @@ def test_a_saved_adapter_gives_the_same_logits_when_loaded_from_its_folder(base,
     pixels = torch.rand(4, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(model(pixel_values=pixels).logits, merged(pixel_values=pixels).logits, atol=1e-4)
-    assert (labels, normalisation) == (LABELS, HALF, {})
+    assert (labels, normalisation) == (LABELS, HALF)
 
 
 def test_plain_peft_loads_the_folder_too(base, tmp_path):

@@ -24,6 +24,7 @@ from safetensors.numpy import save
 from tiny import ROOT, set_params
 
 from vitlora.files import read_json
+from vitlora.manifest import MANIFEST
 from vitlora.packed import Packed
 
 pytestmark = pytest.mark.xdist_group("hub")  # one server, one client
@@ -294,7 +295,9 @@ class Project:
         return done.stderr
 
     def files(self, folder):
-        return {path.name: path.read_bytes() for path in (self.root / folder).iterdir()}
+        found = {path.name: path.read_bytes() for path in (self.root / folder).iterdir()}
+        assert found.pop(MANIFEST), "the stage's own, beside what came from the Hub"
+        return found
 
 
 @pytest.fixture
