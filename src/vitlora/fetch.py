@@ -7,7 +7,6 @@ one, nobody could say where a request ends.
 
 import http.client
 import ipaddress
-import os
 import re
 import shutil
 import socket
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
+from vitlora.durable import sync_one
 from vitlora.errors import VitloraError
 from vitlora.files import sha256_file
 from vitlora.text import printable
@@ -174,9 +174,9 @@ def download(
     if found != sha256:
         part.unlink()
         raise FetchError(f"{_plain(url)}: SHA-256 {found}; the rule: {sha256}; removed what came")
-    _sync(part)
+    sync_one(part)
     part.replace(target)
-    _sync(target.parent)
+    sync_one(target.parent)
 
 
 def _fetch_into(part: Path, tag: Path, url: str, rules: Rules, deadline: float) -> None:
@@ -209,15 +209,6 @@ def _check_room(folder: Path, answer: Answer) -> None:
     needed, free = answer.http.length or 0, shutil.disk_usage(folder).free
     if needed > free:
         raise FetchError(f"{folder}: needs {needed / 1e6:,.0f} MB, has {free / 1e6:,.0f} MB free")
-
-
-def _sync(path: Path) -> None:
-    """Wait until the disk has a file, or the names in a folder."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _pieces(answer: Answer, have: int, rules: Rules, deadline: float) -> Iterator[bytes]:

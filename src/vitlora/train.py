@@ -29,6 +29,7 @@ from vitlora.trainer import ImageTrainer
 
 CHECKPOINTS = Path(".work/checkpoints")
 VERSIONS = ("torch", "transformers", "peft", "accelerate", "numpy", "pillow", "simplejpeg")
+ONLY_REFUSE = ("vitlora.check", "vitlora.guard", "vitlora.workspace")  # loaded by name; no result depends on them
 SPEED_ONLY = ("train.dataloader_num_workers", "train.save_steps")
 CHECKPOINT_FLOATS = 4  # for each trained one: itself, two moments, and the best epoch's
 
@@ -209,7 +210,8 @@ def _decides(
     values = {
         f"{name}.{key}": value for name, section in settings.items() for key, value in section.model_dump().items()
     }
-    modules = {name: module for name, module in sys.modules.items() if name.startswith("vitlora.")}
+    loaded = {name: module for name, module in sys.modules.items() if name.startswith("vitlora.")}
+    modules = {name: module for name, module in loaded.items() if name not in ONLY_REFUSE}
     about = _about(ready, train)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
