@@ -49,7 +49,9 @@ class Tally:
     def __init__(self, config):
         self.path = None if hasattr(config, "workerinput") else config.getoption("--faults-json")
         self.before = read(self.path) if self.path else []
-        self.here = {"commit": commit(), "device": device(), "date": time.strftime("%Y-%m-%d")}
+        self.here = (
+            {"commit": commit(), "device": device(), "date": time.strftime("%Y-%m-%d")} if self.path else {}
+        )  # a machine with a GPU may have no dvc to ask for its version
         self.tests, self.seconds, self.failed, self.skipped, self.landed = {}, Counter(), set(), set(), {}
 
     def pytest_runtest_logreport(self, report):

@@ -117,5 +117,5 @@ def test_a_lack_of_gpu_memory_names_batch_and_image_size(tmp_path, monkeypatch):
         return torch.empty(2**50, device="cuda")
 
     monkeypatch.setattr(ImageTrainer, "training_step", full)
-    with pytest.raises(VitloraError, match=r"out of GPU memory \(\d+ GiB\) with 3 images of 32 px at once; halve"):
+    with pytest.raises(VitloraError, match=r"out of GPU memory \(\d+ GiB\) with 6 images of 32 px at once; halve"):
         resume.fit(train__fp16=True)

@@ -346,6 +346,11 @@ class StepSeed(TrainerCallback):  # type: ignore[misc]  # likewise
     persistent ones, so that the second epoch would depend on the number of workers.
     """
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Give cuBLAS the larger of its two repeatable workspaces: the Trainer's choice is too small for cuBLASLt."""
+        if args.full_determinism:
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Seed from a hash: of a seed, torch's CPU generator uses the low 32 bits only."""
         digest = hashlib.sha256(f"{args.seed}:{state.global_step}".encode()).digest()
