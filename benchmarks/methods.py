@@ -1,0 +1,315 @@
+"""Every method of `lora.method` on one data set: accuracy, trained parameters, bytes, speed and memory.
+
+Trains through the pipeline's own `train`, loads the adapter it saved, and scores test with that. Each row tries three
+learning rates with the first seed, `rate` and a third and three times of it; the one that is best on val (then by val
+loss) is trained with the other seeds too. Test is scored once a run and picks nothing. Runs go side by side in several
+processes; speed and memory are measured after them, one row at a time, over steps of one batch.
+
+    PYTHONPATH=src python benchmarks/methods.py --data food101-10 --prepared data/prepared --base models/base \\
+        --params benchmarks/food101_10.yaml --out benchmarks/results/methods.json
+
+Rows of other data sets, and of methods that were not asked for, stay in the file.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+import sys
+import time
+import traceback
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import host
+from scipy import stats
+
+from vitlora.adapters import load_adapter
+from vitlora.files import read_json, write_json
+from vitlora.model import device_of_choice
+from vitlora.params import load_params, read_document
+from vitlora.scoring import device_precision, score
+from vitlora.sections.evaluate import EvaluateStage
+from vitlora.sections.train import TrainStage
+from vitlora.tensors import load_split
+from vitlora.train import get_ready, train
+
+QV, ALL = ["query", "value"], "all-linear"
+RATE = 2e-3
+# Name: learning rate to start from, and what differs from the params file. All adapt query and value unless they say.
+ROWS: dict[str, tuple[float, dict[str, Any]]] = {
+    "lora": (RATE, {}),
+    "dora": (RATE, {"method": "dora"}),
+    "rslora": (1e-3, {"method": "rslora"}),
+    "pissa": (1e-3, {"method": "pissa"}),
+    "olora": (5e-4, {"method": "olora"}),
+    "gaussian": (RATE, {"method": "gaussian"}),
+    "adalora": (3e-3, {"method": "adalora"}),
+    "loha": (RATE, {"method": "loha"}),
+    "lokr": (RATE, {"method": "lokr"}),
+    "oft": (1e-3, {"method": "oft"}),
+    "boft": (1e-3, {"method": "boft"}),
+    "hra": (RATE, {"method": "hra"}),
+    "ia3": (1e-2, {"method": "ia3"}),
+    "ln_tuning": (3e-3, {"method": "ln_tuning"}),
+    "vera": (1e-2, {"method": "vera"}),
+    "vblora": (3e-3, {"method": "vblora"}),
+    "randlora": (1e-3, {"method": "randlora"}),
+    "fourierft": (1e-2, {"method": "fourierft"}),
+    "waveft": (1e-2, {"method": "waveft"}),
+    "c3a": (1e-2, {"method": "c3a"}),
+    "shira": (1e-3, {"method": "shira"}),
+    "miss": (1e-3, {"method": "miss"}),
+    "road": (3e-3, {"method": "road"}),
+    "delora": (3e-3, {"method": "delora"}),
+    "gralora": (1e-3, {"method": "gralora"}),
+    "lora all-linear": (1e-3, {"target_modules": ALL}),
+    "dora all-linear": (1e-3, {"method": "dora", "target_modules": ALL}),
+    "lokr all-linear": (1e-3, {"method": "lokr", "target_modules": ALL}),
+    "head": (RATE, {"method": "head"}),
+    "full": (1e-4, {"method": "full"}),
+}
+STEPS, WARM_UP = 20, 5
+
+
+def main() -> None:
+    """Train all rows, measure their speed, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="the data set's name in the table")
+    parser.add_argument("--prepared", type=Path, required=True, help="train, val, test and labels.json of preprocess")
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--params", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path(".work/methods"))
+    parser.add_argument("--only", type=lambda text: text.split(","), default=list(ROWS), help=", ".join(ROWS))
+    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2])
+    parser.add_argument("--more-seeds", type=int, default=0, help="so many more for lora and the best rows by val")
+    parser.add_argument("--factors", type=lambda text: [float(part) for part in text.split(",")], default=[1, 1 / 3, 3])
+    parser.add_argument("--epochs", type=int, help="else those of --params")
+    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) * 3 // 4))
+    parser.add_argument("--seconds", type=float, default=1e9, help="start no run after so long")
+    parser.add_argument("--no-speed", action="store_true")
+    args = parser.parse_args()
+    for name in ("prepared", "base", "params", "out", "work"):
+        setattr(args, name, getattr(args, name).resolve())
+    args.work.mkdir(parents=True, exist_ok=True)
+    kept = args.work / "runs.json"  # a later call with the same folder goes on with these
+    runs = read_json(kept) if kept.exists() else train_all(args)
+    write_json(kept, runs)
+    speeds = {} if args.no_speed else {name: measure(args, name) for name in args.only}
+    rows = [{**summary(name, runs[name], args), **speeds.get(name, {}), **host()} for name in args.only if runs[name]]
+    for row in rows:
+        row["beyond_lora"] = beyond(row, rows)
+    before = json.loads(args.out.read_text()) if args.out.exists() else []
+    merged = {(row["data"], row["method"]): row for row in [*before, *rows]}
+    args.out.write_text(json.dumps(list(merged.values()), indent=1) + "\n")
+    print_table(rows)
+
+
+def train_all(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Return each row's runs; a row's other seeds start when its learning rate is known."""
+    start, found = time.perf_counter(), {name: list[dict[str, Any]]() for name in args.only}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.jobs, mp_context=context, initializer=settle, initargs=(args.work,)) as pool:
+        first = args.seeds[0]
+        jobs = [(name, ROWS[name][0] * factor, first) for factor in args.factors for name in args.only]
+        pending = {pool.submit(run, args, *job) for job in jobs}
+        searched = dict.fromkeys(args.only, 0)
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                result = future.result()
+                name = result["row"]
+                print(json.dumps(result), flush=True)
+                found[name].append(result)
+                if result["seed"] != first:
+                    continue
+                searched[name] += 1
+                if searched[name] == len(args.factors) and time.perf_counter() - start < args.seconds:
+                    rate = best_rate(found[name])
+                    extra = range(max(args.seeds) + 1, max(args.seeds) + 1 + args.more_seeds)
+                    more = [*args.seeds[1:], *(extra if name in wanted_more(found) else ())]
+                    pending |= {pool.submit(run, args, name, rate, seed) for seed in more}
+    return found
+
+
+def wanted_more(found: dict[str, list[dict[str, Any]]]) -> set[str]:
+    """Return the rows whose interval matters most: plain LoRA and those that may be better."""
+    return {"lora", "full"} | {name for name in found if name.endswith(ALL)}
+
+
+def settle(work: Path) -> None:
+    """Give each process a folder of its own: checkpoints lie in the working folder."""
+    folder = work / f"process-{os.getpid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    torch.set_num_threads(1)
+
+
+def section(args: argparse.Namespace, name: str, rate: float, seed: int) -> TrainStage:
+    """Return the train stage's parameters for one run."""
+    document = read_document(args.params)
+    document["lora"].update(ROWS[name][1])
+    document["train"].update(learning_rate=rate, seed=seed, dataloader_num_workers=int(torch.cuda.is_available()))
+    if args.epochs:
+        document["train"]["num_train_epochs"] = args.epochs
+    if set(ROWS[name][1]) & {"method"} or name.endswith(ALL):
+        document["train"]["step"] = "eager"  # what only plain LoRA on q, k and v has a faster form of
+    return load_params(TrainStage, document, args.params)
+
+
+def run(args: argparse.Namespace, name: str, rate: float, seed: int) -> dict[str, Any]:
+    """Train and score one run in this process; a failure is kept as its message."""
+    about = {"row": name, "rate": rate, "seed": seed}
+    start = time.perf_counter()
+    for folder in ("adapter", ".work", "plots"):
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with open("log", "w") as log:
+            sys.stdout = sys.stderr = log
+            stage = section(args, name, rate, seed)
+            adapter = Path("adapter")
+            places = (args.prepared / part for part in ("train", "val", "labels.json"))
+            train(stage.augment, stage.lora, stage.train, args.base, *places, adapter, Path("t.json"), Path("plots"))
+            known = read_json(Path("t.json"))
+            correct, images = tested(args, adapter)
+        kept = ("val_accuracy", "val_loss", "best_epoch", "trainable_parameters", "total_parameters", "precision")
+        return {
+            **about,
+            "val_accuracy": known["val_accuracy"],
+            "test_accuracy": correct / images,
+            "seconds": round(time.perf_counter() - start, 1),
+            "diverged": False,
+            **{key: known[key] for key in kept[1:]},
+            "adapter_bytes": sum(path.stat().st_size for path in adapter.glob("*.safetensors")),
+            "test_images": images,
+        }
+    except Exception as error:  # one run that fails must not cost the others
+        text = str(error).splitlines()[0] if str(error) else traceback.format_exc().splitlines()[-1]
+        return {**about, "val_accuracy": -1.0, "test_accuracy": None, "seconds": 0.0, "diverged": True, "said": text}
+    finally:
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def tested(args: argparse.Namespace, adapter: Path) -> tuple[int, int]:
+    """Score test as evaluate does; return how many are right, and how many there are."""
+    settings = load_params(EvaluateStage, read_document(args.params), args.params).evaluate
+    model, _, normalisation = load_adapter(args.base, adapter)
+    squares = load_split(args.prepared / "test")
+    kind = device_precision(settings.precision)
+    logits = score(model.to(device_of_choice()), squares, normalisation, settings.batch_size, kind)
+    return int((logits.argmax(1) == squares.labels).sum()), len(squares.labels)
+
+
+def best_rate(runs: list[dict[str, Any]]) -> float:
+    """Return the learning rate that was best on val, and of equals the one with the lowest loss."""
+    rate: float = max(runs, key=lambda r: (r["val_accuracy"], -r.get("val_loss", 0)))["rate"]
+    return rate
+
+
+def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Time training steps of one batch with nothing beside them, and take the peak of memory."""
+    settle(args.work)
+    stage = section(args, name, ROWS[name][0], args.seeds[0])
+    places = (args.prepared / part for part in ("train", "val", "labels.json"))
+    ready = get_ready(stage.augment, stage.lora, stage.train, args.base, *places)
+    trainer, device = ready.trainer, device_of_choice()
+    trainer.create_optimizer_and_scheduler(1000)
+    trainer.current_gradient_accumulation_steps = 1  # its loop sets this
+    known = ready.labels
+    size = stage.train.per_device_train_batch_size
+    pixels = torch.randint(0, 256, (size, 3, known.image_size, known.image_size), dtype=torch.uint8, device=device)
+    batch = {"pixel_values": pixels, "labels": torch.arange(size, device=device) % len(known.class_names)}
+    model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    steps = STEPS if torch.cuda.is_available() else 3
+    times = []
+    for _ in range(WARM_UP + steps if torch.cuda.is_available() else 1 + steps):
+        begin = time.perf_counter()
+        trainer.training_step(model, dict(batch))
+        optimizer.step()
+        optimizer.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    found = {"train_images_per_s": round(size / statistics.median(times[-steps:]), 1), "step": trainer.way.step}
+    if torch.cuda.is_available():
+        found["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6)
+    del ready, trainer, model
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return found
+
+
+def summary(name: str, runs: list[dict[str, Any]], args: argparse.Namespace) -> dict[str, Any]:
+    """Return a row of the table: the runs with the learning rate that val picked."""
+    rate = best_rate(runs)
+    chosen = sorted((r for r in runs if r["rate"] == rate and not r["diverged"]), key=lambda r: r["seed"])
+    values = [r["test_accuracy"] for r in chosen]
+    row = {"data": args.data, "method": name, "learning_rate": rate, "searched": {}}
+    row["searched"] = {f"{r['rate']:.2g}": r["val_accuracy"] for r in runs if r["seed"] == args.seeds[0]}
+    if not values:
+        return {**row, "accuracy": None, "said": runs[0].get("said")}
+    low, high = interval(values, chosen[0]["test_images"])
+    keys = ("trainable_parameters", "total_parameters", "adapter_bytes", "precision", "test_images")
+    return {
+        **row,
+        "accuracy": round(statistics.mean(values), 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "runs": values,
+        "seeds": [r["seed"] for r in chosen],
+        "best_epochs": [r["best_epoch"] for r in chosen],
+        **{key: chosen[0][key] for key in keys},
+    }
+
+
+def interval(values: list[float], images: int) -> tuple[float, float]:
+    """Return the mean's 95 % interval: Student's over seeds, Wilson's over images where there is one seed."""
+    if len(values) == 1:
+        right = round(values[0] * images)
+        found = stats.binomtest(right, images).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
+    reach = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.mean(values) - reach, statistics.mean(values) + reach
+
+
+def beyond(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float] | None:
+    """Return the difference from plain LoRA with Welch's 95 % interval, over seeds."""
+    lora = next((other for other in rows if other["method"] == "lora" and other["accuracy"]), None)
+    if lora is None or row["accuracy"] is None or row is lora or min(len(row["runs"]), len(lora["runs"])) < 2:
+        return None
+    found = stats.ttest_ind(row["runs"], lora["runs"], equal_var=False)
+    reach = found.confidence_interval()
+    difference = statistics.mean(row["runs"]) - statistics.mean(lora["runs"])
+    return {
+        name: round(float(v), 4) for name, v in zip(("difference", "low", "high"), (difference, *reach), strict=True)
+    }
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Print the rows, best first."""
+    print("\n| method | accuracy | 95 % interval | learning rate | trained | MB | images/s | GPU MB |\n|" + "---|" * 8)
+    for row in sorted(rows, key=lambda r: -(r["accuracy"] or 0)):
+        if row["accuracy"] is None:
+            print(f"| {row['method']} | {row['said']} |" + " |" * 6)
+            continue
+        cells = [row["method"], f"{row['accuracy']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}"]
+        cells += [
+            f"{row['learning_rate']:.1e}",
+            f"{row['trainable_parameters']:,}",
+            f"{row['adapter_bytes'] / 1e6:.2f}",
+        ]
+        cells += [str(row.get("train_images_per_s", "")), str(row.get("peak_gpu_mb", ""))]
+        print("| " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
