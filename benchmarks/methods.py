@@ -1,8 +1,8 @@
 """Every method of `lora.method` on one data set: accuracy, trained parameters, bytes, speed and memory.
 
-Trains through the pipeline's own `train`, loads the adapter it saved, and scores test with that. Each row tries three
-learning rates with the first seed, `rate` and a third and three times of it; the one that is best on val (then by val
-loss) is trained with the other seeds too. Test is scored once a run and picks nothing. Runs go side by side in several
+Trains through the pipeline's own `train`, loads the adapter it saved, and scores test with that. Each row tries two
+learning rates with the first seed, its own and a third of it; the one that is best on val (then by val loss) is trained
+with the other seeds too. Test is scored once a run and picks nothing. Runs go side by side in several
 processes; speed and memory are measured after them, one row at a time, over steps of one batch.
 
     PYTHONPATH=src python benchmarks/methods.py --data food101-10 --prepared data/prepared --base models/base \\
@@ -29,7 +29,7 @@ from common import host
 from scipy import stats
 
 from vitlora.adapters import load_adapter
-from vitlora.files import read_json, write_json
+from vitlora.files import read_json
 from vitlora.model import device_of_choice
 from vitlora.params import load_params, read_document
 from vitlora.scoring import device_precision, score
@@ -70,9 +70,11 @@ ROWS: dict[str, tuple[float, dict[str, Any]]] = {
     "lora all-linear": (1e-3, {"target_modules": ALL}),
     "dora all-linear": (1e-3, {"method": "dora", "target_modules": ALL}),
     "lokr all-linear": (1e-3, {"method": "lokr", "target_modules": ALL}),
-    "head": (RATE, {"method": "head"}),
-    "full": (1e-4, {"method": "full"}),
+    "head": (6e-3, {"method": "head"}),
+    "full": (3e-5, {"method": "full"}),
 }
+MATTER = ("lora", "full", "lora all-linear", "dora all-linear", "adalora", "shira")  # get --more-seeds
+IN_BF16 = ("delora",)  # whose norms underflow in PEFT's fp16
 STEPS, WARM_UP = 20, 5
 
 
@@ -87,8 +89,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".work/methods"))
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(ROWS), help=", ".join(ROWS))
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2])
-    parser.add_argument("--more-seeds", type=int, default=0, help="so many more for lora and the best rows by val")
-    parser.add_argument("--factors", type=lambda text: [float(part) for part in text.split(",")], default=[1, 1 / 3, 3])
+    parser.add_argument("--more-seeds", type=int, default=0, help="so many more for the rows that matter most")
+    parser.add_argument("--factors", type=lambda text: [float(part) for part in text.split(",")], default=[1, 1 / 3])
     parser.add_argument("--epochs", type=int, help="else those of --params")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) * 3 // 4))
     parser.add_argument("--seconds", type=float, default=1e9, help="start no run after so long")
@@ -97,9 +99,7 @@ def main() -> None:
     for name in ("prepared", "base", "params", "out", "work"):
         setattr(args, name, getattr(args, name).resolve())
     args.work.mkdir(parents=True, exist_ok=True)
-    kept = args.work / "runs.json"  # a later call with the same folder goes on with these
-    runs = read_json(kept) if kept.exists() else train_all(args)
-    write_json(kept, runs)
+    runs = train_all(args)
     speeds = {} if args.no_speed else {name: measure(args, name) for name in args.only}
     rows = [{**summary(name, runs[name], args), **speeds.get(name, {}), **host()} for name in args.only if runs[name]]
     for row in rows:
@@ -111,35 +111,48 @@ def main() -> None:
 
 
 def train_all(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """Return each row's runs; a row's other seeds start when its learning rate is known."""
-    start, found = time.perf_counter(), {name: list[dict[str, Any]]() for name in args.only}
+    """Return each row's runs; a row's other seeds start when its learning rate is known.
+
+    Every run is kept as a line in the working folder when it ends, and a later call goes on from there.
+    """
+    start, kept = time.perf_counter(), args.work / "runs.jsonl"
+    lines = kept.read_text().splitlines() if kept.exists() else []
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in args.only}
+    for result in map(json.loads, lines):
+        found.setdefault(result["row"], []).append(result)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.jobs, mp_context=context, initializer=settle, initargs=(args.work,)) as pool:
-        first = args.seeds[0]
-        jobs = [(name, ROWS[name][0] * factor, first) for factor in args.factors for name in args.only]
-        pending = {pool.submit(run, args, *job) for job in jobs}
-        searched = dict.fromkeys(args.only, 0)
+        pending, asked = set(), set()
+
+        def ask(name: str) -> None:
+            for job in missing(args, name, found[name]):
+                if (name, *job) not in asked and time.perf_counter() - start < args.seconds:
+                    asked.add((name, *job))
+                    pending.add(pool.submit(run, args, name, *job))
+
+        for name in args.only:
+            ask(name)
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
                 result = future.result()
-                name = result["row"]
-                print(json.dumps(result), flush=True)
-                found[name].append(result)
-                if result["seed"] != first:
-                    continue
-                searched[name] += 1
-                if searched[name] == len(args.factors) and time.perf_counter() - start < args.seconds:
-                    rate = best_rate(found[name])
-                    extra = range(max(args.seeds) + 1, max(args.seeds) + 1 + args.more_seeds)
-                    more = [*args.seeds[1:], *(extra if name in wanted_more(found) else ())]
-                    pending |= {pool.submit(run, args, name, rate, seed) for seed in more}
+                with kept.open("a") as file:
+                    file.write(json.dumps(result) + "\n")
+                print(json.dumps({key: result[key] for key in list(result)[:6]}), flush=True)
+                found[result["row"]].append(result)
+                ask(result["row"])
     return found
 
 
-def wanted_more(found: dict[str, list[dict[str, Any]]]) -> set[str]:
-    """Return the rows whose interval matters most: plain LoRA and those that may be better."""
-    return {"lora", "full"} | {name for name in found if name.endswith(ALL)}
+def missing(args: argparse.Namespace, name: str, runs: list[dict[str, Any]]) -> list[tuple[float, int]]:
+    """Return the learning rates and seeds that a row still lacks: first all rates, then all seeds of the best one."""
+    done = {(result["rate"], result["seed"]) for result in runs}
+    search = [(ROWS[name][0] * factor, args.seeds[0]) for factor in args.factors]
+    search = [job for job in search if job not in done]
+    if search:
+        return search
+    extra = range(max(args.seeds) + 1, max(args.seeds) + 1 + args.more_seeds) if name in MATTER else ()
+    return [job for seed in [*args.seeds[1:], *extra] if (job := (best_rate(runs), seed)) not in done]
 
 
 def settle(work: Path) -> None:
@@ -155,6 +168,8 @@ def section(args: argparse.Namespace, name: str, rate: float, seed: int) -> Trai
     document = read_document(args.params)
     document["lora"].update(ROWS[name][1])
     document["train"].update(learning_rate=rate, seed=seed, dataloader_num_workers=int(torch.cuda.is_available()))
+    if name in IN_BF16:
+        document["train"].update(fp16=False, bf16=True)
     if args.epochs:
         document["train"]["num_train_epochs"] = args.epochs
     if set(ROWS[name][1]) & {"method"} or name.endswith(ALL):
