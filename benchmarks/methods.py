@@ -101,7 +101,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     runs = train_all(args)
     speeds = {} if args.no_speed else {name: measure(args, name) for name in args.only}
-    rows = [{**summary(name, runs[name], args), **speeds.get(name, {}), **host()} for name in args.only if runs[name]]
+    rows = [{**summary(name, runs[name], args), **speeds.get(name, {})} for name in args.only if runs[name]]
     for row in rows:
         row["beyond_lora"] = beyond(row, rows)
     before = json.loads(args.out.read_text()) if args.out.exists() else []
@@ -202,6 +202,7 @@ def run(args: argparse.Namespace, name: str, rate: float, seed: int) -> dict[str
             **{key: known[key] for key in kept[1:]},
             "adapter_bytes": sum(path.stat().st_size for path in adapter.glob("*.safetensors")),
             "test_images": images,
+            "host": host(),
         }
     except Exception as error:  # one run that fails must not cost the others
         text = str(error).splitlines()[0] if str(error) else traceback.format_exc().splitlines()[-1]
@@ -273,7 +274,7 @@ def summary(name: str, runs: list[dict[str, Any]], args: argparse.Namespace) -> 
     if not values:
         return {**row, "accuracy": None, "said": runs[0].get("said")}
     low, high = interval(values, chosen[0]["test_images"])
-    keys = ("trainable_parameters", "total_parameters", "adapter_bytes", "precision", "test_images")
+    keys = ("trainable_parameters", "total_parameters", "adapter_bytes", "precision", "test_images", "host")
     return {
         **row,
         "accuracy": round(statistics.mean(values), 4),
