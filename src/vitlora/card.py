@@ -15,7 +15,7 @@ TEXT = """\
 A {base} fine-tuned with method `{method}` ({settings}){merged}. Accuracy {accuracy:.4f} on
 {images:,} test images that played no part in training or in choosing the epoch.
 
-{usage}`model.onnx` gives {its} logits from `pixel_values`, float32 (batch, 3, {size}, {size}): the picture's shorter side
+{usage}`model.onnx` gives {same} from `pixel_values`, float32 (batch, 3, {size}, {size}): the picture's shorter side
 scaled to {size} px ({interpolation}), the centre cut out, divided by 255, minus {mean}, over {std}.
 `vitlora.json` holds class names and preprocessing.
 
@@ -63,7 +63,7 @@ def write_card(path: Path, right: int, images: int, bundle: Mapping[str, Any]) -
         settings="; ".join(f"{key} {value}" for key, value in settings.items()),
         merged="" if mixed else " and merged",
         usage=MIXED if mixed else USAGE,
-        its="the" if mixed else "the same",
+        same="the logits" if mixed else "the same logits",
         accuracy=right / images,
         images=images,
         size=bundle["image_size"],

@@ -71,8 +71,8 @@ def _pinned(name: str, path: str, wanted: str) -> Path:
     found = digest(Path(path))
     if not HEX.fullmatch(wanted) or not found.startswith(wanted):
         raise VitloraError(
-            f"lora.options.adapters: got {name}; the rule: 12 or more digits of the folder's own hash; if it is the one "
-            f"you mean, write {path}@sha256:{found[:SHOWN]}"
+            f"lora.options.adapters: got {name}; the rule: 12 or more digits of the folder's own hash; if it is the "
+            f"one you mean, write {path}@sha256:{found[:SHOWN]}"
         )
     return Path(path)
 

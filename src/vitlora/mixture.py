@@ -6,7 +6,7 @@ X-LoRA is PEFT's own, which is written for language models: see ``Inner`` and ``
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,7 @@ def mix(model: Any, experts: Sequence[Expert], options: XLora, heads: Sequence[s
 
 def _build(model: Any, config: Any) -> Any:
     try:
+        _refuse_foreign(model, config.adapters.values())
         mixed = get_peft_model(Inner(model), config)
         _check_experts(mixed, config.adapters)
         tuner = mixed.base_model
@@ -162,8 +163,17 @@ def _build(model: Any, config: Any) -> Any:
     return mixed
 
 
+def _refuse_foreign(model: Any, folders: Iterable[str]) -> None:
+    layers = dict(model.named_modules())
+    for folder in folders:
+        for key in load_file(Path(folder) / SAFETENSORS_WEIGHTS_NAME):
+            match = re.fullmatch(r"base_model\.model\.(.*)\.lora_[AB]\.weight", key)
+            if not match or match[1] not in layers:
+                raise ValueError(f"{key} is not of this model")
+
+
 def _check_experts(mixed: Any, adapters: Mapping[str, str]) -> None:
-    """Look for weights that PEFT has passed over: it tells of foreign ones only."""
+    """Look for weights that PEFT has passed over."""
     for name, folder in adapters.items():
         wanted, given = _of_expert(mixed, name).keys(), load_file(Path(folder) / SAFETENSORS_WEIGHTS_NAME).keys()
         if wanted != given:
@@ -287,7 +297,7 @@ def merge(model: Any, experts: Sequence[Expert], options: Merge, heads: Sequence
     try:
         config, weights = _combine(model, experts, options)
         merged = get_peft_model(model, LoraConfig(**config, lora_dropout=0.0, modules_to_save=list(heads)))
-        _set(merged, weights, "default")
+        _set(merged, {**get_peft_model_state_dict(merged), **weights}, "default")
     except (ValueError, KeyError, RuntimeError) as error:
         raise VitloraError(f"lora.method: merge cannot combine so: {str(error).splitlines()[0]}") from None
     for name, weight in merged.named_parameters():
@@ -321,7 +331,7 @@ def _combine(model: Any, experts: Sequence[Expert], options: Merge) -> tuple[dic
 
 def _set(peft_model: Any, weights: State, name: str) -> None:
     result = set_peft_model_state_dict(peft_model, weights, adapter_name=name)
-    missing = [key for key in result.missing_keys if f".{name}." in key and PAIR.search(key)]
+    missing = [key for key in result.missing_keys if re.search(rf"\.lora_[AB]\.{name}\.weight$", key)]
     odd = [*result.unexpected_keys, *missing]
     if odd:
         raise ValueError(f"{odd[0]} is missing from an adapter, or not of this model")
