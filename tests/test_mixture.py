@@ -91,9 +91,10 @@ def pinned(*names):
     return [f"{name}@sha256:{digest(Path(name))}" for name in names]
 
 
-def fit(method, adapters=None, **options):
+def fit(method, adapters=None, changes=None, **options):
     adapters = pinned(*HALVES) if adapters is None else adapters
-    resume.fit(lora__method=method, lora__options={"adapters": adapters, **options})
+    changes = {"train__num_train_epochs": 1, **(changes or {})}
+    resume.fit(lora__method=method, lora__options={"adapters": adapters, **options}, **changes)
 
 
 SETTINGS = Evaluate(batch_size=4, precision="fp32", top_k=2)
@@ -122,9 +123,8 @@ def test_a_mixture_trains_reloads_and_evaluates(folder, trained_logits, kind):
     assert read_json(Path("scores/scores.json"))["images"] == 8
 
 
-@pytest.mark.parametrize("kind", ["dense", "top-1"])
-def test_a_mixture_is_exported_whole_to_onnx_and_predicts(folder, capsys, kind):
-    fit("xlora", **KINDS[kind])
+def test_a_mixture_is_exported_whole_to_onnx_and_predicts(folder, capsys):
+    fit("xlora", top_k_lora=1)  # dense is the same without two operators
     evaluate(SETTINGS, Path("base"), Path("adapter"), Path("test"), Path("labels.json"), Path("scores"))
     wanted = Export(batch_size=3, onnx_opset=20, max_logit_diff=1e-3, max_check_images=None)
     made = [Path(name) for name in ("scores/predictions.csv", "export", "export.json")]
@@ -144,13 +144,14 @@ def test_a_mixture_is_exported_whole_to_onnx_and_predicts(folder, capsys, kind):
 
 @pytest.mark.parametrize("options", [{"top_k_lora": 1}, {"use_trainable_adapters": True, "xlora_depth": 2}])
 def test_a_mixture_resumes_to_the_bit(folder, options):
-    fit("xlora", **options)
+    longer = {"train__num_train_epochs": 2}
+    fit("xlora", changes=longer, **options)
     golden = resume.hashes()
     with pytest.MonkeyPatch.context() as patch:
         resume.break_at(patch, 7)
         with pytest.raises(StoppedError):
-            fit("xlora", **options)
-    fit("xlora", **options)
+            fit("xlora", changes=longer, **options)
+    fit("xlora", changes=longer, **options)
     assert resume.hashes() == golden
 
 
@@ -230,7 +231,7 @@ def test_dare_prunes_by_the_seed_of_training(folder):
     options = {"combination_type": "dare_linear", "density": 0.5}
     found = []
     for seed in (1, 1, 2):
-        resume.fit(lora__method="merge", lora__options={"adapters": pinned(*HALVES), **options}, train__seed=seed)
+        fit("merge", changes={"train__seed": seed}, **options)
         found.append(pairs("adapter"))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])

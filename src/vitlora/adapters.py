@@ -251,7 +251,7 @@ def load_adapter(base: Path, folder: Path) -> tuple[Any, Labels, Normalisation]:
         _overlay(model, load_file(folder / TRAINED), folder)
         return model.eval(), labels, Normalisation(bundle["image_mean"], bundle["image_std"])
     logging.getLogger("peft").setLevel(logging.ERROR)
-    if bundle["method"]["name"] == "xlora":
+    if bundle["method"].get("name") == "xlora":
         with _quietly():
             mixed = load_mixture(model, folder, fresh)
         return mixed, labels, Normalisation(bundle["image_mean"], bundle["image_std"])

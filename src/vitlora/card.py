@@ -45,7 +45,7 @@ def write_card(path: Path, right: int, images: int, bundle: Mapping[str, Any]) -
         images: All test images.
         bundle: vitlora.json of the adapter.
     """
-    mixed = bundle["method"]["name"] == "xlora"
+    mixed = bundle["method"].get("name") == "xlora"
     front = yaml.safe_dump(
         {
             "library_name": "onnx" if mixed else "transformers",

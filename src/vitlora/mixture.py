@@ -308,10 +308,11 @@ def merge(model: Any, experts: Sequence[Expert], options: Merge, heads: Sequence
 
 def _combine(model: Any, experts: Sequence[Expert], options: Merge) -> tuple[dict[str, Any], State]:
     """Return the combined adapter's settings and weights, and leave the model as it was."""
-    names = [str(number) for number in range(len(experts))]
-    peft_model = get_peft_model(model, experts[0].config, adapter_name="0")
+    # A bare number would be taken for a layer's by PEFT, which leaves out what is named after another adapter.
+    names = [f"expert{number}" for number in range(len(experts))]
+    peft_model = get_peft_model(model, experts[0].config, adapter_name=names[0])
     for name, expert in zip(names, experts, strict=True):
-        if name != "0":
+        if name != names[0]:
             peft_model.add_adapter(name, expert.config)
         _set(peft_model, expert.lora, name)
         # The layers know their scale by now. PEFT would make the combined one's sqrt(r) instead of 1.
@@ -322,6 +323,7 @@ def _combine(model: Any, experts: Sequence[Expert], options: Merge) -> tuple[dic
     state = get_peft_model_state_dict(peft_model, adapter_name="combined")
     combined = peft_model.peft_config["combined"]
     layers = [key for key, module in model.named_modules() if isinstance(module, LoraLayer)]
+    assert len(state) == 2 * len(layers), "PEFT has left out a part"
     for name, weight in state.items():  # also where the rank asked for is more than a layer has
         if combined.r not in weight.shape:
             raise ValueError(f"svd_rank {combined.r} is more than {name} has")
