@@ -24,7 +24,7 @@ SLOW = [
     "predict",
     "duplicates",
 ]
-SLOW += ["preprocess", "properties"]
+SLOW += ["preprocess", "properties", "mixture"]
 
 
 def pytest_collection_modifyitems(items):

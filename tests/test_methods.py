@@ -17,10 +17,10 @@ from vitlora.evaluate import evaluate
 from vitlora.files import read_json
 from vitlora.model import load_base
 from vitlora.sections.evaluate import Evaluate
-from vitlora.sections.methods import LORA_FAMILY, WITHOUT_ADAPTER, Method
+from vitlora.sections.methods import LORA_FAMILY, MIXTURES, WITHOUT_ADAPTER, Method
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")  # SHiRA's weights
-METHODS = get_args(Method)
+METHODS = tuple(name for name in get_args(Method) if name not in MIXTURES)  # which have a file of their own
 # PEFT's defaults are for layers of some hundred units; here they have 32.
 OPTIONS = {
     "adalora": {"init_r": 6, "target_r": 2},

@@ -20,8 +20,9 @@ from vitlora.errors import VitloraError
 from vitlora.files import read_json, sha256_file, write_json
 from vitlora.labels import Labels
 from vitlora.methods import configure, layer_norms
+from vitlora.mixture import Expert, expert_layers, is_mixture, load_mixture, merge, mix, save_mixture
 from vitlora.model import Normalisation, load_base
-from vitlora.sections.methods import LORA_FAMILY, MOVING, WITHOUT_ADAPTER
+from vitlora.sections.methods import LORA_FAMILY, MIXTURES, MOVING, WITHOUT_ADAPTER, Merge, XLora
 from vitlora.sections.train import Lora
 from vitlora.targets import resolve_targets
 
@@ -53,7 +54,9 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def add_adapter(model: Any, fresh: Sequence[str], lora: Lora, total_steps: int) -> Adapted:
+def add_adapter(
+    model: Any, fresh: Sequence[str], lora: Lora, total_steps: int, experts: Sequence[Expert] = ()
+) -> Adapted:
     """Make a base model ready for the chosen method.
 
     Args:
@@ -61,6 +64,7 @@ def add_adapter(model: Any, fresh: Sequence[str], lora: Lora, total_steps: int) 
         fresh: Names of its parameters that start out random; every one must become trainable.
         lora: Method, its keys, and where it goes.
         total_steps: Optimiser steps of the whole run.
+        experts: What `xlora` and `merge` are made of.
 
     Raises:
         VitloraError: A target or module to save names nothing, the head would stay random, the rank exceeds a layer, or
@@ -69,6 +73,8 @@ def add_adapter(model: Any, fresh: Sequence[str], lora: Lora, total_steps: int) 
     heads = _check_heads(model, fresh, lora.modules_to_save)
     if lora.method in WITHOUT_ADAPTER:
         return _without_adapter(model, heads if lora.method == "head" else [])
+    if lora.method in MIXTURES:
+        return _mixture(model, lora, heads, experts)
     targets = _targets(model, lora, heads)
     with _quietly():
         try:
@@ -82,6 +88,19 @@ def add_adapter(model: Any, fresh: Sequence[str], lora: Lora, total_steps: int) 
     assert len(adapted) == len(targets), "PEFT adapted other layers than those resolved"
     trainable, total = peft_model.get_nb_trainable_parameters()
     return Adapted(peft_model, targets, trainable, total)
+
+
+def _mixture(model: Any, lora: Lora, heads: list[str], experts: Sequence[Expert]) -> Adapted:
+    with _quietly():
+        if lora.method == "xlora":
+            peft_model = mix(model, experts, XLora.model_validate(lora.options), heads)
+            layers = expert_layers(peft_model)
+        else:
+            peft_model = merge(model, experts, Merge.model_validate(lora.options), heads)
+            layers = sorted(peft_model.peft_config["default"].target_modules)
+    peft_model.initial_lora = None
+    trainable, total = peft_model.get_nb_trainable_parameters()
+    return Adapted(peft_model, layers, trainable, total)
 
 
 def _initial(peft_model: Any) -> dict[str, torch.Tensor]:
@@ -146,7 +165,9 @@ def save_adapter(
         normalisation: Of the base model.
         method: Its `name`, `settings` and `layers`, for people and for the model card.
     """
-    if isinstance(model, PeftModel):
+    if is_mixture(model):
+        save_mixture(model, folder, base)
+    elif isinstance(model, PeftModel):
         _save_peft(model, folder, base)
     else:
         folder.mkdir(parents=True, exist_ok=True)
@@ -207,6 +228,9 @@ def _overlay(model: Any, trained: dict[str, torch.Tensor], folder: Path) -> None
 def load_adapter(base: Path, folder: Path) -> tuple[Any, Labels, Normalisation]:
     """Load base and adapter from nothing but their two folders, and merge them.
 
+    An X-LoRA mixture is no one set of weights, since its gate weighs the adapters for every token anew: it comes as
+    PEFT's model, which is called as the others are. See ``is_mixture``.
+
     Returns:
         The merged classifier in float32 on the CPU, in eval mode; its labels; its normalisation.
 
@@ -222,11 +246,15 @@ def load_adapter(base: Path, folder: Path) -> tuple[Any, Labels, Normalisation]:
     if found != bundle["base"]["sha256"]:
         raise VitloraError(f"{folder}: trained on other weights than {base} holds; run the train stage again")
     labels = Labels(bundle["class_names"], bundle["image_size"], bundle["interpolation"])
-    model, _ = load_base(base, labels.class_names, labels.image_size)
+    model, fresh = load_base(base, labels.class_names, labels.image_size)
     if (folder / TRAINED).is_file():
         _overlay(model, load_file(folder / TRAINED), folder)
         return model.eval(), labels, Normalisation(bundle["image_mean"], bundle["image_std"])
     logging.getLogger("peft").setLevel(logging.ERROR)
+    if bundle["method"].get("name") == "xlora":
+        with _quietly():
+            mixed = load_mixture(model, folder, fresh)
+        return mixed, labels, Normalisation(bundle["image_mean"], bundle["image_std"])
     with _quietly():
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         try:

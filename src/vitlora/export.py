@@ -13,6 +13,7 @@ from vitlora.card import write_card
 from vitlora.errors import VitloraError
 from vitlora.files import read_csv, read_json, write_json
 from vitlora.labels import Labels
+from vitlora.mixture import is_mixture
 from vitlora.model import Normalisation, device_of_choice
 from vitlora.onnx_model import export_onnx
 from vitlora.onnx_runtime import OnnxClassifier
@@ -22,6 +23,7 @@ from vitlora.sections.export import Export
 from vitlora.tensors import Squares, load_split
 
 HALF_ROUNDING = 0.02  # of the largest logit; measured 0.002 to 0.01 in float16
+NOT_MERGED = "an X-LoRA mixture is no one set of weights, so there is no folder for transformers; model.onnx is whole"
 RESAMPLE = {"bilinear": 2, "bicubic": 3}  # PIL's numbers, as image processors store them
 
 
@@ -36,6 +38,8 @@ def export(
     report: Path,
 ) -> None:
     """Write a folder that transformers, onnxruntime and ``vitlora predict`` load, and check it on the test split.
+
+    Of an X-LoRA mixture, which can't be merged, there is the ONNX form alone.
 
     Args:
         export: Batch size, ONNX operator set, and the largest logit difference that passes.
@@ -53,8 +57,9 @@ def export(
     merged, labels, normalisation = load_adapter(base, adapter)
     _refuse_not_finite(merged)
     model.mkdir(parents=True, exist_ok=True)
-    merged.save_pretrained(model, safe_serialization=True)
-    write_json(model / "preprocessor_config.json", processor_config(labels, normalisation))
+    if not is_mixture(merged):
+        merged.save_pretrained(model, safe_serialization=True)
+        write_json(model / "preprocessor_config.json", processor_config(labels, normalisation))
     shutil.copyfile(adapter / BUNDLE, model / BUNDLE)
     export_onnx(merged, labels.image_size, export.onnx_opset, model / "model.onnx")
     scored = read_csv(predictions)
@@ -64,7 +69,7 @@ def export(
     right = sum(row["predicted"] == row["actual"] for row in scored)
     write_card(model / "README.md", right, len(scored), read_json(adapter / BUNDLE))
     print(
-        f"ONNX differs from PyTorch by at most {checks['onnx_max_logit_diff']:.1e} in a logit; all three forms agree "
+        f"ONNX differs from PyTorch by at most {checks['onnx_max_logit_diff']:.1e} in a logit; all forms agree "
         f"with evaluate on {len(trained):,} images ({checks['near_ties']} near ties)"
     )
 
@@ -78,7 +83,7 @@ def check_export(
     normalisation: Normalisation,
     export: Export,
     kind: Precision,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Score test images with the merged weights, with ONNX, and with transformers' pipeline.
 
     Two forms may name different classes only where the model itself is undecided: where the largest two logits lie
@@ -87,7 +92,7 @@ def check_export(
 
     Returns:
         Share of images on which each form gives the class that evaluate gave, the largest logit difference of ONNX,
-        and how many near ties there are.
+        and how many near ties there are; of a mixture also why there is no merged form.
 
     Raises:
         VitloraError: Another class where it is no near tie, or a difference above ``max_logit_diff``.
@@ -97,11 +102,13 @@ def check_export(
     onnx = OnnxClassifier(folder / "model.onnx", normalisation.mean, normalisation.std)
     onnx_logits = onnx.score(squares.images, export.batch_size)
     names = np.array(labels.class_names)
+    mixed = is_mixture(merged)
     given = {
-        "merged": names[torch_logits.argmax(axis=1)],
+        "mixture" if mixed else "merged": names[torch_logits.argmax(axis=1)],
         "onnx": names[onnx_logits.argmax(axis=1)],
-        "pipeline": np.array(pipeline_classes(folder, squares, export.batch_size, str(device))),
     }
+    if not mixed:
+        given["pipeline"] = np.array(pipeline_classes(folder, squares, export.batch_size, str(device)))
     largest = np.sort(torch_logits, axis=1)
     rounding = export.max_logit_diff if kind == "fp32" else HALF_ROUNDING * float(np.abs(torch_logits).max())
     tied = largest[:, -1] - largest[:, -2] < rounding
@@ -119,6 +126,7 @@ def check_export(
     agreements = {f"{form}_agreement": float(agree.mean()) for form, agree in same.items()}
     return {
         **agreements,
+        **({"not_merged": NOT_MERGED} if mixed else {}),
         "onnx_max_logit_diff": difference,
         "near_ties": int(tied.sum()),
         "images": len(trained),

@@ -60,6 +60,8 @@ def why_not_fused(model: Any) -> str | None:
 
 
 def _why_not_lora(layers: Sequence[Any]) -> str | None:
+    if layers and not any(weight.requires_grad for layer in layers for weight in layer.parameters()):
+        return "its adapter is frozen"
     kinds = {(layer.r["default"], layer.scaling["default"], _p(layer)) for layer in layers}
     if len(kinds) > 1:
         return "rank, scale or dropout differ between layers"

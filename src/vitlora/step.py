@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from vitlora.mixture import is_mixture
 from vitlora.model import Normalisation
 from vitlora.sections.train import Train
 
@@ -60,6 +61,8 @@ def install(
     """
     if wanted == "eager" or next(model.parameters()).device.type != "cuda":
         return Way("eager")  # the two others are written for GPUs
+    if is_mixture(model):
+        return Way("eager", "X-LoRA runs every layer twice, with other scalings each time")
     able = fp8 and torch.cuda.get_device_capability() >= FP8_CAPABILITY
     reason = try_to_fuse(model, kind, normalisation, image_size, able) if wanted == "fused" else ""
     if wanted == "fused" and not reason:
@@ -71,6 +74,8 @@ def install(
 
 def try_to_fuse(model: Any, kind: str, normalisation: Normalisation, image_size: int, fp8: bool = False) -> str:
     """Replace a model's passes by the fused ones, or return why that can't be. Arguments as in ``install``."""
+    if is_mixture(model):
+        return "X-LoRA runs every layer twice"
     if kind not in DTYPES:
         return "fused computes in fp16 or bf16"
     if importlib.util.find_spec("triton") is None:

@@ -16,12 +16,16 @@ from vitlora.adapters import Adapted, add_adapter, save_adapter
 from vitlora.checkpoints import Checkpoints
 from vitlora.dataset import TrainImages
 from vitlora.errors import VitloraError
+from vitlora.experts import find_experts
+from vitlora.feed import feed_squares
 from vitlora.files import sha256_file, write_csv, write_json
 from vitlora.labels import Labels, read_labels
 from vitlora.manifest import digest
 from vitlora.methods import described
+from vitlora.mixture import Expert, is_mixture, mean_scalings
 from vitlora.model import device_of_choice, load_base, read_normalisation
 from vitlora.room import check_room
+from vitlora.sections.methods import MIXTURES
 from vitlora.sections.train import Augment, Lora, Train
 from vitlora.step import install, micro_batch, precision
 from vitlora.tensors import load_split
@@ -71,6 +75,7 @@ def train(
     # Two checkpoints, the one being written, and the adapter.
     check_room(4 * ready.adapted.trainable * (3 * CHECKPOINT_FLOATS + 1), "train")
     data = {"train": train_images, "val": val, "labels": labels, "base": base}
+    data |= {f"adapter {expert.name}": expert.folder for expert in ready.experts}
     checkpoints = Checkpoints(CHECKPOINTS, _decides(ready, augment, lora, train, data))
     try:
         trainer.fit(checkpoints, train.save_steps)
@@ -83,7 +88,7 @@ def train(
     steps, epochs = curves(trainer.state.log_history)
     write_csv(plots / "steps.csv", ("step", "epoch", "loss", "learning_rate", "grad_norm"), steps)
     write_csv(plots / "epochs.csv", ("epoch", "step", "train_loss", "val_loss", "val_accuracy"), epochs)
-    write_json(metrics, {**_about(ready, train), **_best(epochs, train)})
+    write_json(metrics, {**_about(ready, train), **_best(epochs, train), **_scalings(ready)})
     checkpoints.remove()
 
 
@@ -95,6 +100,7 @@ class Ready:
     adapted: Adapted
     labels: Labels
     trainer: "ImageTrainer"
+    experts: list[Expert]
 
 
 def get_ready(
@@ -102,18 +108,20 @@ def get_ready(
 ) -> Ready:
     """Load model and data and set up the Trainer; nothing runs yet. Arguments and errors as in ``train``."""
     known = read_labels(labels)
+    experts = find_experts(lora.options["adapters"], base) if lora.method in MIXTURES else []
     set_seed(train.seed)  # the head starts out random
     model, fresh = load_base(base, known.class_names, known.image_size)
     images = TrainImages(train_images, known.image_size, known.interpolation, augment, train.seed, train.decoder)
     if not len(images):
         raise VitloraError(f"{train_images}: no image to train on")
     size = train.per_device_train_batch_size * train.gradient_accumulation_steps
-    adapted = add_adapter(model, fresh, lora, train.num_train_epochs * -(-len(images) // size))
+    adapted = add_adapter(model, fresh, lora, train.num_train_epochs * -(-len(images) // size), experts)
     normalisation = read_normalisation(base)
     moved = adapted.model.to(device_of_choice())
     way = install(moved, train.step, precision(train), normalisation, known.image_size, train.fp8)
     args = training_arguments(train, micro_batch(train, model.config, known.image_size))
-    return Ready(lora.method, adapted, known, ImageTrainer(moved, args, images, load_split(val), normalisation, way))
+    trainer = ImageTrainer(moved, args, images, load_split(val), normalisation, way)
+    return Ready(lora.method, adapted, known, trainer, experts)
 
 
 def curves(history: list[dict[str, Any]]) -> tuple[list[list[object]], list[list[object]]]:
@@ -253,6 +261,21 @@ def _about(ready: Ready, train: Train) -> dict[str, object]:
         "micro_batch": trainer.args.per_device_train_batch_size,
         "skipped_fp16_steps": trainer.overflows,
     }
+
+
+def _scalings(ready: Ready) -> dict[str, object]:
+    """Return how much of each adapter a mixture's gate lets in on val: over all layers, and by layer if they differ."""
+    trainer, layers = ready.trainer, ready.adapted.adapted_modules
+    if not is_mixture(trainer.model):
+        return {}
+    batches = feed_squares(trainer.val, trainer.args.eval_batch_size, trainer.args.device)
+    means = mean_scalings(trainer.model, (trainer.normalisation(batch["pixel_values"]) for batch in batches))
+    names = [expert.name for expert in ready.experts]
+    found: dict[str, object] = {"mean_scalings": dict(zip(names, means.mean(0).tolist(), strict=True))}
+    if trainer.model.base_model.xlora_config.layerwise_scalings:
+        rows = (dict(zip(names, row, strict=True)) for row in means.tolist())
+        found["mean_scalings_by_layer"] = dict(zip(layers, rows, strict=True))
+    return found
 
 
 def _best(epochs: list[list[Any]], train: Train) -> dict[str, object]:

@@ -5,16 +5,17 @@ can't be merged and so not exported; trainable_tokens, prompt, prefix and p-tuni
 which are made for text; poly, which wants a task for every sample.
 """
 
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from vitlora.params import Params
+from vitlora.params import Params, TogetherError
 
 Method = Literal[
     "lora", "dora", "rslora", "pissa", "olora", "gaussian",
     "adalora", "loha", "lokr", "oft", "boft", "hra", "ia3", "ln_tuning", "vera", "vblora", "randlora", "fourierft",
     "waveft", "c3a", "shira", "miss", "road", "delora", "gralora",
+    "xlora", "merge",
     "head", "full",
 ]  # fmt: skip
 # Plain LoRA and its relatives, which read r, lora_alpha, lora_dropout, bias, use_rslora; what they set in LoraConfig.
@@ -29,6 +30,7 @@ LORA_FAMILY: dict[str, dict[str, object]] = {
 # They move a part of the base weights into the adapter; it is saved as plain LoRA of twice the rank on the base itself.
 MOVING = ("pissa", "olora")
 WITHOUT_ADAPTER = ("head", "full")
+MIXTURES = ("xlora", "merge")  # of adapters that are there already, so that they read no target layers
 
 
 class NoOptions(Params):
@@ -187,6 +189,74 @@ class GraLora(Params):
     gralora_dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
+# PATH@COMMIT, of this repository, or PATH@sha256:HEX; the pin itself is looked at when the adapter is.
+Adapters = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+Combination = Literal[
+    "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune", "cat",
+    "svd", "ties_svd", "dare_linear_svd", "dare_ties_svd", "magnitude_prune_svd",
+]  # fmt: skip
+PRUNING = tuple(name for name in get_args(Combination) if name.startswith(("ties", "dare", "magnitude")))
+
+
+def _together(options: Params, rule: str, *keys: str) -> TogetherError:
+    """Show those of the keys that are written out: options have defaults."""
+    return TogetherError(rule, *(key for key in keys if key in options.model_fields_set))
+
+
+class XLora(Params):
+    """A gate gives every token its own mixture of the adapters; it reads what the bare base model makes of the token.
+
+    Beside the head only the gate is trained, and with ``use_trainable_adapters`` the adapters too.
+    """
+
+    adapters: Adapters
+    top_k_lora: int | None = Field(default=None, ge=1)  # null is all of them
+    layerwise_scalings: bool = False
+    xlora_depth: int = Field(default=1, ge=1)
+    xlora_size: int = Field(default=2048, ge=1)
+    xlora_dropout_p: float = Field(default=0.2, ge=0, lt=1)
+    softmax_temperature: float = Field(default=1.0, gt=0)
+    enable_softmax: bool = True
+    enable_softmax_topk: bool = False
+    scaling_pass_value: float = 0.0
+    global_scaling_weight: float = 1.0
+    use_trainable_adapters: bool = False
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "XLora":
+        if len(self.adapters) < 2:
+            raise _together(self, "a mixture has at least two", "adapters")
+        if (self.top_k_lora or 0) > len(self.adapters):
+            raise _together(self, f"at most {len(self.adapters)}, the number of adapters", "top_k_lora")
+        if self.enable_softmax_topk and (self.enable_softmax or not self.top_k_lora):
+            keys = ("enable_softmax_topk", "enable_softmax", "top_k_lora")
+            raise _together(self, "enable_softmax_topk needs top_k_lora, and enable_softmax: false", *keys)
+        return self
+
+
+class Merge(Params):
+    """One plain LoRA adapter out of several by PEFT's add_weighted_adapter; it is frozen and a new head is trained."""
+
+    adapters: Adapters
+    combination_type: Combination = "linear"
+    weights: list[float] | None = None  # null is 1/n each
+    density: float | None = Field(default=None, gt=0, le=1)  # share of the values that pruning keeps
+    svd_rank: int | None = Field(default=None, ge=1)  # null is the largest of the adapters'
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Merge":
+        if self.weights is not None and len(self.weights) != len(self.adapters):
+            raise _together(self, "one weight for each adapter, or null", "weights", "adapters")
+        if len(self.adapters) == 1 and self.combination_type != "linear":
+            raise _together(self, "linear where there is one adapter", "combination_type", "adapters")
+        if (self.density is None) == (self.combination_type in PRUNING):
+            rule = f"density is for {', '.join(PRUNING)}, which need it"
+            raise _together(self, rule, "density", "combination_type")
+        if self.svd_rank and not self.combination_type.endswith("svd"):
+            raise _together(self, "svd_rank is for svd and those that end in it", "svd_rank", "combination_type")
+        return self
+
+
 OPTIONS: dict[str, type[Params]] = {
     **dict.fromkeys(LORA_FAMILY, LoraOptions),
     "adalora": AdaLora,
@@ -208,5 +278,7 @@ OPTIONS: dict[str, type[Params]] = {
     "road": Road,
     "delora": DeLora,
     "gralora": GraLora,
+    "xlora": XLora,
+    "merge": Merge,
     **dict.fromkeys(WITHOUT_ADAPTER, NoOptions),
 }

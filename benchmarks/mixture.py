@@ -1,0 +1,136 @@
+"""Two adapters that each know half of the classes, combined for all of them: merges against X-LoRA's gate.
+
+For each seed, adapter A is trained on the first half of the classes and B on the second. Then, on all classes: each
+alone, merged by PEFT's ways, and mixed by X-LoRA, with a newly trained head every time; LoRA and a bare head on all
+classes are the two ends of the scale. Test is scored once a run, and nothing is picked by it.
+
+    PYTHONPATH=src python benchmarks/mixture.py --params params.yaml --prepared data/prepared --base models/base \
+        --work .work/mixture --out mixture.json --seeds 0,1,2 --epochs 3
+"""
+
+import argparse
+import shutil
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+from common import host
+
+from vitlora.evaluate import evaluate
+from vitlora.files import read_json, write_json
+from vitlora.manifest import digest
+from vitlora.packed import Packed, write_packed
+from vitlora.params import load_params, read_document
+from vitlora.sections.evaluate import EvaluateStage
+from vitlora.sections.train import TrainStage
+from vitlora.tensors import create_split, load_split, open_pixels
+from vitlora.train import train
+
+BOTH = ("a", "b")
+# Name: (method, adapters, options)
+RUNS = {
+    "a alone": ("merge", "a", {}),
+    "b alone": ("merge", "b", {}),
+    "linear": ("merge", BOTH, {}),
+    "ties": ("merge", BOTH, {"combination_type": "ties", "density": 0.5}),
+    "dare_linear": ("merge", BOTH, {"combination_type": "dare_linear", "density": 0.5}),
+    "svd": ("merge", BOTH, {"combination_type": "svd"}),
+    "svd, weights 1": ("merge", BOTH, {"combination_type": "svd", "weights": [1.0, 1.0]}),
+    "xlora dense": ("xlora", BOTH, {}),
+    "xlora top-1": ("xlora", BOTH, {"top_k_lora": 1}),
+    "lora on all classes": ("lora", (), {}),
+    "head on all classes": ("head", (), {}),
+}
+
+
+def main() -> None:
+    """Run all seeds, and write accuracies, scalings, times, card and versions after each run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("params", "prepared", "base", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path(".work/mixture"))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--epochs", type=int, help="of every run; as the parameters say if left out")
+    args = parser.parse_args()
+    document = read_document(args.params)
+    if args.epochs:
+        document["train"]["num_train_epochs"] = args.epochs
+    names = read_json(args.prepared / "labels.json")["class_names"]
+    halves = {"a": names[: len(names) // 2], "b": names[len(names) // 2 :]}
+    for name, classes in halves.items():
+        shutil.rmtree(args.work / name, ignore_errors=True)
+        keep_classes(args.prepared, args.work / name, classes)
+    result = {"classes": halves, "params": document, **host(), "experts": [], "runs": []}
+    for seed in map(int, args.seeds.split(",")):
+        document["train"]["seed"] = seed
+        folders = {name: args.work / f"adapter-{name}-{seed}" for name in BOTH}
+        for name, folder in folders.items():
+            row = fit(document, args, "lora", {}, args.work / name, folder)
+            result["experts"].append({"name": name, "seed": seed, **row})
+        for name, (method, adapters, options) in RUNS.items():
+            pins = [f"{folders[each]}@sha256:{digest(folders[each])}" for each in adapters]
+            options = {**options, "adapters": pins} if pins else options
+            row = fit(document, args, method, options, args.prepared, args.work / "adapter")
+            row["test_accuracy"] = score(document, args)
+            result["runs"].append({"name": name, "seed": seed, "method": method, "options": options, **row})
+            print(f"seed {seed}: {name}: test accuracy {row['test_accuracy']:.4f}", flush=True)
+            write_json(args.out, {**result, "test_accuracy": summary(result["runs"])})
+
+
+def summary(rows: list[dict]) -> dict:
+    """Return mean, least and most of each kind of run."""
+    found = {name: [row["test_accuracy"] for row in rows if row["name"] == name] for name in RUNS}
+    return {
+        name: {"mean": statistics.mean(values), "least": min(values), "most": max(values), "runs": len(values)}
+        for name, values in found.items()
+        if values
+    }
+
+
+def fit(document: dict, args: argparse.Namespace, method: str, options: dict, data: Path, adapter: Path) -> dict:
+    """Train as the stage does; return what it says of itself."""
+    lora = {**document["lora"], "method": method, "options": options}
+    stage = load_params(TrainStage, {**document, "lora": lora}, args.params)
+    shutil.rmtree(adapter, ignore_errors=True)
+    inputs = [data / name for name in ("train", "val", "labels.json")]
+    start = time.perf_counter()
+    train(
+        stage.augment, stage.lora, stage.train, args.base, *inputs, adapter, args.work / "m.json", args.work / "plots"
+    )
+    about = read_json(args.work / "m.json")
+    keys = ("val_accuracy", "best_epoch", "trainable_parameters", "precision", "step", "mean_scalings")
+    return {**{key: about[key] for key in keys if key in about}, "train_s": round(time.perf_counter() - start, 1)}
+
+
+def score(document: dict, args: argparse.Namespace) -> float:
+    """Return the accuracy on test that the evaluate stage finds."""
+    settings = load_params(EvaluateStage, document, args.params).evaluate
+    out = args.work / "scores"
+    evaluate(settings, args.base, args.work / "adapter", args.prepared / "test", args.prepared / "labels.json", out)
+    return float(read_json(out / "scores.json")["accuracy"])
+
+
+def keep_classes(prepared: Path, target: Path, classes: list[str]) -> None:
+    """Write train, val and labels of some classes alone, as preprocess would."""
+    labels = read_json(prepared / "labels.json")
+    new = {labels["class_names"].index(name): place for place, name in enumerate(classes)}
+    target.mkdir(parents=True)
+    write_json(target / "labels.json", {**labels, "class_names": classes})
+    packed = Packed(prepared / "train")
+    columns = [name for name in packed.rows[0] if name not in ("offset", "length")]
+    chosen = [number for number, row in enumerate(packed.rows) if int(row["label"]) in new]
+    rows = [{**packed.rows[number], "label": new[int(packed.rows[number]["label"])]} for number in chosen]
+    items = ([row[name] for name in columns] for row in rows)
+    write_packed(target / "train", columns, zip(items, (packed[number] for number in chosen), strict=True))
+    val = load_split(prepared / "val")
+    kept = np.flatnonzero(np.isin(val.labels, list(new)))
+    values = [new[label] for label in val.labels[kept].tolist()]
+    create_split(target / "val", labels["image_size"], [val.paths[row] for row in kept], values)
+    pixels = open_pixels(target / "val", "r+")
+    pixels[:] = val.images[kept]
+    pixels.flush()
+
+
+if __name__ == "__main__":
+    main()
