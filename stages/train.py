@@ -1,5 +1,7 @@
 """Train stage: fit LoRA adapters with the Trainer; keep the epoch that is best on val."""
 
+import importlib
+
 from vitlora.entry import guarded, run, stage_arguments
 from vitlora.sections.train import TrainStage
 
@@ -16,7 +18,11 @@ def main() -> None:
     with guarded("train", places) as paths:
         from vitlora.train import train  # after the check: a bad parameter is refused before slow imports
 
-        train(params.augment, params.lora, params.train, **paths)
+        finished = train(params.augment, params.lora, params.train, **paths)
+        # By name, as the guard: it can only refuse, so no result depends on that file.
+        reload = importlib.import_module("vitlora.reload")
+        reload.check_reload(finished.model, finished.normalisation, paths["base"], paths["adapter"], paths["val"])
+        finished.checkpoints.remove()
 
 
 if __name__ == "__main__":
