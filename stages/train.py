@@ -15,13 +15,13 @@ def main() -> None:
         outputs=("adapter",),
         records=("metrics", "plots"),
     )
-    with guarded("train", places) as paths:
+    # By name, as the guard: it can only refuse, so no result depends on that file.
+    reload = importlib.import_module("vitlora.reload")
+    with guarded("train", places) as paths, reload.reloading(paths["base"], paths["adapter"], paths["val"]) as check:
         from vitlora.train import train  # after the check: a bad parameter is refused before slow imports
 
         finished = train(params.augment, params.lora, params.train, **paths)
-        # By name, as the guard: it can only refuse, so no result depends on that file.
-        reload = importlib.import_module("vitlora.reload")
-        reload.check_reload(finished.model, finished.normalisation, paths["base"], paths["adapter"], paths["val"])
+        check(finished.model, finished.normalisation)
         finished.checkpoints.remove()
 
 

@@ -3,8 +3,10 @@
 import re
 import sys
 import warnings
+from contextlib import ExitStack, suppress
 
 import numpy as np
+import psutil
 import pytest
 import tiny
 import torch
@@ -22,9 +24,9 @@ from vitlora.manifest import problems
 from vitlora.methods import described, ranks
 from vitlora.model import Normalisation, load_base
 from vitlora.old_names import convert, place, skeleton
-from vitlora.reload import check_reload
+from vitlora.reload import reloading
 from vitlora.sections.train import Lora
-from vitlora.tensors import PIXELS, create_split
+from vitlora.tensors import create_split, open_pixels
 
 LABELS = Labels(["blue", "green", "red"], 32, "bilinear")
 HALF = Normalisation([0.5] * 3, [0.5] * 3)
@@ -209,13 +211,11 @@ def test_a_method_becomes_lora_exactly_at_full_rank(base, tmp_path, method):
     assert read_json(tmp_path / "lora/adapter_config.json")["peft_type"] == "LORA"
 
 
-@pytest.fixture
-def test_split(tmp_path):
-    labels = [row % 3 for row in range(12)]
-    create_split(tmp_path / "test", 32, [f"{row}.png" for row in range(12)], labels)
-    pixels = np.lib.format.open_memmap(tmp_path / "test" / PIXELS, mode="r+")
+def squares(folder):
+    create_split(folder, 32, [f"{row}.png" for row in range(12)], [row % 3 for row in range(12)])
+    pixels = open_pixels(folder, "r+")
     pixels[:] = np.random.default_rng(3).integers(0, 256, pixels.shape, np.uint8)
-    return tmp_path / "test"
+    return folder
 
 
 def vitlora(monkeypatch, capsys, *words):
@@ -225,9 +225,19 @@ def vitlora(monkeypatch, capsys, *words):
     return capsys.readouterr()
 
 
-def test_the_verb_reports_what_a_small_rank_costs(base, tmp_path, test_split, monkeypatch, capsys):
+def test_the_verb_reports_what_a_small_rank_costs(base, tmp_path, monkeypatch, capsys):
     make(base, tmp_path / "a", "loha")
-    words = ["as-lora", tmp_path / "a", tmp_path / "b", "--base", base, "--rank", 2, "--test", test_split]
+    words = [
+        "as-lora",
+        tmp_path / "a",
+        tmp_path / "b",
+        "--base",
+        base,
+        "--rank",
+        2,
+        "--test",
+        squares(tmp_path / "test"),
+    ]
     shown = vitlora(monkeypatch, capsys, "adapter", *words)
     assert re.search(r"rank 2; on 12 images a logit differs by at most .*\naccuracy .* before, .* after", shown.out)
     report = read_json(tmp_path / "b/vitlora.json")["converted"]
@@ -284,19 +294,52 @@ def test_adalora_ranks_are_those_that_are_left(base, tmp_path):
     assert {row[2] for row in ranks(model)} == {2}
 
 
-def test_a_fresh_process_finds_a_sound_adapter_sound_and_a_changed_one_not(
-    base, tmp_path, test_split, monkeypatch, capsys
-):
-    monkeypatch.setenv("PYTHONPATH", str(tiny.ROOT / "src"))
-    model = make(base, tmp_path / "a")
-    check_reload(model, HALF, base, tmp_path / "a", test_split)
+CASES = ("sound", "changed", "cut")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def looks(bases, tmp_path_factory):
+    """A process for each adapter below, started early as the stage does: it imports while the other tests run."""
+    root = tmp_path_factory.mktemp("looks")
+    squares(root / "val")
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("PYTHONPATH", str(tiny.ROOT / "src"))
+        started = {case: stack.enter_context(reloading(bases / "vit", root / case, root / "val")) for case in CASES}
+        yield root, started
+
+
+def test_a_fresh_process_finds_a_sound_adapter_sound(base, looks, capsys):
+    root, checks = looks
+    checks["sound"](make(base, root / "sound"), HALF)
     assert "reloaded in a fresh process: largest logit difference" in capsys.readouterr().out
-    weights = load_file(tmp_path / "a" / WEIGHTS)
+
+
+def test_an_adapter_that_is_not_the_trained_model_is_refused(base, looks):
+    root, checks = looks
+    model = make(base, root / "changed")
+    weights = load_file(root / "changed" / WEIGHTS)
     name = next(key for key in weights if "lora_B" in key)
-    save_file({**weights, name: weights[name] + 0.1}, tmp_path / "a" / WEIGHTS)
-    with pytest.raises(VitloraError, match=r"^the saved adapter is not the trained one: a logit differs by \d"):
-        check_reload(model, HALF, base, tmp_path / "a", test_split)
-    (tmp_path / "a" / WEIGHTS).write_bytes(b"cut")
-    with pytest.raises(VitloraError, match=r"^the saved adapter cannot be loaded again: .*does not fit"):
-        check_reload(model, HALF, base, tmp_path / "a", test_split)
-    assert not list(tmp_path.glob("tmp*"))
+    save_file({**weights, name: weights[name] + 0.1}, root / "changed" / WEIGHTS)
+    with pytest.raises(VitloraError, match=r"^the saved adapter is not the trained one: a logit differs by \d.*rule:"):
+        checks["changed"](model, HALF)
+
+
+def test_an_adapter_that_cannot_be_read_is_refused(base, looks):
+    root, checks = looks
+    model = make(base, root / "cut")
+    (root / "cut" / WEIGHTS).write_bytes(b"cut")
+    with pytest.raises(VitloraError, match=r"^the saved adapter cannot be loaded again: .*does not fit[^\n]*$"):
+        checks["cut"](model, HALF)
+
+
+def test_the_waiting_process_goes_with_a_stage_that_fails(base, tmp_path):
+    before = psutil.Process().children()
+
+    def fail():
+        with reloading(base, tmp_path, tmp_path):
+            assert len(psutil.Process().children()) == len(before) + 1
+            raise VitloraError("training failed")
+
+    with pytest.raises(VitloraError, match="training failed"):
+        fail()
+    assert psutil.Process().children() == before

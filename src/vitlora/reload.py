@@ -1,51 +1,71 @@
 """The last look at a new adapter: a fresh process loads it from disk and must give the trained model's logits.
 
-Loaded by name, as ``vitlora.guard`` is: it decides whether an adapter leaves the train stage, never what it holds.
+Loaded by name, as ``vitlora.guard`` is: it decides whether an adapter leaves the train stage, never what it holds. The
+process starts with the stage, since imports take most of its time, and while the stage imports too a core is idle.
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from vitlora.errors import VitloraError
-from vitlora.model import Normalisation
-from vitlora.tensors import Squares, load_split
+
+if TYPE_CHECKING:  # torch takes seconds
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vitlora.model import Normalisation
+    from vitlora.tensors import Squares
 
 IMAGES = 8
-# Of the largest logit. Merging rounds: measured 1e-7 to 1e-5; a lost or swapped weight moves logits by far more.
+# Of the largest logit. Merging rounds; a lost or swapped weight moves logits by far more.
 ROUNDING = 1e-4
+Check = Callable[[Any, "Normalisation"], None]
 
 
-def check_reload(model: Any, normalisation: Normalisation, base: Path, adapter: Path, val: Path) -> None:
-    """Compare the model in memory with what a fresh process makes of its folder, both in float32 on the CPU.
+@contextmanager
+def reloading(base: Path, adapter: Path, val: Path) -> Iterator[Check]:
+    """Start the process, which waits for its turn.
 
     Args:
-        model: As trained; it is moved to the CPU, and is no good for training afterwards.
-        normalisation: Of the base model.
         base: Base model folder.
-        adapter: What was saved of the model.
+        adapter: Where the model will be saved.
         val: Validation squares, of which a few are scored.
 
-    Raises:
-        VitloraError: The folder can't be loaded, or logits differ by more than rounding.
+    Yields:
+        A function of the trained model and its normalisation that raises ``VitloraError`` if the folder can't be loaded
+        or its logits differ by more than rounding, both in float32 on the CPU. The model is no good for training
+        afterwards.
     """
     command = [sys.executable, "-m", "vitlora.reload", *map(str, (base, adapter, val))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    pipe = subprocess.PIPE
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env) as child:
         try:
-            kept = logits(_plain(model), normalisation, sample(val))  # meanwhile the child imports torch
-            out, err = child.communicate()
-        except BaseException:
+            yield lambda model, normalisation: _check(child, model, normalisation, val)
+        finally:
             child.kill()
-            raise
-    lines = [line for line in err.splitlines() if line.strip()]
+
+
+def _check(child: subprocess.Popen[str], model: Any, normalisation: "Normalisation", val: Path) -> None:
+    import numpy as np
+
+    assert child.stdin
+    try:
+        child.stdin.write("now\n")
+        child.stdin.flush()
+        kept = logits(_plain(model), normalisation, sample(val))
+        out, err = child.communicate()
+    except BrokenPipeError:  # it has died before its turn
+        out, err = child.communicate()
     if child.returncode:
+        lines = [line for line in err.splitlines() if line.strip()]
         reason = lines[-1].removeprefix("error: ") if lines else f"exit code {child.returncode}"
         raise VitloraError(f"the saved adapter cannot be loaded again: {reason}; nothing is kept but the checkpoints")
     loaded = np.array(json.loads(out.splitlines()[-1]), np.float32)
@@ -67,28 +87,37 @@ def _plain(model: Any) -> Any:
     return model.cpu().float().eval()
 
 
-def sample(val: Path) -> Squares:
+def sample(val: Path) -> "Squares":
     """Return a few squares, evenly spaced: neighbours are often of one class."""
+    import numpy as np
+
+    from vitlora.tensors import Squares, load_split
+
     squares = load_split(val)
     count = len(squares.paths)
     rows = np.unique(np.linspace(0, count - 1, min(IMAGES, count)).round().astype(int))
     return Squares(squares.images[rows], squares.labels[rows], [squares.paths[row] for row in rows])
 
 
-@torch.inference_mode()
-def logits(model: Any, normalisation: Normalisation, squares: Squares) -> NDArray[np.float32]:
+def logits(model: Any, normalisation: "Normalisation", squares: "Squares") -> "NDArray[np.float32]":
     """Return a classifier's logits on the CPU, float32 (N, C)."""
-    scored: NDArray[np.float32] = model(pixel_values=normalisation(torch.from_numpy(squares.images))).logits.numpy()
+    import torch
+
+    with torch.inference_mode():
+        scored: NDArray[np.float32] = model(pixel_values=normalisation(torch.from_numpy(squares.images))).logits.numpy()
     return scored
 
 
 def main() -> None:
-    """Print the logits of an adapter's folder, as JSON on the last line."""
-    from vitlora.adapters import load_adapter
+    """Wait for a line, then print the logits of an adapter's folder, as JSON on the last line."""
     from vitlora.guard import leave_with_parent
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the stage too, which ends this process
     leave_with_parent()
+    from vitlora.adapters import load_adapter
+
+    if not sys.stdin.readline():  # the stage has gone
+        return
     base, adapter, val = map(Path, sys.argv[1:])
     model, _, normalisation = load_adapter(base, adapter)
     print(json.dumps(logits(model, normalisation, sample(val)).tolist()))
