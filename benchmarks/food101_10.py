@@ -80,7 +80,7 @@ def lora(stage, chosen: Train, base: Path, prepared: Path, work: Path, document:
     start = time.perf_counter()
     train(
         stage.augment, stage.lora, chosen, base, train_images, val, labels, adapter, work / "train.json", work / "plots"
-    )
+    ).checkpoints.remove()
     seconds = time.perf_counter() - start
     settings = load_params(EvaluateStage, document, params).evaluate
     evaluation.evaluate(settings, base, adapter, test, labels, out)
@@ -136,7 +136,7 @@ def search(stage, base: Path, prepared: Path, work: Path) -> None:
         shutil.rmtree(work / "adapter", ignore_errors=True)
         train(
             stage.augment, stage.lora, chosen, base, train_images, val, labels, work / "adapter", work / "t.json", work
-        )
+        ).checkpoints.remove()
         with_head = head(stage, chosen, base, prepared, work)
         with_lora = read_json(work / "t.json")
         print(f"lr {rate}: lora val {with_lora['val_accuracy']:.4f}, head {with_head['val_accuracy']:.4f}", flush=True)

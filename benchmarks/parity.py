@@ -401,7 +401,7 @@ def run_stage(stage: TrainStage, base: Path, train: Path, prepared: Path) -> Non
         shutil.rmtree(folder, ignore_errors=True)
     sections = (stage.augment, stage.lora, stage.train)
     places = (train, prepared / "val", prepared / "labels.json", Path("adapter"), Path("train.json"), Path("plots"))
-    train_stage(*sections, base, *places)
+    train_stage(*sections, base, *places).checkpoints.remove()
 
 
 def quiet(trainer: Trainer) -> Trainer:

@@ -1,5 +1,7 @@
 """Train stage: fit LoRA adapters with the Trainer; keep the epoch that is best on val."""
 
+import importlib
+
 from vitlora.entry import guarded, run, stage_arguments
 from vitlora.sections.train import TrainStage
 
@@ -13,10 +15,14 @@ def main() -> None:
         outputs=("adapter",),
         records=("metrics", "plots"),
     )
-    with guarded("train", places) as paths:
+    # By name, as the guard: it can only refuse, so no result depends on that file.
+    reload = importlib.import_module("vitlora.reload")
+    with guarded("train", places) as paths, reload.reloading(paths["base"], paths["adapter"], paths["val"]) as check:
         from vitlora.train import train  # after the check: a bad parameter is refused before slow imports
 
-        train(params.augment, params.lora, params.train, **paths)
+        finished = train(params.augment, params.lora, params.train, **paths)
+        check(finished.model, finished.normalisation)
+        finished.checkpoints.remove()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ if not torch.cuda.is_available():
 SLOW = [
     "resume",
     "methods",
+    "bundle",
     "fetch",
     "hostile_archives",
     "hostile_models",

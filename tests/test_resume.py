@@ -101,7 +101,7 @@ def fit(**changes):
     stage = load_params(TrainStage, settings(Path(), {k.replace("__", "."): v for k, v in changes.items()}), Path("p"))
     sections = (stage.augment, stage.lora, stage.train)
     inputs = [Path(name) for name in ("base", "train", "val", "labels.json")]
-    train(*sections, *inputs, *map(Path, RESULTS))
+    train(*sections, *inputs, *map(Path, RESULTS)).checkpoints.remove()
 
 
 def hashes():

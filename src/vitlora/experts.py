@@ -16,11 +16,12 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from vitlora.adapters import ADAPTER_WEIGHTS, BUNDLE
+from vitlora.adapters import BUNDLE
 from vitlora.errors import VitloraError
 from vitlora.files import read_json, sha256_file
 from vitlora.manifest import MANIFEST, digest, problems
 from vitlora.mixture import Expert
+from vitlora.old_names import ADAPTER_WEIGHTS
 
 STORE = Path(".work/adapters")
 COMMIT, HEX = re.compile("[0-9a-f]{7,40}"), re.compile("[0-9a-f]{12,64}")

@@ -57,7 +57,7 @@ def configure(lora: Lora, targets: list[str], heads: Sequence[str], total_steps:
 
 
 def described(lora: Lora, targets: Sequence[str]) -> dict[str, Any]:
-    """Return what an adapter's bundle says of the method: its name, the settings it read, and the layers' kinds."""
+    """Return what an adapter's bundle says of the method: name, settings it read, kinds of its layers, and heads."""
     settings = OPTIONS[lora.method].model_validate(lora.options).model_dump()
     if lora.method in LORA_FAMILY:
         own = ("r", "lora_alpha", "lora_dropout", "bias", "use_rslora")
@@ -67,6 +67,7 @@ def described(lora: Lora, targets: Sequence[str]) -> dict[str, Any]:
         "name": lora.method,
         "settings": {key: value for key, value in settings.items() if value != {}},
         "layers": kinds,
+        "modules_to_save": list(lora.modules_to_save),
     }
 
 
@@ -84,3 +85,24 @@ def layer_norms(model: torch.nn.Module) -> list[str]:
         for name, part in model.named_modules()
         if isinstance(part, torch.nn.LayerNorm) and re.search(r"\.\d+\.", name)
     ]
+
+
+def ranks(model: Any) -> list[tuple[str, str, int]]:
+    """Return block, layer and rank of all layers whose update has one that may differ: LoRA's kin and AdaLoRA's.
+
+    AdaLoRA's own count is of the ranks that it has not pruned.
+    """
+    config = getattr(model, "peft_config", {}).get("default")
+    if config is None or config.peft_type.value not in ("LORA", "ADALORA"):
+        return []
+    used = {name.removesuffix(".lora_E"): sum(flags) for name, flags in _settled(config).items()}
+    rows = []
+    for name, part in model.base_model.model.named_modules():
+        if hasattr(part, "lora_A"):
+            block, kind = re.findall(r"\.(\d+)\.", name), re.split(r"\.\d+\.", name)[-1]
+            rows.append((".".join(block), kind, int(used.get(name, part.r["default"]))))
+    return sorted(rows, key=lambda row: ([int(number) for number in row[0].split(".")], row[1]))
+
+
+def _settled(config: Any) -> dict[str, list[bool]]:
+    return (config.rank_pattern or {}) if config.peft_type.value == "ADALORA" else {}

@@ -21,9 +21,9 @@ from vitlora.feed import feed_squares
 from vitlora.files import sha256_file, write_csv, write_json
 from vitlora.labels import Labels, read_labels
 from vitlora.manifest import digest
-from vitlora.methods import described
+from vitlora.methods import described, ranks
 from vitlora.mixture import Expert, is_mixture, mean_scalings
-from vitlora.model import device_of_choice, load_base, read_normalisation
+from vitlora.model import Normalisation, device_of_choice, load_base, read_normalisation
 from vitlora.room import check_room
 from vitlora.sections.methods import MIXTURES
 from vitlora.sections.train import Augment, Lora, Train
@@ -33,9 +33,23 @@ from vitlora.trainer import ImageTrainer
 
 CHECKPOINTS = Path(".work/checkpoints")
 VERSIONS = ("torch", "transformers", "peft", "accelerate", "numpy", "pillow", "simplejpeg")
-ONLY_REFUSE = ("vitlora.check", "vitlora.guard", "vitlora.workspace")  # loaded by name; no result depends on them
+ONLY_REFUSE = (
+    "vitlora.check",
+    "vitlora.guard",
+    "vitlora.reload",
+    "vitlora.workspace",
+)  # loaded by name; no result depends on them
 SPEED_ONLY = ("train.dataloader_num_workers", "train.save_steps")
 CHECKPOINT_FLOATS = 4  # for each trained one: itself, two moments, and the best epoch's
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trained model and its normalisation, and checkpoints to be removed once its adapter is known to be sound."""
+
+    model: Any
+    normalisation: Normalisation
+    checkpoints: Checkpoints
 
 
 def train(
@@ -49,7 +63,7 @@ def train(
     adapter: Path,
     metrics: Path,
     plots: Path,
-) -> None:
+) -> Finished:
     """Fit an adapter, save the best epoch's weights, and record how it went.
 
     Args:
@@ -62,7 +76,10 @@ def train(
         labels: Class names, image size and filter.
         adapter: Gets the adapter with labels and preprocessing beside it.
         metrics: Gets counts, device, precision, and the best epoch's validation scores.
-        plots: Gets ``epochs.csv`` and ``steps.csv``.
+        plots: Gets ``epochs.csv``, ``steps.csv`` and ``ranks.csv``.
+
+    Returns:
+        What the adapter was saved from; the checkpoints are still there, for whoever finds it broken.
 
     Raises:
         VitloraError: The parameters don't fit the base model or the data.
@@ -83,13 +100,15 @@ def train(
         raise VitloraError(_out_of_memory(ready)) from None
     if train.load_best_model_at_end:
         trainer.restore_best()
-    method = described(lora, ready.adapted.adapted_modules)
-    save_adapter(trainer.model, adapter, base, ready.labels, trainer.normalisation, method)
     steps, epochs = curves(trainer.state.log_history)
+    best = _best(epochs, train)
+    method = described(lora, ready.adapted.adapted_modules)
+    save_adapter(trainer.model, adapter, base, ready.labels, trainer.normalisation, method, best)
     write_csv(plots / "steps.csv", ("step", "epoch", "loss", "learning_rate", "grad_norm"), steps)
     write_csv(plots / "epochs.csv", ("epoch", "step", "train_loss", "val_loss", "val_accuracy"), epochs)
-    write_json(metrics, {**_about(ready, train), **_best(epochs, train), **_scalings(ready)})
-    checkpoints.remove()
+    write_csv(plots / "ranks.csv", ("block", "layer", "rank"), ranks(trainer.model))
+    write_json(metrics, {**_about(ready, train), **best, **_scalings(ready)})
+    return Finished(trainer.model, trainer.normalisation, checkpoints)
 
 
 @dataclass(frozen=True)

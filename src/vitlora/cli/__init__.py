@@ -2,12 +2,13 @@
 
 import argparse
 
-from vitlora.cli import doctor, predict, preset, recover, verify
+from vitlora.cli import adapter, doctor, predict, preset, recover, verify
 from vitlora.cli import run as run_verb
 from vitlora.entry import run
 from vitlora.guard import shortage_named
 
 VERBS = {
+    "adapter": adapter,
     "doctor": doctor,
     "predict": predict,
     "preset": preset,
