@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) * 3 // 4))
     parser.add_argument("--seconds", type=float, default=1e9, help="start no run after so long")
     parser.add_argument("--no-speed", action="store_true")
+    parser.add_argument("--plot", type=Path, help="PNG: accuracy against trained parameters")
     args = parser.parse_args()
     for name in ("prepared", "base", "params", "out", "work"):
         setattr(args, name, getattr(args, name).resolve())
@@ -108,6 +109,8 @@ def main() -> None:
     merged = {(row["data"], row["method"]): row for row in [*before, *rows]}
     args.out.write_text(json.dumps(list(merged.values()), indent=1) + "\n")
     print_table(rows)
+    if args.plot:
+        plot([row for row in rows if row["accuracy"]], args.plot)
 
 
 def train_all(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
@@ -325,6 +328,38 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         ]
         cells += [str(row.get("train_images_per_s", "")), str(row.get("peak_gpu_mb", ""))]
         print("| " + " | ".join(cells) + " |")
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw accuracy with its interval against trained parameters, with names where there is room beside the point."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(10, 6.5), layout="constrained")
+    colours = {"lora": "tab:red", "head": "black", "full": "black"}
+    for row in rows:
+        sides = [[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]
+        place = (row["trainable_parameters"], row["accuracy"])
+        axes.errorbar(*place, sides, fmt="o", ms=4, color=colours.get(row["method"], "tab:blue"), lw=0.5, alpha=0.7)
+    axes.set(xscale="log", xlabel="trained parameters", ylabel="test accuracy", title=rows[0]["data"])
+    axes.grid(alpha=0.3)
+    figure.canvas.draw()
+    taken: list[Any] = []
+    for row in sorted(rows, key=lambda r: -r["accuracy"]):
+        place = (row["trainable_parameters"], row["accuracy"])
+        # Nearest first: right or left of the point, then further down or up.
+        for down, side in ((d, s) for d in (0, -9, 9, -18, 18, -27, 27, -36, 36, -45, 45, -54, 54) for s in (7, -7)):
+            align = "left" if side > 0 else "right"
+            style = {"fontsize": 8, "ha": align, "va": "center", "color": colours.get(row["method"], "0.2")}
+            text = axes.annotate(row["method"], place, (side, down), textcoords="offset points", **style)
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
+    figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":
