@@ -84,7 +84,8 @@ class PictureGate(XLoraClassifier):  # type: ignore[misc]  # peft has no type in
 
     def forward(self, result: Any, **kwargs: Any) -> Tensor:
         """Return scalings, (batch, tokens, layers, adapters), from the first pass's hidden states."""
-        # That pass kept no gradients; what autocast has kept of it, the head's weights too, would cut off the second's.
+        # The first pass kept no gradients. torch 2.14 keeps none of its half-precision weights for the second either; a
+        # torch that does would cut the head off.
         torch.clear_autocast_cache()
         scalings: Tensor = super().forward(result, inputs_embeds=result.hidden_states[-1])
         return scalings
