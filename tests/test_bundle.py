@@ -24,7 +24,7 @@ from vitlora.manifest import problems
 from vitlora.methods import described, ranks
 from vitlora.model import Normalisation, load_base
 from vitlora.old_names import convert, place, skeleton
-from vitlora.reload import reloading
+from vitlora.reload import plain, reloading
 from vitlora.sections.train import Lora
 from vitlora.tensors import create_split, open_pixels
 
@@ -129,12 +129,27 @@ def test_conversion_to_the_old_names_and_back_gives_the_same_folder(bases, tmp_p
     base = bases / kind
     before = logits(make(base, tmp_path / "a"))
     model = skeleton(base)
-    assert convert(tmp_path / "a", tmp_path / "old", model, "old") > 0
+    renamed = convert(tmp_path / "a", tmp_path / "old", model, "old")
+    assert (renamed > 0) == any("q_proj" in key for key in keys(tmp_path / "a")), "some versions have old names still"
     assert any(".attention.attention.query.lora_A." in key for key in keys(tmp_path / "old"))
     assert torch.allclose(logits(load_adapter(base, tmp_path / "old")[0]), before, atol=1e-5)
-    assert convert(tmp_path / "old", tmp_path / "new", model, "current") > 0
+    assert convert(tmp_path / "old", tmp_path / "new", model, "current") == renamed
     for name in (WEIGHTS, "vitlora.json", "adapter_config.json"):
         assert (tmp_path / "new" / name).read_bytes() == (tmp_path / "a" / name).read_bytes(), name
+
+
+def test_an_adapter_of_a_later_version_gives_the_same_logits(bases, tmp_path):
+    """DINOv2's query was renamed after 5.14; whichever of the two versions this is, both names load."""
+    before = logits(make(bases / "dinov2", tmp_path / "a", target_modules=["query", "value"]))
+    for old, new in (
+        ("attention.attention.query", "attention.q_proj"),
+        ("attention.attention.value", "attention.v_proj"),
+    ):
+        weights = load_file(tmp_path / "a" / WEIGHTS)
+        save_file({key.replace(old, new): value for key, value in weights.items()}, tmp_path / "a" / WEIGHTS)
+    config = read_json(tmp_path / "a/adapter_config.json")
+    write_json(tmp_path / "a/adapter_config.json", {**config, "target_modules": ["q_proj", "v_proj"]})
+    assert torch.allclose(logits(load_adapter(bases / "dinov2", tmp_path / "a")[0]), before, atol=1e-5)
 
 
 def test_the_old_names_of_vit_are_those_written_down_here(base, tmp_path):
@@ -343,3 +358,13 @@ def test_the_waiting_process_goes_with_a_stage_that_fails(base, tmp_path):
     with pytest.raises(VitloraError, match="training failed"):
         fail()
     assert psutil.Process().children() == before
+
+
+def test_fused_and_wrapped_passes_are_taken_off_before_the_look(base, tmp_path):
+    """On a GPU they stand in the modules' own attributes, and neither runs on the CPU."""
+    model = make(base, tmp_path / "a")
+    before = logits(model)
+    backbone = model.base_model.model.vit
+    backbone.forward = model.forward = lambda **inputs: None
+    backbone.layers[0].compile(backend=lambda graph, inputs: lambda *given: given)
+    assert torch.equal(logits(plain(model)), before)

@@ -60,7 +60,7 @@ def _check(child: subprocess.Popen[str], model: Any, normalisation: "Normalisati
     try:
         child.stdin.write("now\n")
         child.stdin.flush()
-        kept = logits(_plain(model), normalisation, sample(val))
+        kept = logits(plain(model), normalisation, sample(val))
         out, err = child.communicate()
     except BrokenPipeError:  # it has died before its turn
         out, err = child.communicate()
@@ -79,9 +79,9 @@ def _check(child: subprocess.Popen[str], model: Any, normalisation: "Normalisati
     print(f"reloaded in a fresh process: largest logit difference {difference:.1e} on {len(kept)} images")
 
 
-def _plain(model: Any) -> Any:
-    """Take the fused or compiled passes and accelerate's wrapper off, which stand in the modules' own attributes."""
-    for part in model.modules():
+def plain(model: Any) -> Any:
+    """Return a model, moved to the CPU, with its own passes again instead of fused, compiled or wrapped ones."""
+    for part in model.modules():  # the others stand in instances' attributes
         part.__dict__.pop("forward", None)
         part._compiled_call_impl = None
     return model.cpu().float().eval()
