@@ -129,12 +129,27 @@ def test_conversion_to_the_old_names_and_back_gives_the_same_folder(bases, tmp_p
     base = bases / kind
     before = logits(make(base, tmp_path / "a"))
     model = skeleton(base)
-    assert convert(tmp_path / "a", tmp_path / "old", model, "old") > 0
+    renamed = convert(tmp_path / "a", tmp_path / "old", model, "old")
+    assert (renamed > 0) == any("q_proj" in key for key in keys(tmp_path / "a")), "some versions have old names still"
     assert any(".attention.attention.query.lora_A." in key for key in keys(tmp_path / "old"))
     assert torch.allclose(logits(load_adapter(base, tmp_path / "old")[0]), before, atol=1e-5)
-    assert convert(tmp_path / "old", tmp_path / "new", model, "current") > 0
+    assert convert(tmp_path / "old", tmp_path / "new", model, "current") == renamed
     for name in (WEIGHTS, "vitlora.json", "adapter_config.json"):
         assert (tmp_path / "new" / name).read_bytes() == (tmp_path / "a" / name).read_bytes(), name
+
+
+def test_an_adapter_of_a_later_version_gives_the_same_logits(bases, tmp_path):
+    """DINOv2's query was renamed after 5.14; whichever of the two versions this is, both names load."""
+    before = logits(make(bases / "dinov2", tmp_path / "a", target_modules=["query", "value"]))
+    for old, new in (
+        ("attention.attention.query", "attention.q_proj"),
+        ("attention.attention.value", "attention.v_proj"),
+    ):
+        weights = load_file(tmp_path / "a" / WEIGHTS)
+        save_file({key.replace(old, new): value for key, value in weights.items()}, tmp_path / "a" / WEIGHTS)
+    config = read_json(tmp_path / "a/adapter_config.json")
+    write_json(tmp_path / "a/adapter_config.json", {**config, "target_modules": ["q_proj", "v_proj"]})
+    assert torch.allclose(logits(load_adapter(bases / "dinov2", tmp_path / "a")[0]), before, atol=1e-5)
 
 
 def test_the_old_names_of_vit_are_those_written_down_here(base, tmp_path):
