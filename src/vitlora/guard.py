@@ -194,8 +194,8 @@ def shortage_named(who: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, MemoryError, RuntimeError, ImportError) as error:
-        short = _memory(error) or _disk(error)
+    except Exception as error:  # libraries have types of their own for a full disk, such as SafetensorError
+        short = None if isinstance(error, VitloraError) else _memory(error) or _disk(error)
         if short is None:
             raise
         shutil.rmtree(WORK / who / "out", ignore_errors=True)
