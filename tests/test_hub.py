@@ -49,6 +49,7 @@ HASTY = """
 import time
 time.sleep = lambda seconds: None
 """
+NOTE = f'{{\n  "id": "owner/vit",\n  "revision": "{OLD}",\n  "source": "hub"\n}}\n'.encode()
 
 
 class Hub(ThreadingHTTPServer):
@@ -353,7 +354,7 @@ def test_a_model_comes_by_its_commit_untouched_and_only_the_files_we_load(hub, p
     hub.repos["models/owner/vit"] = {NEW: newer, OLD: {**MODEL, **more}}
     project.use_model()
     project.succeed()
-    assert project.files("models/base") == MODEL
+    assert project.files("models/base") == {**MODEL, "source.json": NOTE}
     fetched = {request.rpartition("/")[2] for request in hub.requests if "/resolve/" in request}
     assert fetched == set(MODEL)
 
@@ -384,7 +385,7 @@ def test_a_large_file_with_a_wrong_sha256_is_refused_removed_and_both_hashes_nam
     assert not list(project.cache.rglob(announced))
     hub.spoiled = set()
     project.succeed()
-    assert project.files("models/base") == MODEL
+    assert project.files("models/base") == {**MODEL, "source.json": NOTE}
 
 
 def test_an_unreachable_host_fails_within_a_minute_with_the_way_out(project):

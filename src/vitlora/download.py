@@ -106,9 +106,8 @@ def fetch_base(model: ModelSource, base: Path) -> None:
         assert model.revision is not None
         folder = fetch(model.path, model.revision, "model", "model")
     _copy_base(folder, base)
-    # A local folder's place says nothing elsewhere, and would make the same model another one to DVC.
-    named = model.path if model.source == "hub" else None
-    write_json(base / SOURCE, {"id": named, "revision": model.revision, "source": model.source})
+    if model.source == "hub":  # a local folder's place would make the same model another one to DVC
+        write_json(base / SOURCE, {"id": model.path, "revision": model.revision, "source": "hub"})
 
 
 def _copy_base(folder: Path, base: Path) -> None:

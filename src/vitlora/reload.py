@@ -1,7 +1,7 @@
 """The last look at a new adapter: a fresh process loads it from disk and must give the trained model's logits.
 
 Loaded by name, as ``vitlora.guard`` is: it decides whether an adapter leaves the train stage, never what it holds. The
-process starts with the stage, since imports take most of its time, and while the stage imports too a core is idle.
+process starts with the stage, since imports take most of its time, and waits for the adapter at the lowest priority.
 """
 
 import json
@@ -117,13 +117,17 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the stage too, which ends this process
     leave_with_parent()
+    os.nice(19)  # it has the whole training for its imports, and takes what that leaves
     from vitlora.adapters import load_adapter
+    from vitlora.old_names import skeleton
 
+    base, adapter, val = map(Path, sys.argv[1:])
+    skeleton(base)  # imports all that its kind of model needs
     if not sys.stdin.readline():  # the stage has gone
         return
-    base, adapter, val = map(Path, sys.argv[1:])
     model, _, normalisation = load_adapter(base, adapter)
-    print(json.dumps(logits(model, normalisation, sample(val)).tolist()))
+    print(json.dumps(logits(model, normalisation, sample(val)).tolist()), flush=True)
+    os._exit(0)  # taking torch apart can last seconds
 
 
 if __name__ == "__main__":
