@@ -130,7 +130,7 @@ def test_control_c_is_safe(finished_run, scratch, note, number):
     )
     code, text = running.ended(), running.text()
     note(f"{found}, exit {code}")
-    assert code in (0, 130, 255)
+    assert code in (0, 130, 252, 255)  # 252 is how dvc says that it was interrupted
     assert "Traceback" not in text or code == 0, text
     assert not wait_until_none(root)
     heal_and_compare(root, finished_run, stage, to_the_end=False)
