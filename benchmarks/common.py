@@ -1,7 +1,8 @@
-"""What stands beside every measured figure: device, processor, versions and commit."""
+"""What stands beside every measured figure: device, processor, versions and commit; and how far two means differ."""
 
 import os
 import platform
+import statistics
 import subprocess
 import sys
 from importlib import metadata
@@ -58,3 +59,14 @@ def commit() -> str | None:
     except OSError:
         return None
     return found.stdout.strip() or None
+
+
+def welch(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """Return the difference of the means with Welch's 95 % interval."""
+    from scipy.stats import ttest_ind
+
+    difference = statistics.mean(ours) - statistics.mean(theirs)
+    if len(ours) < 2:
+        return {"difference": difference, "low": -1.0, "high": 1.0}  # one run says nothing of the spread
+    interval = ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    return {"difference": difference, "low": float(interval.low), "high": float(interval.high)}

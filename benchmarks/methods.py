@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import host
+from common import host, welch
 from scipy import stats
 
 from vitlora.adapters import load_adapter
@@ -305,12 +305,7 @@ def beyond(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float] 
     lora = next((other for other in rows if other["method"] == "lora" and other["accuracy"]), None)
     if lora is None or row["accuracy"] is None or row is lora or min(len(row["runs"]), len(lora["runs"])) < 2:
         return None
-    found = stats.ttest_ind(row["runs"], lora["runs"], equal_var=False)
-    reach = found.confidence_interval()
-    difference = statistics.mean(row["runs"]) - statistics.mean(lora["runs"])
-    return {
-        name: round(float(v), 4) for name, v in zip(("difference", "low", "high"), (difference, *reach), strict=True)
-    }
+    return {name: round(value, 4) for name, value in welch(row["runs"], lora["runs"]).items()}
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import cores, host
+from common import cores, host, welch
 from peers import hub_data, prepare, trainers, tutorial
 from peers.meter import FIRST_SCALE
 from PIL import Image
@@ -576,17 +576,6 @@ def recipe_accuracy(
 def rows_of(folder: Path) -> list[int]:
     """Return a split's row numbers in the data set's own train split: `train/000123` is row 123."""
     return [int(row["path"].rpartition("/")[2]) for row in read_csv(folder / "index.csv")]
-
-
-def welch(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """Return the difference of the means with Welch's 95 % interval."""
-    from scipy.stats import ttest_ind
-
-    difference = statistics.mean(ours) - statistics.mean(theirs)
-    if len(ours) < 2:
-        return {"difference": difference, "low": -1.0, "high": 1.0}  # one run says nothing of the spread
-    interval = ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
-    return {"difference": difference, "low": float(interval.low), "high": float(interval.high)}
 
 
 if __name__ == "__main__":

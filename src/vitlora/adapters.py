@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from vitlora.errors import VitloraError
 from vitlora.files import read_json, sha256_file, write_json
 from vitlora.labels import Labels
-from vitlora.methods import configure, layer_norms
+from vitlora.methods import configure, layer_norms, ordered
 from vitlora.mixture import Expert, expert_layers, is_mixture, load_mixture, merge, mix, save_mixture
 from vitlora.model import Normalisation, load_base
 from vitlora.old_names import ADAPTER_WEIGHTS, TRAINED, convert, is_foreign, rename_keys
@@ -214,10 +214,7 @@ def _save_peft(model: Any, folder: Path, base: Path) -> None:
 
 def settle_config(folder: Path, base: Path) -> None:
     """Make adapter_config.json the same bytes each time, and its path to the base a relative one."""
-    config = read_json(folder / "adapter_config.json")
-    for key, value in config.items():  # PEFT keeps sets, whose order follows PYTHONHASHSEED
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            config[key] = sorted(value)
+    config = ordered(read_json(folder / "adapter_config.json"))
     config["base_model_name_or_path"] = Path(os.path.relpath(base)).as_posix()
     write_json(folder / "adapter_config.json", config)
 

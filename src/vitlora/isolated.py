@@ -95,6 +95,7 @@ class _Child:
         self.start()
 
     def start(self) -> None:
+        """Begin a process that has no work yet."""
         self.connection, theirs = SPAWN.Pipe()
         self.process = SPAWN.Process(target=_serve, args=(self.limit_s, theirs, self.begun), daemon=True)
         self.process.start()
@@ -103,6 +104,7 @@ class _Child:
         self.answered = 0  # of the items sent last
 
     def give(self, numbered: Sequence[tuple[int, Any]]) -> None:
+        """Hand it numbered items; none is no message."""
         if numbered:
             self.todo, self.answered, self.begun.value = list(numbered), 0, 0
             self.connection.send((None if self.known is self.function else self.function, [i for _, i in numbered]))
@@ -144,6 +146,7 @@ class _Child:
         return BadImageError("corrupt", f"its decoder crashed ({name})")
 
     def stop(self) -> None:
+        """End it at once, whatever it is at."""
         self.process.kill()
         self.process.join()
         self.connection.close()

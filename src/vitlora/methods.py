@@ -71,6 +71,12 @@ def described(lora: Lora, targets: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def ordered(config: dict[str, Any]) -> dict[str, Any]:
+    """Return PEFT's saved config with its lists of names sorted: it keeps sets, whose order follows PYTHONHASHSEED."""
+    names = {key for key, value in config.items() if isinstance(value, list) and all(isinstance(v, str) for v in value)}
+    return {key: sorted(value) if key in names else value for key, value in config.items()}
+
+
 def schedule(tinit_fraction: float, tfinal_fraction: float, total_steps: int) -> dict[str, int]:
     """Return AdaLoRA's steps; PEFT wants tinit < total_step - tfinal."""
     tfinal = max(1, round(tfinal_fraction * total_steps))

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from vitlora.errors import VitloraError
 from vitlora.files import read_json, write_json
+from vitlora.methods import ordered
 from vitlora.sections.methods import Merge, XLora
 
 State = dict[str, Tensor]
@@ -209,11 +210,7 @@ def save_mixture(mixed: Any, folder: Path, base: Path) -> None:
 
 def _write(folder: Path, config: Any, weights: State) -> None:
     config.save_pretrained(folder)
-    content = read_json(folder / CONFIG_NAME)
-    for key, value in content.items():  # PEFT keeps sets, whose order follows PYTHONHASHSEED
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            content[key] = sorted(value)
-    write_json(folder / CONFIG_NAME, content)
+    write_json(folder / CONFIG_NAME, ordered(read_json(folder / CONFIG_NAME)))
     state = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     save_file(state, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
 

@@ -375,6 +375,7 @@ class Ranks(TrainerCallback):  # type: ignore[misc]  # likewise
 
     @pattern.setter
     def pattern(self, pattern: dict[str, list[bool]] | None) -> None:
+        """Set which ranks are left, by layer."""
         self.config.rank_pattern = pattern
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
