@@ -130,8 +130,11 @@ def test_control_c_is_safe(finished_run, scratch, note, number):
     )
     code, text = running.ended(), running.text()
     note(f"{found}, exit {code}")
-    assert code in (0, 130, 252, 255)  # 252 is how dvc says that it was interrupted
-    assert "Traceback" not in text or code == 0, text
+    # 252 is how dvc says that it was interrupted. While it still imports, or leaves, nobody catches the signal, and
+    # Python shows where it was and dies of it, which a shell calls 130; our stage's own frames may not be among that.
+    assert code in (0, 130, 252, 255, -signal.SIGINT)
+    assert "Traceback" not in text or code in (0, -signal.SIGINT), text
+    assert code == 0 or not re.search(r'File ".*/(src/vitlora|stages)/', text), text
     assert not wait_until_none(root)
     heal_and_compare(root, finished_run, stage, to_the_end=False)
 
