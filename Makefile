@@ -42,13 +42,14 @@ audit: ## look every pinned package up in PyPI's list of known vulnerabilities (
 clean: ## remove the environment and caches, keep data and models
 	rm -rf $(VENV) .work .pytest_cache .mypy_cache .ruff_cache
 
-# `dvc` gets a wrapper so that .venv/bin/dvc finds this environment's python for the stages without being activated;
+# `dvc` gets a wrapper so that .venv/bin/dvc finds this environment's python for the stages without being activated, and
+# so that no kill leaves dvc.lock half written (src/vitlora/dvc.py);
 # `vitlora` one that runs this tree: an installed copy would go stale, and queued experiments must run their own code.
-$(READY): requirements.lock
+$(READY): requirements.lock Makefile
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"Python 3.11 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}; make PYTHON=python3.12" if v < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
-	@printf '#!/bin/sh\nbin=$$(cd "$$(dirname "$$0")" && pwd)\nPATH="$$bin:$$PATH" exec "$$bin/python" -m dvc "$$@"\n' > $(BIN)/dvc
+	@printf '#!/bin/sh\nbin=$$(cd "$$(dirname "$$0")" && pwd)\nPATH="$$bin:$$PATH" PYTHONPATH="$$bin/../../src" exec "$$bin/python" -m vitlora.dvc "$$@"\n' > $(BIN)/dvc
 	@printf '#!/bin/sh\nbin=$$(cd "$$(dirname "$$0")" && pwd)\nPYTHONPATH="$$bin/../../src" exec "$$bin/python" -m vitlora "$$@"\n' > $(BIN)/vitlora
 	@chmod +x $(BIN)/dvc $(BIN)/vitlora
 	@touch $(READY)

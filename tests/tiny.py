@@ -12,6 +12,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
+DVC = str(Path(sys.executable).parent / "dvc")  # the wrapper that `make setup` writes
 CODE = [
     "src",
     "stages",
@@ -145,7 +146,7 @@ def commit(root: Path) -> None:
 
 def dvc(root: Path, *args: str, env: dict | None = None) -> list[str]:
     """Run dvc and return the names of the stages that really ran, in order."""
-    done = run(root, sys.executable, "-m", "dvc", *args, env=env)
+    done = run(root, DVC, *args, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return re.findall(r"Running stage '(\w+)'", done.stdout)
 

@@ -1,7 +1,6 @@
 """The caching table of the README, by running it: change something, and exactly the expected stages run."""
 
 import json
-import sys
 import time
 
 import pytest
@@ -80,7 +79,7 @@ def test_a_lost_output_comes_back_from_the_cache_without_running(project):
 
 def test_metrics_diff_shows_what_an_experiment_changed(project):
     tiny.dvc(project, "exp", "run", "-S", "lora.r=4", "-S", "train.num_train_epochs=1")
-    done = tiny.run(project, sys.executable, "-m", "dvc", "metrics", "diff", "--json")
+    done = tiny.run(project, tiny.DVC, "metrics", "diff", "--json")
     changed = json.loads(done.stdout)
     assert changed["metrics/train/metrics.json"]["epochs"] == {"old": 2, "new": 1, "diff": -1}
 
@@ -88,22 +87,18 @@ def test_metrics_diff_shows_what_an_experiment_changed(project):
 def test_a_queued_experiment_runs_its_own_tree(project):
     """The workspace's code and parameters change after queueing; the experiment must not see that."""
     append(project / "src/vitlora/scores.py", '\n\nprint("queued tree")\n')
-    queued = tiny.run(project, sys.executable, "-m", "dvc", "exp", "run", "--queue", "-n", "queued", "-S", "lora.r=4")
+    queued = tiny.run(project, tiny.DVC, "exp", "run", "--queue", "-n", "queued", "-S", "lora.r=4")
     assert queued.returncode == 0, queued.stderr
     append(project / "src/vitlora/scores.py", '\nraise SystemExit("workspace code ran")\n')
     tiny.set_params(project / "params.yaml", {"lora.r": 1})
-    started = tiny.run(project, sys.executable, "-m", "dvc", "queue", "start")
+    started = tiny.run(project, tiny.DVC, "queue", "start")
     assert started.returncode == 0, started.stderr
     deadline = time.monotonic() + 240
-    while "Running" in (status := tiny.run(project, sys.executable, "-m", "dvc", "queue", "status").stdout) or (
-        "Queued" in status
-    ):
+    while "Running" in (status := tiny.run(project, tiny.DVC, "queue", "status").stdout) or ("Queued" in status):
         assert time.monotonic() < deadline, status
         time.sleep(2)
-    assert "Success" in status, (
-        status + tiny.run(project, sys.executable, "-m", "dvc", "queue", "logs", "queued").stdout
-    )
-    logs = tiny.run(project, sys.executable, "-m", "dvc", "queue", "logs", "queued").stdout
+    assert "Success" in status, status + tiny.run(project, tiny.DVC, "queue", "logs", "queued").stdout
+    logs = tiny.run(project, tiny.DVC, "queue", "logs", "queued").stdout
     assert "queued tree" in logs
     refs = tiny.git(project, "for-each-ref", "--format=%(refname)", "refs/exps").split()
     (experiment,) = [ref for ref in refs if ref.endswith("/queued")]

@@ -172,17 +172,17 @@ def test_export_refuses_a_model_that_is_not_the_one_evaluated(project):
     text = "path,actual,predicted,confidence\n"
     text += "".join(f"{r['path']},{r['actual']},{other[r['predicted']]},{r['confidence']}\n" for r in lines)
     path.write_text(text)
-    refused = tiny.run(project, sys.executable, "-m", "dvc", "repro", "-s", "-f", "export")
+    refused = tiny.run(project, tiny.DVC, "repro", "-s", "-f", "export")
     assert "predictions.csv: not what dvc.lock records" in refused.stderr
     tiny.dvc(project, "commit", "-f", "evaluate")
-    done = tiny.run(project, sys.executable, "-m", "dvc", "repro", "-s", "-f", "export")
+    done = tiny.run(project, tiny.DVC, "repro", "-s", "-f", "export")
     assert done.returncode != 0
     assert "error: onnx gives another class than evaluate on 6 of 6 images; the rule: 0" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_plots_show_draws_curves_and_the_confusion_matrix(project):
-    done = tiny.run(project, sys.executable, "-m", "dvc", "plots", "show")
+    done = tiny.run(project, tiny.DVC, "plots", "show")
     assert done.returncode == 0, done.stderr
     page = (project / "dvc_plots/index.html").read_text()
     for title in ("Loss by epoch", "Validation accuracy by epoch", "Training loss by step", "Confusion matrix (test)"):
@@ -205,7 +205,6 @@ def test_a_preset_is_shown_then_copied(project):
 
 
 def test_dvc_by_its_full_path_runs_stages_with_its_own_python(project):
-    dvc = Path(sys.executable).parent / "dvc"
-    done = tiny.run(project, str(dvc), "repro", "-s", "-f", "preprocess", env={"PATH": "/usr/bin:/bin"})
+    done = tiny.run(project, tiny.DVC, "repro", "-s", "-f", "preprocess", env={"PATH": "/usr/bin:/bin"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Running stage 'preprocess'" in done.stdout

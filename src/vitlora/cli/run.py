@@ -43,7 +43,7 @@ def act(args: argparse.Namespace) -> None:
     read_lock()
     for line in changed_params():
         print(f"note: not as in the last commit: {line}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", *args.stages], env=environment(), check=False)
+    done = subprocess.run([sys.executable, "-m", "vitlora.dvc", "repro", *args.stages], env=environment(), check=False)
     if done.returncode:
         sys.exit(done.returncode)
     found = [] if args.stages else list(_missing())

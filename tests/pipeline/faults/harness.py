@@ -18,7 +18,7 @@ import tiny
 from ruamel.yaml import YAML
 
 STAGES = ("download", "preprocess", "train", "evaluate", "export")
-REPRO = (sys.executable, "-m", "dvc", "repro")
+REPRO = (tiny.DVC, "repro")
 VERB = (sys.executable, "-m", "vitlora")
 NO_ORPHAN_S = 2.0
 RUNNING = re.compile(r"Running stage '(\w+)'")

@@ -1,7 +1,6 @@
 """Bad parameter files are refused by the stages themselves, at once and before any data; good ones are let through."""
 
 import re
-import sys
 import time
 
 import pytest
@@ -110,7 +109,7 @@ def test_what_the_base_model_refutes_is_refused_by_train(project, values, said):
 @pytest.mark.faults
 @pytest.mark.parametrize("text", ["5e-5", "1e-3", "5e-05"])
 def test_a_number_in_any_spelling_reaches_the_optimiser(project, text):
-    done = tiny.run(project, sys.executable, "-m", "dvc", "exp", "run", "-S", f"train.learning_rate={text}", "train")
+    done = tiny.run(project, tiny.DVC, "exp", "run", "-S", f"train.learning_rate={text}", "train")
     assert done.returncode == 0, done.stderr
     assert YAML(typ="safe").load(project / "params.yaml")["train"]["learning_rate"] == float(text)
     rates = re.findall(r"(?m)^\d+,[\d.]+,[^,]+,([^,]+),", (project / "metrics/train/plots/steps.csv").read_text())

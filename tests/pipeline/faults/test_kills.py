@@ -93,6 +93,16 @@ def test_a_cut_at_a_faultpoint_costs_one_repro(finished_run, scratch, stage, nam
     heal_and_compare(root, finished_run, stage, to_the_end=False)
 
 
+@pytest.mark.survives("F02", "power cut while dvc writes dvc.lock or its rwlock")
+@pytest.mark.parametrize("moment", ["begun", "aside"])
+@pytest.mark.parametrize("name", ["dvc.lock", "rwlock"])
+def test_a_cut_within_dvcs_own_files_costs_one_repro(finished_run, scratch, name, moment):
+    root = copy_without(finished_run, scratch / "project", "preprocess")
+    running = Running(root, *REPRO, "preprocess", env={"FAULTPOINT": f"{name} {moment}"})
+    assert running.ended() == 137, running.text()
+    heal_and_compare(root, finished_run, "preprocess", to_the_end=False)
+
+
 def left_alone(golden, scratch, number, signum):
     """Kill dvc alone within some stage; nothing may be at work two seconds later."""
     stage, draw = STAGES[number % 5], random.Random(f"{signum} {number}")
