@@ -60,7 +60,7 @@ ROWS: dict[str, tuple[float, dict[str, Any]]] = {
     "vblora": (3e-3, {"method": "vblora"}),
     "randlora": (1e-3, {"method": "randlora"}),
     "fourierft": (1e-2, {"method": "fourierft"}),
-    "waveft": (1e-2, {"method": "waveft"}),
+    "waveft": (1e-3, {"method": "waveft"}),
     "c3a": (1e-2, {"method": "c3a"}),
     "shira": (1e-3, {"method": "shira"}),
     "miss": (1e-3, {"method": "miss"}),
@@ -69,11 +69,20 @@ ROWS: dict[str, tuple[float, dict[str, Any]]] = {
     "gralora": (1e-3, {"method": "gralora"}),
     "lora all-linear": (1e-3, {"target_modules": ALL}),
     "dora all-linear": (1e-3, {"method": "dora", "target_modules": ALL}),
+    "adalora all-linear": (3e-3, {"method": "adalora", "target_modules": ALL}),
     "lokr all-linear": (1e-3, {"method": "lokr", "target_modules": ALL}),
     "head": (6e-3, {"method": "head"}),
     "full": (3e-5, {"method": "full"}),
 }
-MATTER = ("lora", "full", "lora all-linear", "dora all-linear", "adalora", "shira")  # get --more-seeds
+MATTER = (
+    "lora",
+    "full",
+    "lora all-linear",
+    "dora all-linear",
+    "adalora all-linear",
+    "adalora",
+    "shira",
+)  # get --more-seeds
 IN_BF16 = ("delora",)  # whose norms underflow in PEFT's fp16
 STEPS, WARM_UP = 20, 5
 

@@ -1,20 +1,24 @@
 """Two adapters that each know half of the classes, combined for all of them: merges against X-LoRA's gate.
 
-For each seed, adapter A is trained on the first half of the classes and B on the second. Then, on all classes: each
-alone, merged by PEFT's ways, and mixed by X-LoRA, with a newly trained head every time; LoRA and a bare head on all
-classes are the two ends of the scale. Test is scored once a run, and nothing is picked by it.
+For each seed, in a process of its own, adapter A is trained on the first half of the classes and B on the second.
+Then, on all classes: each alone, merged by PEFT's ways, and mixed by X-LoRA, with a newly trained head every time; LoRA
+and a bare head on all classes are the two ends of the scale. Test is scored once a run, and nothing is picked by it.
 
     PYTHONPATH=src python benchmarks/mixture.py --params params.yaml --prepared data/prepared --base models/base \
         --work .work/mixture --out mixture.json --seeds 0,1,2 --epochs 3
 """
 
 import argparse
+import multiprocessing
+import os
 import shutil
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from common import host
 
 from vitlora.evaluate import evaluate
@@ -45,7 +49,7 @@ RUNS = {
 
 
 def main() -> None:
-    """Run all seeds, and write accuracies, scalings, times, card and versions after each run."""
+    """Run all seeds side by side, and write accuracies, scalings, times, card and versions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("params", "prepared", "base", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -61,21 +65,49 @@ def main() -> None:
     for name, classes in halves.items():
         shutil.rmtree(args.work / name, ignore_errors=True)
         keep_classes(args.prepared, args.work / name, classes)
+    seeds = [int(seed) for seed in args.seeds.split(",")]
     result = {"classes": halves, "params": document, **host(), "experts": [], "runs": []}
-    for seed in map(int, args.seeds.split(",")):
-        document["train"]["seed"] = seed
-        folders = {name: args.work / f"adapter-{name}-{seed}" for name in BOTH}
-        for name, folder in folders.items():
-            row = fit(document, args, "lora", {}, args.work / name, folder)
-            result["experts"].append({"name": name, "seed": seed, **row})
-        for name, (method, adapters, options) in RUNS.items():
-            pins = [f"{folders[each]}@sha256:{digest(folders[each])}" for each in adapters]
-            options = {**options, "adapters": pins} if pins else options
-            row = fit(document, args, method, options, args.prepared, args.work / "adapter")
-            row["test_accuracy"] = score(document, args)
-            result["runs"].append({"name": name, "seed": seed, "method": method, "options": options, **row})
-            print(f"seed {seed}: {name}: test accuracy {row['test_accuracy']:.4f}", flush=True)
-            write_json(args.out, {**result, "test_accuracy": summary(result["runs"])})
+    with ProcessPoolExecutor(len(seeds), mp_context=multiprocessing.get_context("spawn")) as pool:
+        for experts, runs in pool.map(one_seed, [args] * len(seeds), [document] * len(seeds), seeds):
+            result["experts"] += experts
+            result["runs"] += runs
+    write_json(args.out, {**result, "test_accuracy": summary(result["runs"])})
+    print_table(result["runs"])
+
+
+def one_seed(args: argparse.Namespace, document: dict, seed: int) -> tuple[list[dict], list[dict]]:
+    """Train both adapters and all that is made of them, in a process and a folder of its own."""
+    for name in ("prepared", "base", "work"):
+        setattr(args, name, getattr(args, name).resolve())
+    document["train"]["seed"] = seed
+    here = args.work / f"seed-{seed}"
+    here.mkdir(parents=True, exist_ok=True)
+    os.chdir(here)  # checkpoints lie in the working folder
+    torch.set_num_threads(2)
+    experts, runs = [], []
+    for name in BOTH:
+        row = fit(document, args, "lora", {}, args.work / name, Path(f"adapter-{name}"))
+        experts.append({"name": name, "seed": seed, **row})
+    for name, (method, adapters, options) in RUNS.items():
+        folders = [Path(f"adapter-{each}").resolve() for each in adapters]
+        pins = [f"{folder}@sha256:{digest(folder)}" for folder in folders]
+        options = {**options, "adapters": pins} if pins else options
+        row = fit(document, args, method, options, args.prepared, Path("adapter"))
+        row["test_accuracy"] = score(document, args)
+        about = {**options, "adapters": list(adapters)} if pins else options
+        runs.append({"name": name, "seed": seed, "method": method, "options": about, **row})
+        print(f"seed {seed}: {name}: test accuracy {row['test_accuracy']:.4f}", flush=True)
+    return experts, runs
+
+
+def print_table(rows: list[dict]) -> None:
+    """Print the means, best first."""
+    print("\n| | accuracy | seeds from, to | trained |\n|---|---|---|---|")
+    found = summary(rows)
+    for name in sorted(found, key=lambda each: -found[each]["mean"]):
+        trained = next(row["trainable_parameters"] for row in rows if row["name"] == name)
+        part = found[name]
+        print(f"| {name} | {part['mean']:.3f} | {part['least']:.3f}, {part['most']:.3f} | {trained:,} |")
 
 
 def summary(rows: list[dict]) -> dict:
@@ -95,10 +127,8 @@ def fit(document: dict, args: argparse.Namespace, method: str, options: dict, da
     shutil.rmtree(adapter, ignore_errors=True)
     inputs = [data / name for name in ("train", "val", "labels.json")]
     start = time.perf_counter()
-    train(
-        stage.augment, stage.lora, stage.train, args.base, *inputs, adapter, args.work / "m.json", args.work / "plots"
-    )
-    about = read_json(args.work / "m.json")
+    train(stage.augment, stage.lora, stage.train, args.base, *inputs, adapter, Path("m.json"), Path("plots"))
+    about = read_json(Path("m.json"))
     keys = ("val_accuracy", "best_epoch", "trainable_parameters", "precision", "step", "mean_scalings")
     return {**{key: about[key] for key in keys if key in about}, "train_s": round(time.perf_counter() - start, 1)}
 
@@ -106,8 +136,8 @@ def fit(document: dict, args: argparse.Namespace, method: str, options: dict, da
 def score(document: dict, args: argparse.Namespace) -> float:
     """Return the accuracy on test that the evaluate stage finds."""
     settings = load_params(EvaluateStage, document, args.params).evaluate
-    out = args.work / "scores"
-    evaluate(settings, args.base, args.work / "adapter", args.prepared / "test", args.prepared / "labels.json", out)
+    out = Path("scores")
+    evaluate(settings, args.base, Path("adapter"), args.prepared / "test", args.prepared / "labels.json", out)
     return float(read_json(out / "scores.json")["accuracy"])
 
 
