@@ -12,6 +12,7 @@ Rows of other data sets, and of methods that were not asked for, stay in the fil
 """
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
@@ -244,6 +245,8 @@ def best_rate(runs: list[dict[str, Any]]) -> float:
 def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """Time training steps of one batch with nothing beside them, and take the peak of memory."""
     settle(args.work)
+    gc.collect()  # a trainer and its callbacks hold each other: without this an earlier row's model counts too
+    before = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
     stage = section(args, name, ROWS[name][0], args.seeds[0])
     places = (args.prepared / part for part in ("train", "val", "labels.json"))
     ready = get_ready(stage.augment, stage.lora, stage.train, args.base, *places)
@@ -257,6 +260,7 @@ def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+        print(f"{name}: {before / 1e6:.0f} MB of earlier rows", flush=True)
     steps = STEPS if torch.cuda.is_available() else 3
     times = []
     for _ in range(WARM_UP + steps if torch.cuda.is_available() else 1 + steps):
@@ -269,7 +273,7 @@ def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
         times.append(time.perf_counter() - begin)
     found = {"train_images_per_s": round(size / statistics.median(times[-steps:]), 1), "step": trainer.way.step}
     if torch.cuda.is_available():
-        found["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6)
+        found["peak_gpu_mb"] = round((torch.cuda.max_memory_allocated() - before) / 1e6)
     del ready, trainer, model
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -60,13 +60,16 @@ def main() -> None:
     document = read_document(args.params)
     if args.epochs:
         document["train"]["num_train_epochs"] = args.epochs
+    if torch.cuda.is_available():
+        document["train"]["dataloader_num_workers"] = 3  # several seeds at once
     names = read_json(args.prepared / "labels.json")["class_names"]
     halves = {"a": names[: len(names) // 2], "b": names[len(names) // 2 :]}
     for name, classes in halves.items():
-        shutil.rmtree(args.work / name, ignore_errors=True)
+        shutil.rmtree(args.work / name, ignore_errors=True)  # made anew in a second
         keep_classes(args.prepared, args.work / name, classes)
     seeds = [int(seed) for seed in args.seeds.split(",")]
-    result = {"classes": halves, "params": document, **host(), "experts": [], "runs": []}
+    params = {part: document[part] for part in ("image", "split", "augment", "lora", "train")}
+    result = {"classes": halves, "params": params, **host(), "experts": [], "runs": []}
     with ProcessPoolExecutor(len(seeds), mp_context=multiprocessing.get_context("spawn")) as pool:
         for experts, runs in pool.map(one_seed, [args] * len(seeds), [document] * len(seeds), seeds):
             result["experts"] += experts
@@ -84,18 +87,23 @@ def one_seed(args: argparse.Namespace, document: dict, seed: int) -> tuple[list[
     here.mkdir(parents=True, exist_ok=True)
     os.chdir(here)  # checkpoints lie in the working folder
     torch.set_num_threads(2)
-    experts, runs = [], []
-    for name in BOTH:
+    kept = Path("rows.json")  # a stopped run goes on after the last of these
+    experts, runs = read_json(kept) if kept.exists() else ([], [])
+    for name in BOTH[len(experts) :]:
         row = fit(document, args, "lora", {}, args.work / name, Path(f"adapter-{name}"))
         experts.append({"name": name, "seed": seed, **row})
-    for name, (method, adapters, options) in RUNS.items():
+        write_json(kept, [experts, runs])
+    for name, (method, adapters, options) in list(RUNS.items())[len(runs) :]:
         folders = [Path(f"adapter-{each}").resolve() for each in adapters]
         pins = [f"{folder}@sha256:{digest(folder)}" for folder in folders]
         options = {**options, "adapters": pins} if pins else options
         row = fit(document, args, method, options, args.prepared, Path("adapter"))
+        if "mean_scalings" in row:
+            row["mean_scalings"] = dict(zip(adapters, row["mean_scalings"].values(), strict=True))
         row["test_accuracy"] = score(document, args)
         about = {**options, "adapters": list(adapters)} if pins else options
         runs.append({"name": name, "seed": seed, "method": method, "options": about, **row})
+        write_json(kept, [experts, runs])
         print(f"seed {seed}: {name}: test accuracy {row['test_accuracy']:.4f}", flush=True)
     return experts, runs
 
