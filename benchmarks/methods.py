@@ -347,15 +347,20 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(10, 6.5), layout="constrained")
     colours = {"lora": "tab:red", "head": "black", "full": "black"}
-    for row in rows:
+    floor = statistics.median(row["accuracy"] for row in rows) - 0.15  # one that failed must not flatten the others
+    shown = [row for row in rows if row["accuracy"] >= floor]
+    below = ", ".join(f"{row['method']} {row['accuracy']:.3f}" for row in rows if row["accuracy"] < floor)
+    for row in shown:
         sides = [[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]
         place = (row["trainable_parameters"], row["accuracy"])
         axes.errorbar(*place, sides, fmt="o", ms=4, color=colours.get(row["method"], "tab:blue"), lw=0.5, alpha=0.7)
     axes.set(xscale="log", xlabel="trained parameters", ylabel="test accuracy", title=rows[0]["data"])
+    if below:
+        axes.text(0.01, 0.01, f"below: {below}", transform=axes.transAxes, fontsize=8, color="0.2")
     axes.grid(alpha=0.3)
     figure.canvas.draw()
     taken: list[Any] = []
-    for row in sorted(rows, key=lambda r: -r["accuracy"]):
+    for row in sorted(shown, key=lambda r: -r["accuracy"]):
         place = (row["trainable_parameters"], row["accuracy"])
         # Nearest first: right or left of the point, then further down or up.
         for down, side in ((d, s) for d in (0, -9, 9, -18, 18, -27, 27, -36, 36, -45, 45, -54, 54) for s in (7, -7)):
