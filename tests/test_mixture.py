@@ -197,6 +197,13 @@ def test_the_new_head_starts_from_the_old_ones_by_class_name(folder):
     assert torch.allclose(model.classifier.weight[2], 2 * heads[0][0])
 
 
+def test_a_merge_names_every_layer_though_peft_shortens_long_lists(folder, prepared, monkeypatch):
+    monkeypatch.setattr("peft.tuners.tuners_utils.MIN_TARGET_MODULES_FOR_OPTIMIZATION", 2)
+    fit("merge")
+    known = read_json(Path("metrics.json"))
+    assert known["target_modules"] == read_json(prepared / "a/metrics.json")["target_modules"]
+
+
 @pytest.mark.parametrize("kind", get_args(Combination))
 def test_a_merge_is_one_plain_adapter_whose_head_alone_trains(folder, trained_logits, kind):
     fit("merge", combination_type=kind, density=0.5 if kind in PRUNING else None)

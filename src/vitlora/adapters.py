@@ -101,7 +101,9 @@ def _mixture(model: Any, lora: Lora, heads: list[str], experts: Sequence[Expert]
             layers = expert_layers(peft_model)
         else:
             peft_model = merge(model, experts, Merge.model_validate(lora.options), heads)
-            layers = sorted(peft_model.peft_config["default"].target_modules)
+            # Not the config's target_modules: PEFT shortens twenty and more to endings such as q_proj.
+            adapted = [name for name, module in peft_model.named_modules() if isinstance(module, BaseTunerLayer)]
+            layers = [name.removeprefix("base_model.model.") for name in adapted]
     peft_model.initial_lora = None
     trainable, total = peft_model.get_nb_trainable_parameters()
     return Adapted(peft_model, layers, trainable, total)
