@@ -155,6 +155,18 @@ def test_a_mixture_resumes_to_the_bit(folder, options):
     assert resume.hashes() == golden
 
 
+def test_a_merge_resumes_to_the_bit(folder):
+    options = {"combination_type": "dare_linear", "density": 0.5}  # pruned at random
+    fit("merge", **options)
+    golden = resume.hashes()
+    with pytest.MonkeyPatch.context() as patch:
+        resume.break_at(patch, 2)
+        with pytest.raises(StoppedError):
+            fit("merge", **options)
+    fit("merge", **options)
+    assert resume.hashes() == golden
+
+
 def test_an_adapter_of_other_content_is_another_run(folder, capsys):
     with pytest.MonkeyPatch.context() as patch:
         resume.break_at(patch, 3)
