@@ -260,7 +260,6 @@ def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-        print(f"{name}: {before / 1e6:.0f} MB of earlier rows", flush=True)
     steps = STEPS if torch.cuda.is_available() else 3
     times = []
     for _ in range(WARM_UP + steps if torch.cuda.is_available() else 1 + steps):
@@ -299,6 +298,7 @@ def summary(name: str, runs: list[dict[str, Any]], args: argparse.Namespace) -> 
         "runs": values,
         "seeds": [r["seed"] for r in chosen],
         "best_epochs": [r["best_epoch"] for r in chosen],
+        "commits": [r["host"]["commit"] for r in chosen],
         **{key: chosen[0][key] for key in keys},
     }
 

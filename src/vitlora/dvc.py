@@ -29,13 +29,13 @@ def open_whole(fs: LocalFileSystem, path: str, mode: str = "r", **options: Any) 
         options: Such as `encoding`.
     """
     if mode in ("w", "w+"):
-        return _aside(Path(path), options["encoding"])
+        return _aside(Path(path), options.get("encoding"))
     opened: IO[Any] = open_in_place(fs, path, mode, **options)
     return opened
 
 
 @contextmanager
-def _aside(path: Path, encoding: str) -> Iterator[IO[str]]:
+def _aside(path: Path, encoding: str | None) -> Iterator[IO[str]]:
     draft = path.with_name(f"{path.name}.draft")  # one writer at a time: DVC holds its lock meanwhile
     with draft.open("w", encoding=encoding) as file:
         faultpoint(f"{path.name} begun")
