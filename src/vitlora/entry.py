@@ -4,6 +4,7 @@ import argparse
 import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -86,6 +87,8 @@ def run(main: Callable[[], None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see stages/__init__.py
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         main()
     except VitloraError as error:
         for line in str(error).split("\n"):

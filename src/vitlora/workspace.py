@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from vitlora.errors import VitloraError
 from vitlora.manifest import MANIFEST, THREADS, problems
@@ -141,6 +142,27 @@ def check_cache(cache: Path) -> Iterator[Finding]:
         for path, md5 in zip(places, pool.map(md5_of, places), strict=True):
             if md5 != path.parent.name + path.name.removesuffix(".dir"):
                 yield Finding(path, "damaged object in DVC's cache")
+
+
+def check_run_cache(cache: Path) -> Iterator[Finding]:
+    """Yield every folder of DVC's run cache, which says what a stage's inputs led to, that is not sound.
+
+    An empty one, left by an interrupt, ends DVC's every repro too.
+    """
+    for folder in sorted((cache.parents[1] / "runs").glob("??/*")):
+        entries = list(folder.iterdir())
+        if not entries or not all(map(whole_entry, entries)):
+            yield Finding(folder, "damaged entry of DVC's run cache")
+
+
+def whole_entry(path: Path) -> bool:
+    """Say whether an entry of DVC's run cache holds what its name, a hash of its content, says."""
+    from dvc.stage.cache import _get_cache_hash  # half a second
+
+    try:
+        return bool(_get_cache_hash(_yaml(path.read_text(encoding="utf-8"))) == path.name)
+    except (ValueError, TypeError, AttributeError, YAMLError):  # not text, not YAML, or not a mapping
+        return False
 
 
 def check_present(cache: Path) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from vitlora.workspace import (
     cache_folder,
     check_cache,
     check_outputs,
+    check_run_cache,
     committed,
     read_lock,
     require_project,
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def act(args: argparse.Namespace) -> None:
-    """Mend dvc.lock and DVC's own locks, and remove drafts, damaged outputs and damaged cached objects.
+    """Mend dvc.lock and DVC's own locks, and remove drafts, damaged outputs and what is damaged in DVC's caches.
 
     Raises:
         VitloraError: A live dvc or stage is at work here.
@@ -114,8 +115,8 @@ def _drafts() -> Iterator[str]:
 
 def _damage() -> Iterator[str]:
     cache = cache_folder()
-    for finding in check_cache(cache):
-        finding.path.unlink()
+    for finding in (*check_cache(cache), *check_run_cache(cache)):
+        _remove(finding.path)
         yield f"{finding.path}: removed, damaged"
     for path in dict.fromkeys(f.output.path for f in check_outputs(cache) if f.output and f.output.path.exists()):
         _remove(path)

@@ -1,4 +1,4 @@
-"""Check every output and every object in DVC's cache, byte by byte, or the manifests of folders named."""
+"""Check every output and everything in DVC's caches, byte by byte, or the manifests of folders named."""
 
 import argparse
 from collections.abc import Iterator
@@ -7,7 +7,15 @@ from pathlib import Path
 from vitlora.errors import VitloraError
 from vitlora.manifest import problems
 from vitlora.text import printable
-from vitlora.workspace import Finding, cache_folder, check_cache, check_outputs, outputs, require_project
+from vitlora.workspace import (
+    Finding,
+    cache_folder,
+    check_cache,
+    check_outputs,
+    check_run_cache,
+    outputs,
+    require_project,
+)
 
 CURE = "`vitlora recover` takes what is damaged away, then `dvc repro` makes or fetches it anew"
 
@@ -45,3 +53,4 @@ def _workspace() -> Iterator[Finding]:
     cache = cache_folder()
     yield from check_outputs(cache)
     yield from check_cache(cache)
+    yield from check_run_cache(cache)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 
 import pytest
@@ -205,6 +206,24 @@ def test_what_dvc_did_not_sync_heals(finished_run, project, newest):
     recover(project)
     repro(project)
     same(project, finished_run)
+
+
+@pytest.mark.survives("F12", "a cut or flipped entry of DVC's run cache: verify names it, recover or one repro heals")
+@pytest.mark.parametrize("healer", [recover, repro])
+@pytest.mark.parametrize("number", tries(6))
+def test_a_damaged_run_cache_heals(finished_run, project, number, healer):
+    draw = random.Random(number)
+    entries = files(project / ".dvc/cache/runs")
+    for path in entries:
+        text = path.read_bytes()
+        at = draw.choice([found.start(1) for found in re.finditer(rb" md5: (\w)", text)])
+        overwrite(path, text[:at] + (b"" if number % 2 else bytes([text[at] ^ 1]) + text[at + 1 :]))
+    verify_names(project, *(path.parent for path in entries))
+    remove(project / "dvc.lock")  # so that every stage looks in the run cache
+    healer(project)
+    repro(project)
+    same(project, finished_run)
+    assert vitlora(project, "verify").returncode == 0
 
 
 LOSSES = {
