@@ -6,13 +6,16 @@ dvc/utils/serialize/_common.py and dvc/rwlock.py). Here they are written aside, 
 It writes its run cache in place too, and fails at every later repro, or restores half of a stage's outputs, when an
 entry is cut short (dvc/stage/cache.py). Here an entry that is not what its name says is taken away.
 
+It dies of a SIGTERM at once, and its stage soon after. Here the stage is asked instead, so training is saved.
+
 A Ctrl-C that meets DVC while it makes a progress bar ends it, without the traceback of a bar that was never finished.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,6 +77,19 @@ def load_whole(runs: StageCache, key: str, value: str | None) -> dict[str, Any] 
     return entry
 
 
+def ask_stage(number: int, frame: object) -> None:
+    """Hand a request to stop to the stage at work, whose end will be dvc's; end at once where none is."""
+    import psutil  # not where nothing is to stop
+
+    for child in psutil.Process().children(recursive=True):  # sh may stand between
+        with suppress(psutil.Error):
+            if any(word.startswith("stages.") for word in child.cmdline()):
+                child.send_signal(number)
+                return
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
 def without_bars(ignored: "sys.UnraisableHookArgs") -> None:
     """Show what Python could not raise, but not that a bar which an interrupt left half made can't be closed."""
     if ignored.object is not tqdm.__del__:
@@ -81,6 +97,7 @@ def without_bars(ignored: "sys.UnraisableHookArgs") -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, ask_stage)
     sys.unraisablehook = without_bars
     LocalFileSystem.open = open_whole
     StageCache._load_cache = load_whole

@@ -298,11 +298,14 @@ def _skipping() -> Iterator[None]:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Yield a list that gets the number of a signal that asks to stop; a second one ends at once."""
+    """Yield a list that gets the number of a signal that asks to stop; a second Ctrl-C ends at once.
+
+    A second SIGTERM doesn't, not even after this: dvc hands its own on, where the whole group got one.
+    """
     main, got = os.getpid(), list[int]()
 
     def note(number: int, frame: Any) -> None:
-        if got or os.getpid() != main:  # a loader process has inherited this
+        if (got and number == signal.SIGINT) or os.getpid() != main:  # a loader process has inherited this
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         got.append(number)
@@ -312,7 +315,7 @@ def _stop_signals() -> Iterator[list[int]]:
         yield got
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, note if number == signal.SIGTERM and got else handler)
 
 
 class Keeper(TrainerCallback):  # type: ignore[misc]  # likewise

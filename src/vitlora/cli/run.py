@@ -1,6 +1,7 @@
 """Run the pipeline as `dvc repro` does, and make sure that its results are really there."""
 
 import argparse
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,9 +44,8 @@ def act(args: argparse.Namespace) -> None:
     read_lock()
     for line in changed_params():
         print(f"note: not as in the last commit: {line}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "vitlora.dvc", "repro", *args.stages], env=environment(), check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
+    if code := _repro(args.stages):
+        sys.exit(code if code > 0 else 128 - code)
     found = [] if args.stages else list(_missing())
     for each in found:
         print(printable(each))
@@ -54,6 +54,17 @@ def act(args: argparse.Namespace) -> None:
             f"dvc reported success, yet {len(found)} thing{'s are' if len(found) > 1 else ' is'} missing or damaged, "
             "named above; check the disk's free space, then `vitlora recover && dvc repro`"
         )
+
+
+def _repro(stages: list[str]) -> int:
+    """Run `dvc repro` and return its exit code. A Ctrl-C reaches it too: wait for what its stage still saves."""
+    with subprocess.Popen([sys.executable, "-m", "vitlora.dvc", "repro", *stages], env=environment()) as dvc:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, _: dvc.send_signal(number))
+        code = dvc.wait()
+    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return code
 
 
 def _missing() -> Iterator[str]:

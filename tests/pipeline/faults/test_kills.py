@@ -12,6 +12,7 @@ from faults.harness import (
     NO_ORPHAN_S,
     REPRO,
     STAGES,
+    VERB,
     Running,
     copy_without,
     heal_and_compare,
@@ -212,6 +213,28 @@ def test_train_stops_politely_and_goes_on(long_run, scratch, note, number):
     note(f"step {step}")
     resumed = Running(root, *REPRO, "train")
     assert resumed.ended() == 0
+    assert f"resuming after step {step}" in resumed.text()
+    same(root, long_run, "train")
+
+
+RUNNERS = {"dvc repro": REPRO, "vitlora run": (*VERB, "run")}
+
+
+@pytest.mark.survives("F06", "SIGTERM or Ctrl-C to dvc, vitlora run or all while training: kept, goes on, same bytes")
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize(
+    ("number", "everyone"), [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, True)]
+)
+def test_a_stop_keeps_what_is_trained(long_run, scratch, runner, number, everyone):
+    root = copy_without(long_run, scratch / "project", "train")
+    running = Running(root, *RUNNERS[runner], "train", env={"PYTHONPATH": "src"})
+    assert running.wait_for(lambda: newest_step(root) >= 5), running.text()
+    (running.send_group if everyone else running.send)(number)
+    assert running.ended(limit=30) == 255, running.text()
+    (step,) = map(int, re.findall(r"stopped after step (\d+), which is kept; `dvc repro` goes on\n", running.text()))
+    assert "Traceback" not in running.text()
+    resumed = Running(root, *REPRO, "train")
+    assert resumed.ended() == 0, resumed.text()
     assert f"resuming after step {step}" in resumed.text()
     same(root, long_run, "train")
 
