@@ -114,7 +114,7 @@ def test_a_flipped_bit_in_the_cache_heals(finished_run, project, number):
         for out in [path for path in project.glob(f"{top}/*") if path.name != ".gitignore"]:
             remove(out)
     tiny.git(project, "checkout", "-q", "--", ".")
-    tiny.run(project, *REPRO[:3], "checkout")  # passes the damage on, or fails at a damaged listing
+    tiny.run(project, tiny.DVC, "checkout")  # passes the damage on, or fails at a damaged listing
     recover(project)
     repro(project)
     same(project, finished_run)
@@ -260,7 +260,7 @@ def test_a_stray_file_is_taken_away(finished_run, project, folder):
 @pytest.mark.faults
 @pytest.mark.parametrize("number", range(3))
 def test_parameters_left_by_a_killed_experiment_are_announced(project, number):
-    running = Running(project, *REPRO[:3], "exp", "run", "-S", "lora.r=4")
+    running = Running(project, tiny.DVC, "exp", "run", "-S", "lora.r=4")
     assert running.wait_for_text("Running stage 'train'")
     assert running.kill_group()
     assert YAML(typ="safe").load(project / "params.yaml")["lora"]["r"] == 4
