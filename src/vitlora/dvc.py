@@ -72,7 +72,7 @@ def load_whole(runs: StageCache, key: str, value: str | None) -> dict[str, Any] 
     path = Path(runs._get_cache_path(key, value))
     if path.exists() and not whole_entry(path):
         path.unlink()
-        print(printable(f"note: {path}: damaged or cut short, removed"), file=sys.stderr)
+        print(printable(f"note: {os.path.relpath(path)}: damaged or cut short, removed"), file=sys.stderr)
     entry: dict[str, Any] | None = load_on_trust(runs, key, value)
     return entry
 

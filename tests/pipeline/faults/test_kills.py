@@ -145,8 +145,11 @@ def test_control_c_is_safe(finished_run, scratch, note, number):
     note(f"{found}, exit {code}")
     # 252 is how dvc says that it was interrupted. While it still imports, or leaves, nobody catches the signal, and
     # Python shows where it was and dies of it, which a shell calls 130; our stage's own frames may not be among that.
+    # Nor any library's, if dvc lived to report it: then only a stage's Python can have been starting.
     assert code in (0, 130, 252, 255, -signal.SIGINT)
-    assert "Traceback" not in text or "KeyboardInterrupt" in text, text
+    assert "Traceback" not in text or code in (0, -signal.SIGINT) or not re.search(r'File ".*/site-packages/', text), (
+        text
+    )
     assert code == 0 or not re.search(r'File ".*/(src/vitlora|stages)/', text), text
     assert not wait_until_none(root)
     heal_and_compare(root, finished_run, stage, to_the_end=False)
