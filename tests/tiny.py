@@ -158,9 +158,9 @@ def stage_runner(root: Path):
     def run_all(params: dict) -> None:
         set_params(root / "params.yaml", params)
         for stage in stages.values():
-            command = stage["cmd"].split()[1:]
+            words = stage["cmd"].split()
             paths = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])}
-            done = run(root, sys.executable, *command[1:], env=paths)
+            done = run(root, sys.executable, *words[words.index("python") + 1 :], env=paths)
             assert done.returncode == 0, done.stdout + done.stderr
 
     return run_all

@@ -81,7 +81,7 @@ def ask_stage(number: int, frame: object) -> None:
     """Hand a request to stop to the stage at work, whose end will be dvc's; end at once where none is."""
     import psutil  # not where nothing is to stop
 
-    for child in psutil.Process().children(recursive=True):  # sh may stand between
+    for child in psutil.Process().children():  # `exec` in dvc.yaml: no shell stands between
         with suppress(psutil.Error):
             if any(word.startswith("stages.") for word in child.cmdline()):
                 child.send_signal(number)

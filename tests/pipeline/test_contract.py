@@ -99,8 +99,8 @@ def test_plain_outs_are_cached(name):
 
 
 @each_stage
-def test_command_runs_the_tree_it_stands_in(name):
-    assert STAGES[name]["cmd"].startswith(f"PYTHONPATH=src python -m stages.{name} ")
+def test_command_runs_the_tree_it_stands_in_and_leaves_no_shell_that_a_signal_could_end_first(name):
+    assert STAGES[name]["cmd"].startswith(f"exec env PYTHONPATH=src python -m stages.{name} ")
 
 
 @each_stage
