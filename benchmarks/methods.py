@@ -3,7 +3,8 @@
 Trains through the pipeline's own `train`, loads the adapter it saved, and scores test with that. Each row tries two
 learning rates with the first seed, its own and a third of it; the one that is best on val (then by val loss) is trained
 with the other seeds too. Test is scored once a run and picks nothing. Runs go side by side in several
-processes; speed and memory are measured after them, one row at a time, over steps of one batch.
+processes; speed and memory are measured after them, one row at a time, over steps of one batch: the GPU's memory, or
+on a CPU that of a process which does nothing else.
 
     PYTHONPATH=src python benchmarks/methods.py --data food101-10 --prepared data/prepared --base models/base \\
         --params benchmarks/food101_10.yaml --out benchmarks/results/methods.json
@@ -26,11 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import host, welch
+from common import commit, host, welch
 from scipy import stats
 
 from vitlora.adapters import load_adapter
 from vitlora.files import read_json
+from vitlora.ingest_report import peak_mb
 from vitlora.model import device_of_choice
 from vitlora.params import load_params, read_document
 from vitlora.scoring import device_precision, score
@@ -111,7 +113,7 @@ def main() -> None:
         setattr(args, name, getattr(args, name).resolve())
     args.work.mkdir(parents=True, exist_ok=True)
     runs = train_all(args)
-    speeds = {} if args.no_speed else {name: measure(args, name) for name in args.only}
+    speeds = {} if args.no_speed else measure_all(args)
     rows = [{**summary(name, runs[name], args), **speeds.get(name, {})} for name in args.only if runs[name]]
     for row in rows:
         row["beyond_lora"] = beyond(row, rows)
@@ -242,6 +244,14 @@ def best_rate(runs: list[dict[str, Any]]) -> float:
     return rate
 
 
+def measure_all(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return each row's speed and memory; without a GPU each has a process of its own, whose peak is the row's."""
+    if torch.cuda.is_available():
+        return {name: measure(args, name) for name in args.only}
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        return dict(zip(args.only, pool.map(measure, [args] * len(args.only), args.only), strict=True))
+
+
 def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """Time training steps of one batch with nothing beside them, and take the peak of memory."""
     settle(args.work)
@@ -261,7 +271,7 @@ def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     steps = STEPS if torch.cuda.is_available() else 3
-    times = []
+    times: list[float] = []
     for _ in range(WARM_UP + steps if torch.cuda.is_available() else 1 + steps):
         begin = time.perf_counter()
         trainer.training_step(model, dict(batch))
@@ -271,8 +281,11 @@ def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begin)
     found = {"train_images_per_s": round(size / statistics.median(times[-steps:]), 1), "step": trainer.way.step}
+    found["speed_commit"] = commit()
     if torch.cuda.is_available():
         found["peak_gpu_mb"] = round((torch.cuda.max_memory_allocated() - before) / 1e6)
+    else:
+        found["peak_rss_mb"] = round(peak_mb())
     del ready, trainer, model
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -323,7 +336,7 @@ def beyond(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float] 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Print the rows, best first."""
-    print("\n| method | accuracy | 95 % interval | learning rate | trained | MB | images/s | GPU MB |\n|" + "---|" * 8)
+    print("\n| method | accuracy | 95 % interval | learning rate | trained | MB | images/s | peak MB |\n|" + "---|" * 8)
     for row in sorted(rows, key=lambda r: -(r["accuracy"] or 0)):
         if row["accuracy"] is None:
             print(f"| {row['method']} | {row['said']} |" + " |" * 6)
@@ -334,7 +347,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             f"{row['trainable_parameters']:,}",
             f"{row['adapter_bytes'] / 1e6:.2f}",
         ]
-        cells += [str(row.get("train_images_per_s", "")), str(row.get("peak_gpu_mb", ""))]
+        cells += [str(row.get("train_images_per_s", "")), str(row.get("peak_gpu_mb", row.get("peak_rss_mb", "")))]
         print("| " + " | ".join(cells) + " |")
 
 
