@@ -1,6 +1,7 @@
 """Set what must stand before anything is imported."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ pytest_plugins = ["faultlog"]
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton's own functions read it, when it is imported first
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background, whose children would ignore it too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Files that take longest, each for a good reason: many runs, many odd files, real servers and time limits.

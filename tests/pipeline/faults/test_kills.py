@@ -197,7 +197,7 @@ def test_control_c_within_the_run_cache_costs_one_repro(finished_run, scratch, n
 def test_an_interrupt_to_dvc_alone_is_safe(finished_run, scratch, stage):
     draw = random.Random(f"int alone {stage}")
     root, running, _ = kill_within(finished_run, scratch, stage, draw, lambda running: running.send(signal.SIGINT))
-    assert running.ended() in (0, 130, 255)
+    assert running.ended() in (0, 130, 252, 255, -signal.SIGINT)  # the last: while Python starts
     assert not wait_until_none(root)
     heal_and_compare(root, finished_run, stage, to_the_end=False)
 
