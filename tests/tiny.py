@@ -151,16 +151,21 @@ def dvc(root: Path, *args: str, env: dict | None = None) -> list[str]:
     return re.findall(r"Running stage '(\w+)'", done.stdout)
 
 
+def stage_arguments(stage: str) -> list[str]:
+    """Return what a stage's command in dvc.yaml gives to python."""
+    words = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"][stage]["cmd"].split()
+    return words[words.index("python") + 1 :]
+
+
 def stage_runner(root: Path):
     """Return a function that sets parameters and runs all five stages' commands from dvc.yaml, without dvc."""
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
     def run_all(params: dict) -> None:
         set_params(root / "params.yaml", params)
-        for stage in stages.values():
-            words = stage["cmd"].split()
+        for stage in stages:
             paths = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])}
-            done = run(root, sys.executable, *words[words.index("python") + 1 :], env=paths)
+            done = run(root, sys.executable, *stage_arguments(stage), env=paths)
             assert done.returncode == 0, done.stdout + done.stderr
 
     return run_all

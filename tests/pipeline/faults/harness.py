@@ -113,8 +113,7 @@ def vitlora(root, *words, env=None):
 
 def stage_command(stage):
     """Return a stage's command line as dvc.yaml has it, run by this interpreter."""
-    words = YAML(typ="safe").load(tiny.ROOT / "dvc.yaml")["stages"][stage]["cmd"].split()
-    return (sys.executable, *words[words.index("python") + 1 :])
+    return (sys.executable, *tiny.stage_arguments(stage))
 
 
 def start_stage(root, stage, env=None):
