@@ -30,6 +30,7 @@ check: $(READY) ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=src $(BIN)/lint-imports --no-cache --no-logo
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --group dev --no-header pyproject.toml -o requirements.lock
@@ -43,13 +44,13 @@ clean: ## remove the environment and caches, keep data and models
 	rm -rf $(VENV) .work .pytest_cache .mypy_cache .ruff_cache
 
 # `dvc` gets a wrapper so that .venv/bin/dvc finds this environment's python for the stages without being activated, and
-# so that no kill leaves dvc.lock half written (src/vitlora/dvc.py);
+# so that no kill leaves dvc.lock half written (src/vitlora/safety/dvc_command.py);
 # `vitlora` one that runs this tree: an installed copy would go stale, and queued experiments must run their own code.
 $(READY): requirements.lock Makefile
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"Python 3.11 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}; make PYTHON=python3.12" if v < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
-	@printf '#!/bin/sh\nbin=$$(cd "$$(dirname "$$0")" && pwd)\nPATH="$$bin:$$PATH" PYTHONPATH="$$bin/../../src" exec "$$bin/python" -m vitlora.dvc "$$@"\n' > $(BIN)/dvc
+	@printf '#!/bin/sh\nbin=$$(cd "$$(dirname "$$0")" && pwd)\nPATH="$$bin:$$PATH" PYTHONPATH="$$bin/../../src" exec "$$bin/python" -m vitlora.safety.dvc_command "$$@"\n' > $(BIN)/dvc
 	@printf '#!/bin/sh\nbin=$$(cd "$$(dirname "$$0")" && pwd)\nPYTHONPATH="$$bin/../../src" exec "$$bin/python" -m vitlora "$$@"\n' > $(BIN)/vitlora
 	@chmod +x $(BIN)/dvc $(BIN)/vitlora
 	@touch $(READY)

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-from vitlora.files import write_json
-from vitlora.images import decode, inspect
-from vitlora.lookalikes import ROWS, Pair, find_alike, sketch
-from vitlora.packed import Packed
+from vitlora.core.files import write_json
+from vitlora.images.pixels import decode, inspect
+from vitlora.preprocess.near_duplicates import ROWS, Pair, find_alike, sketch
+from vitlora.storage.packed import Packed
 
 PHOTOS = 500
 LARGE = 101_000  # of Food-101

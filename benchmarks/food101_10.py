@@ -17,22 +17,22 @@ from pathlib import Path
 
 from common import host
 
-from vitlora import evaluate as evaluation
-from vitlora.dataset import TrainImages
-from vitlora.export import export
-from vitlora.files import read_json, write_json
-from vitlora.labels import read_labels
-from vitlora.model import device_of_choice, load_base, read_normalisation
-from vitlora.params import load_params, read_document
-from vitlora.preprocess import preprocess
-from vitlora.scoring import score
-from vitlora.sections.evaluate import EvaluateStage
-from vitlora.sections.export import ExportStage
-from vitlora.sections.image import PreprocessStage
-from vitlora.sections.train import Train, TrainStage
-from vitlora.step import Way
-from vitlora.tensors import load_split
-from vitlora.train import CHECKPOINTS, ImageTrainer, set_seed, train, training_arguments
+from vitlora.core.files import read_json, write_json
+from vitlora.core.params import load_params, read_document
+from vitlora.evaluate import stage as evaluation
+from vitlora.evaluate.params import EvaluateStage
+from vitlora.export.params import ExportStage
+from vitlora.export.stage import export
+from vitlora.model.base import device_of_choice, load_base, read_normalisation
+from vitlora.model.inference import score
+from vitlora.preprocess.params import PreprocessStage
+from vitlora.preprocess.stage import preprocess
+from vitlora.storage.labels import read_labels
+from vitlora.storage.squares import load_split
+from vitlora.train.dataset import TrainImages
+from vitlora.train.params import Train, TrainStage
+from vitlora.train.stage import CHECKPOINTS, ImageTrainer, set_seed, train, training_arguments
+from vitlora.train.step import Way
 
 PREPARED = ("train", "val", "test", "labels.json")
 
@@ -55,7 +55,7 @@ def main() -> None:
         stage = load_params(PreprocessStage, document, args.params)
         paths = [prepared / name for name in PREPARED]
         paths += [args.work / "report.html", args.work / "preprocess.json"]
-        preprocess(stage.data, stage.image, stage.split, args.raw, *paths)
+        preprocess(stage.ingest, stage.image, stage.split, args.raw, *paths)
     stage = load_params(TrainStage, document, args.params)
     if args.search:
         search(stage, args.base, prepared, args.work)

@@ -28,14 +28,14 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
-from vitlora.augment import epoch_crops
-from vitlora.dataset import TrainImages, TrainLoader
-from vitlora.feed import Feed
-from vitlora.files import read_csv, write_csv, write_json
-from vitlora.images import Box, crop_and_resize, decode
-from vitlora.jpeg import decode_rows, scale_crop
-from vitlora.packed import BYTES, INDEX, Packed
-from vitlora.sections.train import Augment
+from vitlora.core.files import read_csv, write_csv, write_json
+from vitlora.images.pixels import Box, crop_and_resize, decode
+from vitlora.model.batches import Feed
+from vitlora.storage.packed import BYTES, INDEX, Packed
+from vitlora.train.augment import epoch_crops
+from vitlora.train.dataset import TrainImages, TrainLoader
+from vitlora.train.jpeg import decode_rows, scale_crop
+from vitlora.train.params import Augment
 
 SIZE, FILTER, SEED = 224, "bilinear", 0
 LAW = Augment(scale=(0.08, 1.0), ratio=(0.75, 4 / 3), horizontal_flip_p=0.5)

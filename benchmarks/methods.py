@@ -30,16 +30,16 @@ import torch
 from common import commit, host, welch
 from scipy import stats
 
-from vitlora.adapters import load_adapter
-from vitlora.files import read_json
-from vitlora.ingest_report import peak_mb
-from vitlora.model import device_of_choice
-from vitlora.params import load_params, read_document
-from vitlora.scoring import device_precision, score
-from vitlora.sections.evaluate import EvaluateStage
-from vitlora.sections.train import TrainStage
-from vitlora.tensors import load_split
-from vitlora.train import get_ready, train
+from vitlora.cli.inspect import peak_mb
+from vitlora.core.files import read_json
+from vitlora.core.params import load_params, read_document
+from vitlora.evaluate.params import EvaluateStage
+from vitlora.model.adapters import load_adapter
+from vitlora.model.base import device_of_choice
+from vitlora.model.inference import device_precision, score
+from vitlora.storage.squares import load_split
+from vitlora.train.params import TrainStage
+from vitlora.train.stage import get_ready, train
 
 QV, ALL = ["query", "value"], "all-linear"
 RATE = 2e-3

@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from common import host
 
-from vitlora.evaluate import evaluate
-from vitlora.files import read_json, write_json
-from vitlora.manifest import digest
-from vitlora.packed import Packed, write_packed
-from vitlora.params import load_params, read_document
-from vitlora.sections.evaluate import EvaluateStage
-from vitlora.sections.train import TrainStage
-from vitlora.tensors import create_split, load_split, open_pixels
-from vitlora.train import train
+from vitlora.core.files import read_json, write_json
+from vitlora.core.params import load_params, read_document
+from vitlora.evaluate.params import EvaluateStage
+from vitlora.evaluate.stage import evaluate
+from vitlora.storage.manifest import digest
+from vitlora.storage.packed import Packed, write_packed
+from vitlora.storage.squares import create_split, load_split, open_pixels
+from vitlora.train.params import TrainStage
+from vitlora.train.stage import train
 
 BOTH = ("a", "b")
 # Name: (method, adapters, options)

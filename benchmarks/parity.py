@@ -39,21 +39,21 @@ from transformers import Trainer, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging
 
-from vitlora import evaluate as evaluation
-from vitlora.augment import epoch_crops, epoch_order
-from vitlora.dataset import TrainImages
-from vitlora.files import read_csv, read_json, write_json
-from vitlora.labels import Labels, read_labels
-from vitlora.model import device_of_choice, read_normalisation
-from vitlora.packed import Packed
-from vitlora.params import load_params, read_document
-from vitlora.preprocess import preprocess
-from vitlora.scoring import device_precision, score
-from vitlora.sections.evaluate import Evaluate, EvaluateStage
-from vitlora.sections.image import PreprocessStage
-from vitlora.sections.train import Augment, Decoder, Train, TrainStage
-from vitlora.tensors import load_split
-from vitlora.train import train as train_stage
+from vitlora.core.files import read_csv, read_json, write_json
+from vitlora.core.params import load_params, read_document
+from vitlora.evaluate import stage as evaluation
+from vitlora.evaluate.params import Evaluate, EvaluateStage
+from vitlora.model.base import device_of_choice, read_normalisation
+from vitlora.model.inference import device_precision, score
+from vitlora.preprocess.params import PreprocessStage
+from vitlora.preprocess.stage import preprocess
+from vitlora.storage.labels import Labels, read_labels
+from vitlora.storage.packed import Packed
+from vitlora.storage.squares import load_split
+from vitlora.train.augment import epoch_crops, epoch_order
+from vitlora.train.dataset import TrainImages
+from vitlora.train.params import Augment, Decoder, Train, TrainStage
+from vitlora.train.stage import train as train_stage
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("pixels", "loss", "gradients", "accuracy")
@@ -134,7 +134,7 @@ def make_squares(args: argparse.Namespace, document: dict[str, Any]) -> Path:
     """Run download's packing and our preprocess stage once."""
     raw, prepared = args.work / "raw", args.work / "prepared"
     if args.tiny:
-        document["image"]["size"] = prepare.random_model(args.work / "random", True)
+        document["image"]["size_px"] = prepare.random_model(args.work / "random", True)
         document["split"]["max_per_class"] = 10
         args.base = args.work / "random"
     elif "random" in args.loss_models and {"loss", "gradients"} & set(args.only):
@@ -143,7 +143,7 @@ def make_squares(args: argparse.Namespace, document: dict[str, Any]) -> Path:
     stage = load_params(PreprocessStage, document, args.params)
     paths = [prepared / name for name in PREPARED]
     paths += [args.work / "report.html", args.work / "preprocess.json"]
-    preprocess(stage.data, stage.image, stage.split, raw, *paths)
+    preprocess(stage.ingest, stage.image, stage.split, raw, *paths)
     return prepared
 
 

@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from vitlora.files import read_json, write_json
-from vitlora.packed import BYTES, Item, Packed, write_packed
-from vitlora.params import load_params, read_document
-from vitlora.preprocess import preprocess
-from vitlora.sections.image import PreprocessStage
+from vitlora.core.files import read_json, write_json
+from vitlora.core.params import load_params, read_document
+from vitlora.preprocess.params import PreprocessStage
+from vitlora.preprocess.stage import preprocess
+from vitlora.storage.packed import BYTES, Item, Packed, write_packed
 
 PRESET = Path(__file__).parents[1] / "presets" / "food101.yaml"
 OUTPUTS = ("train", "val", "test", "labels.json", "report.html", "report.json")
@@ -74,7 +74,7 @@ def run(raw: Path, work: Path) -> float:
     """Run preprocess as the stage does; return seconds."""
     stage = load_params(PreprocessStage, read_document(PRESET), PRESET)
     start = time.perf_counter()
-    preprocess(stage.data, stage.image, stage.split, raw, *(work / name for name in OUTPUTS))
+    preprocess(stage.ingest, stage.image, stage.split, raw, *(work / name for name in OUTPUTS))
     return time.perf_counter() - start
 
 

@@ -22,10 +22,10 @@ from common import host
 from peft import LoraConfig, get_peft_model
 from transformers import ViTConfig, ViTForImageClassification
 
-from vitlora.fused import fuse
-from vitlora.model import Normalisation
-from vitlora.scoring import score
-from vitlora.tensors import Squares
+from vitlora.model.base import Normalisation
+from vitlora.model.fused.backbone import fuse
+from vitlora.model.inference import score
+from vitlora.storage.squares import Squares
 
 TRAIN_GFLOP, EVAL_GFLOP = 71.4, 35.1
 MEAN = STD = [0.5, 0.5, 0.5]

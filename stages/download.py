@@ -1,14 +1,16 @@
 """Download stage: fetch images and base model; the only stage that uses the network."""
 
-from vitlora.entry import guarded, run, stage_arguments
-from vitlora.sections.data import DownloadStage
+from vitlora.core.entry import run, stage_arguments
+from vitlora.download.params import DownloadStage
+from vitlora.safety.check import check_document
+from vitlora.safety.guard import guarded
 
 
 def main() -> None:
     """Check the parameters, then do the stage's work."""
-    params, places = stage_arguments(DownloadStage, __doc__, outputs=("raw", "base"))
+    params, places = stage_arguments(DownloadStage, __doc__, check_document, outputs=("raw", "base"))
     with guarded("download", places) as paths:
-        from vitlora.download import download  # after the check: a bad parameter is refused before slow imports
+        from vitlora.download.stage import download  # after the check: a bad parameter is refused before slow imports
 
         download(params.data, params.model, **paths)
 

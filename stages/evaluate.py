@@ -1,16 +1,18 @@
 """Evaluate stage: score the adapter on the test split, which no earlier stage looks at."""
 
-from vitlora.entry import guarded, run, stage_arguments
-from vitlora.sections.evaluate import EvaluateStage
+from vitlora.core.entry import run, stage_arguments
+from vitlora.evaluate.params import EvaluateStage
+from vitlora.safety.check import check_document
+from vitlora.safety.guard import guarded
 
 
 def main() -> None:
     """Check the parameters, then do the stage's work."""
     params, places = stage_arguments(
-        EvaluateStage, __doc__, inputs=("base", "adapter", "test", "labels"), records=("out",)
+        EvaluateStage, __doc__, check_document, inputs=("base", "adapter", "test", "labels"), records=("out",)
     )
     with guarded("evaluate", places) as paths:
-        from vitlora.evaluate import evaluate  # after the check: a bad parameter is refused before slow imports
+        from vitlora.evaluate.stage import evaluate  # after the check: a bad parameter is refused before slow imports
 
         evaluate(params.evaluate, **paths)
 

@@ -1,16 +1,23 @@
 """Export stage: merge the adapter, write ONNX, and check both against the trained model."""
 
-from vitlora.entry import guarded, run, stage_arguments
-from vitlora.sections.export import ExportStage
+from vitlora.core.entry import run, stage_arguments
+from vitlora.export.params import ExportStage
+from vitlora.safety.check import check_document
+from vitlora.safety.guard import guarded
 
 
 def main() -> None:
     """Check the parameters, then do the stage's work."""
     params, places = stage_arguments(
-        ExportStage, __doc__, inputs=("base", "adapter", "test", "predictions"), outputs=("model",), records=("report",)
+        ExportStage,
+        __doc__,
+        check_document,
+        inputs=("base", "adapter", "test", "predictions"),
+        outputs=("model",),
+        records=("report",),
     )
     with guarded("export", places) as paths:
-        from vitlora.export import export  # after the check: a bad parameter is refused before slow imports
+        from vitlora.export.stage import export  # after the check: a bad parameter is refused before slow imports
 
         export(params.export, params.evaluate.precision, **paths)
 

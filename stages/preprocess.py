@@ -1,7 +1,9 @@
 """Preprocess stage: check and split the images, report on them; store validation and test as ready tensors."""
 
-from vitlora.entry import guarded, run, stage_arguments
-from vitlora.sections.image import PreprocessStage
+from vitlora.core.entry import run, stage_arguments
+from vitlora.preprocess.params import PreprocessStage
+from vitlora.safety.check import check_document
+from vitlora.safety.guard import guarded
 
 
 def main() -> None:
@@ -9,14 +11,17 @@ def main() -> None:
     params, places = stage_arguments(
         PreprocessStage,
         __doc__,
+        check_document,
         inputs=("raw",),
         outputs=("train", "val", "test", "labels", "page"),
         records=("report",),
     )
     with guarded("preprocess", places) as paths:
-        from vitlora.preprocess import preprocess  # after the check: a bad parameter is refused before slow imports
+        from vitlora.preprocess.stage import (
+            preprocess,  # after the check: a bad parameter is refused before slow imports
+        )
 
-        preprocess(params.data, params.image, params.split, **paths)
+        preprocess(params.ingest, params.image, params.split, **paths)
 
 
 if __name__ == "__main__":

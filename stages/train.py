@@ -1,9 +1,10 @@
 """Train stage: fit LoRA adapters with the Trainer; keep the epoch that is best on val."""
 
-import importlib
-
-from vitlora.entry import guarded, run, stage_arguments
-from vitlora.sections.train import TrainStage
+from vitlora.core.entry import run, stage_arguments
+from vitlora.safety.check import check_document
+from vitlora.safety.guard import guarded
+from vitlora.safety.reload import reloading
+from vitlora.train.params import TrainStage
 
 
 def main() -> None:
@@ -11,14 +12,13 @@ def main() -> None:
     params, places = stage_arguments(
         TrainStage,
         __doc__,
+        check_document,
         inputs=("base", "train-images", "val", "labels"),
         outputs=("adapter",),
         records=("metrics", "plots"),
     )
-    # By name, as the guard: it can only refuse, so no result depends on that file.
-    reload = importlib.import_module("vitlora.reload")
-    with guarded("train", places) as paths, reload.reloading(paths["base"], paths["adapter"], paths["val"]) as check:
-        from vitlora.train import train  # after the check: a bad parameter is refused before slow imports
+    with guarded("train", places) as paths, reloading(paths["base"], paths["adapter"], paths["val"]) as check:
+        from vitlora.train.stage import train  # after the check: a bad parameter is refused before slow imports
 
         finished = train(params.augment, params.lora, params.train, **paths)
         check(finished.model, finished.normalisation)

@@ -11,13 +11,13 @@ from torch.nn import functional
 from peers.job import Job
 from peers.meter import Meter
 from peers.tutorial import adapted
-from vitlora.dataset import TrainImages, TrainLoader
-from vitlora.feed import Batch, Feed, feed_squares
-from vitlora.labels import read_labels
-from vitlora.model import read_normalisation
-from vitlora.params import load_params, read_document
-from vitlora.sections.train import TrainStage
-from vitlora.tensors import load_split
+from vitlora.core.params import load_params, read_document
+from vitlora.model.base import read_normalisation
+from vitlora.model.batches import Batch, Feed, feed_squares
+from vitlora.storage.labels import read_labels
+from vitlora.storage.squares import load_split
+from vitlora.train.dataset import TrainImages, TrainLoader
+from vitlora.train.params import TrainStage
 
 LOG_EVERY = 10
 Pair = tuple[Tensor, Tensor]

@@ -5,9 +5,9 @@ from pathlib import Path
 from peers import trainers
 from peers.job import Job
 from peers.meter import Meter
-from vitlora.params import load_params, read_document
-from vitlora.sections.train import TrainStage
-from vitlora.train import train
+from vitlora.core.params import load_params, read_document
+from vitlora.train.params import TrainStage
+from vitlora.train.stage import train
 
 
 def run(job: Job, meter: Meter, step: str, fp8: bool = False) -> None:

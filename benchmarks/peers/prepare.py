@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from peers.job import places
-from vitlora.files import read_csv, write_csv, write_json
-from vitlora.packed import INDEX, Packed, write_packed
-from vitlora.params import load_params, read_document
-from vitlora.preprocess import preprocess
-from vitlora.sections.image import PreprocessStage
-from vitlora.sources import Picture, from_hub_layout
-from vitlora.tensors import PIXELS, open_pixels
+from vitlora.core.files import read_csv, write_csv, write_json
+from vitlora.core.params import load_params, read_document
+from vitlora.download.sources import Picture, from_hub_layout
+from vitlora.preprocess.params import PreprocessStage
+from vitlora.preprocess.stage import preprocess
+from vitlora.storage.packed import INDEX, Packed, write_packed
+from vitlora.storage.squares import PIXELS, open_pixels
 
 RAW_COLUMNS = ("path", "split", "label", "sha256")
 SPLITS = {"train": "train", "val": "validation"}
@@ -70,7 +70,7 @@ def preprocess_folder(raw: Path, params: Path, size: int, prepared: Path) -> Non
     document["split"].update(val_from="official")
     stage = load_params(PreprocessStage, document, params)
     paths = [prepared / name for name in ("train", "val", "test", "labels.json", "report.html", "report.json")]
-    preprocess(stage.data, stage.image, stage.split, raw, *paths)
+    preprocess(stage.ingest, stage.image, stage.split, raw, *paths)
 
 
 def repeat_packed(source: Path, target: Path, count: int) -> None:

@@ -39,7 +39,7 @@ def test_another_image_size_is_never_taken_for_the_one_in_the_run_cache(project)
     """Inside a section listed whole, DVC's run cache overlooks a key named size."""
 
     def prepared_at(size):
-        tiny.set_params(project / "params.yaml", {"image.size": size})
+        tiny.set_params(project / "params.yaml", {"image.size_px": size})
         ran = tiny.dvc(project, "repro", "preprocess")
         return ran, json.loads((project / "data/prepared/labels.json").read_text())["image_size"]
 
@@ -50,12 +50,12 @@ def test_another_image_size_is_never_taken_for_the_one_in_the_run_cache(project)
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("src/vitlora/splits.py", ["preprocess"]),
-        ("src/vitlora/evaluate.py", ["evaluate"]),
-        ("src/vitlora/export.py", ["export"]),
-        ("src/vitlora/sources.py", ["download"]),
+        ("src/vitlora/preprocess/splits.py", ["preprocess"]),
+        ("src/vitlora/evaluate/stage.py", ["evaluate"]),
+        ("src/vitlora/export/stage.py", ["export"]),
+        ("src/vitlora/download/sources.py", ["download"]),
         ("src/vitlora/cli/predict.py", []),
-        ("src/vitlora/check.py", []),
+        ("src/vitlora/safety/check.py", []),
         ("README.md", []),
     ],
 )
@@ -86,10 +86,10 @@ def test_metrics_diff_shows_what_an_experiment_changed(project):
 
 def test_a_queued_experiment_runs_its_own_tree(project):
     """The workspace's code and parameters change after queueing; the experiment must not see that."""
-    append(project / "src/vitlora/scores.py", '\n\nprint("queued tree")\n')
+    append(project / "src/vitlora/evaluate/scores.py", '\n\nprint("queued tree")\n')
     queued = tiny.run(project, tiny.DVC, "exp", "run", "--queue", "-n", "queued", "-S", "lora.r=4")
     assert queued.returncode == 0, queued.stderr
-    append(project / "src/vitlora/scores.py", '\nraise SystemExit("workspace code ran")\n')
+    append(project / "src/vitlora/evaluate/scores.py", '\nraise SystemExit("workspace code ran")\n')
     tiny.set_params(project / "params.yaml", {"lora.r": 1})
     started = tiny.run(project, tiny.DVC, "queue", "start")
     assert started.returncode == 0, started.stderr

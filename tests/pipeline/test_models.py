@@ -15,10 +15,10 @@ import tiny
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from vitlora.cli.predict import load
-from vitlora.dataset import TrainImages
-from vitlora.isolated import Isolated
-from vitlora.sections.train import Augment
-from vitlora.tensors import load_split
+from vitlora.images.sandbox import Isolated
+from vitlora.storage.squares import load_split
+from vitlora.train.dataset import TrainImages
+from vitlora.train.params import Augment
 
 VERB = [sys.executable, "-m", "vitlora"]
 
@@ -52,9 +52,9 @@ def test_the_adapter_loads_in_a_fresh_process_from_its_two_folders_alone(finishe
     script = """
 import json, numpy as np
 from pathlib import Path
-from vitlora.adapters import load_adapter
-from vitlora.scoring import score
-from vitlora.tensors import load_split
+from vitlora.model.adapters import load_adapter
+from vitlora.model.inference import score
+from vitlora.storage.squares import load_split
 model, labels, normalisation = load_adapter(Path("models/base"), Path("models/adapter"))
 logits = score(model, load_split(Path("data/prepared/test")), normalisation, 5)
 print(json.dumps([labels.class_names[row] for row in logits.argmax(1)]))

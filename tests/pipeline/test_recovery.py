@@ -8,7 +8,7 @@ import sys
 import pytest
 import tiny
 
-from vitlora.workspace import cached, check_present
+from vitlora.safety.workspace import cached, check_present
 
 
 def vitlora(root, *words):

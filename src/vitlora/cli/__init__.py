@@ -2,14 +2,15 @@
 
 import argparse
 
-from vitlora.cli import adapter, doctor, predict, preset, recover, verify
+from vitlora.cli import adapter, doctor, inspect, predict, preset, recover, verify
 from vitlora.cli import run as run_verb
-from vitlora.entry import run
-from vitlora.guard import shortage_named
+from vitlora.core.entry import run
+from vitlora.safety.guard import shortage_named
 
 VERBS = {
     "adapter": adapter,
     "doctor": doctor,
+    "inspect": inspect,
     "predict": predict,
     "preset": preset,
     "recover": recover,

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from vitlora.entry import BASE
-from vitlora.errors import VitloraError
-from vitlora.manifest import MANIFEST, problems, write_manifest
+from vitlora.core.entry import BASE
+from vitlora.core.errors import VitloraError
+from vitlora.storage.manifest import MANIFEST, problems, write_manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +36,14 @@ def act(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from vitlora.old_names import convert, skeleton
+    from vitlora.model.layer_names import convert, skeleton
 
     count = convert(args.folder, args.out, skeleton(args.base), args.names)
     print(f"{args.out}: {count} weights renamed")
 
 
 def _as_lora(args: argparse.Namespace) -> None:
-    from vitlora.as_lora import write_as_lora
+    from vitlora.cli.as_lora import write_as_lora
 
     if args.rank < 1:
         raise VitloraError(f"--rank: got {args.rank}; the rule: at least 1")

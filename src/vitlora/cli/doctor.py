@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from vitlora.check import check_document
-from vitlora.params import load_params, read_document
-from vitlora.sections.train import Train, TrainStage
+from vitlora.core.params import load_params, read_document
+from vitlora.safety.check import check_document
+from vitlora.train.params import Train, TrainStage
 
 PACKAGES = ("torch", "transformers", "peft", "dvc", "simplejpeg", "triton")
 PREPARED = tuple(Path("data/prepared") / name for name in ("train", "val", "labels.json"))
@@ -82,8 +82,9 @@ def measure(stage: TrainStage, seconds: float) -> tuple[float, float, str, int]:
     """
     import torch
 
-    from vitlora.step import DTYPES, precision
-    from vitlora.train import get_ready
+    from vitlora.model.fused.choose import DTYPES
+    from vitlora.train.stage import get_ready
+    from vitlora.train.step import precision
 
     trainer = get_ready(stage.augment, stage.lora, stage.train, BASE, *PREPARED).trainer
     feed, device, kind = trainer.get_train_dataloader(), trainer.args.device, precision(stage.train)

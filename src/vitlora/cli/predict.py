@@ -15,17 +15,16 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from vitlora.containers import BadImageError
-from vitlora.errors import VitloraError
-from vitlora.fetch import PICTURE, FetchError, PrivateError, Rules, read_url
-from vitlora.files import read_json
-from vitlora.images import decode, read_picture, resize_and_crop
-from vitlora.isolated import Isolated
-from vitlora.manifest import problems
-from vitlora.onnx_runtime import OnnxClassifier
-from vitlora.scores import softmax
-from vitlora.sections.data import is_address
-from vitlora.text import printable
+from vitlora.core.errors import VitloraError
+from vitlora.core.files import read_json
+from vitlora.core.text import is_address, printable
+from vitlora.evaluate.scores import softmax
+from vitlora.export.onnx_runtime import OnnxClassifier
+from vitlora.images.formats import BadImageError
+from vitlora.images.pixels import decode, read_picture, resize_and_crop
+from vitlora.images.sandbox import Isolated
+from vitlora.net.fetch import PICTURE, FetchError, PrivateError, Rules, read_url
+from vitlora.storage.manifest import problems
 
 BATCH = 32
 # Lets an address lead into one's own network, where other people's servers have no business.

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vitlora.check import check_document
-from vitlora.errors import VitloraError
-from vitlora.params import read_document, shown
+from vitlora.core.errors import VitloraError
+from vitlora.core.params import read_document, shown
+from vitlora.safety.check import check_document
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

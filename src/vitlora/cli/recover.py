@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psutil
 
-from vitlora.errors import VitloraError
-from vitlora.guard import WORK, try_lock
-from vitlora.text import printable
-from vitlora.workspace import (
+from vitlora.core.errors import VitloraError
+from vitlora.core.text import printable
+from vitlora.safety.guard import WORK, try_lock
+from vitlora.safety.workspace import (
     LOCK,
     cache_folder,
     check_cache,

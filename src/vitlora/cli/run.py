@@ -7,13 +7,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from vitlora.check import check_document
-from vitlora.entry import BASE
-from vitlora.errors import VitloraError
-from vitlora.manifest import problems
-from vitlora.params import read_document
-from vitlora.text import printable
-from vitlora.workspace import (
+from vitlora.core.entry import BASE
+from vitlora.core.errors import VitloraError
+from vitlora.core.params import read_document
+from vitlora.core.text import printable
+from vitlora.safety.check import check_document
+from vitlora.safety.workspace import (
     PARAMS,
     cache_folder,
     changed_params,
@@ -23,6 +22,7 @@ from vitlora.workspace import (
     read_lock,
     require_project,
 )
+from vitlora.storage.manifest import problems
 
 MODELS = Path("models")
 
@@ -58,7 +58,9 @@ def act(args: argparse.Namespace) -> None:
 
 def _repro(stages: list[str]) -> int:
     """Run `dvc repro` and return its exit code. A Ctrl-C reaches it too: wait for what its stage still saves."""
-    with subprocess.Popen([sys.executable, "-m", "vitlora.dvc", "repro", *stages], env=environment()) as dvc:
+    with subprocess.Popen(
+        [sys.executable, "-m", "vitlora.safety.dvc_command", "repro", *stages], env=environment()
+    ) as dvc:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda number, _: dvc.send_signal(number))
         code = dvc.wait()

@@ -4,10 +4,9 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from vitlora.errors import VitloraError
-from vitlora.manifest import problems
-from vitlora.text import printable
-from vitlora.workspace import (
+from vitlora.core.errors import VitloraError
+from vitlora.core.text import printable
+from vitlora.safety.workspace import (
     Finding,
     cache_folder,
     check_cache,
@@ -16,6 +15,7 @@ from vitlora.workspace import (
     outputs,
     require_project,
 )
+from vitlora.storage.manifest import problems
 
 CURE = "`vitlora recover` takes what is damaged away, then `dvc repro` makes or fetches it anew"
 

@@ -75,7 +75,7 @@ def test_a_good_file_is_let_through_by_the_stage(tmp_path, number, text):
 
 AGAINST_BASE = [
     ("F29", {"lora.r": 33}, "lora.r: got 33; the rule: no larger than the base model's layers, 32"),
-    ("F29", {"image.size": 36}, "image.size: got 36; the rule: a multiple of the base model's patch, 8 px"),
+    ("F29", {"image.size_px": 36}, "image.size_px: got 36; the rule: a multiple of the base model's patch, 8 px"),
     ("F30", {"lora.target_modules": ["nothing"]}, "nothing"),
     ("F30", {"lora.target_modules": ["query", "valeu"]}, "valeu"),
     ("F30", {"lora.target_modules": "no.such.layer"}, "no.such.layer"),

@@ -163,7 +163,7 @@ def interrupted_within(root, seam, *args):
             signal.raise_signal(signal.SIGINT)
         %s
         sys.argv = ["dvc", *sys.argv[1:]]
-        runpy.run_module("vitlora.dvc", run_name="__main__")
+        runpy.run_module("vitlora.safety.dvc_command", run_name="__main__")
     """
     return tiny.run(root, sys.executable, "-c", code % seam, *args, env={"PYTHONPATH": "src"})
 

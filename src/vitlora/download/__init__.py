@@ -1,0 +1,1 @@
+"""Stage 1: fetch the images and the base model."""

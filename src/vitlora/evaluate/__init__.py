@@ -1,0 +1,1 @@
+"""Stage 4: score the adapter on the test split."""

@@ -1,0 +1,1 @@
+"""Stage 5: merge, write ONNX, and prove both equal to the trained model."""

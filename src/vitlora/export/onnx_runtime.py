@@ -1,0 +1,86 @@
+"""Run an exported model.onnx with onnxruntime: no torch, so a prediction starts within a second."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitlora.core.errors import VitloraError
+from vitlora.core.text import printable
+
+
+class OnnxClassifier:
+    """A classifier of uint8 squares, on the CPU.
+
+    Args:
+        path: model.onnx, ``pixel_values`` (batch, 3, H, W) to ``logits`` (batch, C).
+        mean: Per channel, of pixels scaled to 0..1.
+        std: Likewise.
+
+    Raises:
+        VitloraError: The file is no model, or keeps weights in another file.
+    """
+
+    def __init__(self, path: Path, mean: list[float], std: list[float]) -> None:
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)
+        _refuse_outside(path)
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a dozen
+            raise VitloraError(f"{path}: onnxruntime cannot load it: {printable(str(error))}") from None
+        self.mean, self.std = mean, std
+
+    def score(self, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
+        """Return logits, float32 (N, C), of uint8 (N, 3, H, W)."""
+        batches = []
+        for start in range(0, len(images), batch_size):
+            pixels = normalise(np.asarray(images[start : start + batch_size]), self.mean, self.std)
+            batches.append(np.asarray(self.session.run(["logits"], {"pixel_values": pixels})[0], np.float32))
+        return np.concatenate(batches)
+
+
+def _refuse_outside(path: Path) -> None:
+    """Refuse a model that names other files: onnxruntime would open them, wherever they are."""
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's own, which it keeps in a module that moves
+        raise VitloraError(f"{path} is no ONNX model: {printable(str(error))}") from None
+    for part in _parts(model):
+        if isinstance(part, onnx.TensorProto) and (
+            part.external_data or part.data_location == onnx.TensorProto.EXTERNAL
+        ):
+            places = [entry.value for entry in part.external_data if entry.key == "location"]
+            raise VitloraError(
+                f"{path}: the weights {printable(part.name)} lie in {printable(', '.join(places) or 'another file')}; "
+                "the rule: all inside the model"
+            )
+
+
+def _parts(message: Any) -> Iterator[Any]:
+    """Yield every message inside a message, those of subgraphs and functions too."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in value if isinstance(value, Sequence) else [value]:
+                yield part
+                yield from _parts(part)
+
+
+def normalise(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """Scale pixels to 0..1 and standardise each channel, in the order of torchvision's ToTensor and Normalize.
+
+    Args:
+        images: uint8 (N, 3, H, W).
+        mean: Per channel, of pixels scaled to 0..1.
+        std: Likewise.
+
+    Returns:
+        float32 (N, 3, H, W).
+    """
+    centre, spread = (np.asarray(values, np.float32).reshape(1, 3, 1, 1) for values in (mean, std))
+    return (images.astype(np.float32) / np.float32(255) - centre) / spread

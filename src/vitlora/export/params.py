@@ -1,0 +1,28 @@
+"""`export`: how closely the exported models must agree with the trained one."""
+
+from pydantic import Field
+
+from vitlora.core.params import Params
+from vitlora.model.params import Precision
+
+
+class Export(Params):
+    """Images scored at once (speed only), ONNX operator set, largest logit difference that passes, images to check."""
+
+    batch_size: int = Field(ge=1)
+    onnx_opset: int = Field(ge=18, le=23)
+    max_logit_diff: float = Field(gt=0)
+    max_check_images: int | None = Field(ge=1)
+
+
+class EvaluatePrecision(Params):
+    """The key of `evaluate` that says how closely export can repeat it."""
+
+    precision: Precision
+
+
+class ExportStage(Params):
+    """What `export` reads."""
+
+    evaluate: EvaluatePrecision
+    export: Export

@@ -1,0 +1,1 @@
+"""From a file's bytes to pixels; imports nothing of the rest."""

@@ -1,0 +1,1 @@
+"""A base model with an adapter, and how images pass through it."""

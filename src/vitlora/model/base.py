@@ -1,0 +1,106 @@
+"""The base model with a fresh head, and scoring of uint8 images with any image classifier."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from vitlora.core.errors import VitloraError
+from vitlora.core.files import read_json
+
+UNUSED = ("mask_token", "pooler")  # of pre-training; a classifier has no use for them
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation per channel, of pixels scaled to 0..1; the base model's own."""
+
+    mean: list[float]
+    std: list[float]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Turn uint8 (N, 3, H, W) into float32, in the order of torchvision's ToTensor and Normalize."""
+        mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return images.float().div_(255).sub_(mean).div_(std)
+
+
+def read_normalisation(base: Path) -> Normalisation:
+    """Read mean and std from the base model's preprocessor_config.json."""
+    content = read_json(base / "preprocessor_config.json")
+    return Normalisation(content["image_mean"], content["image_std"])
+
+
+def load_base(base: Path, class_names: Sequence[str], image_size: int) -> tuple[Any, list[str]]:
+    """Load the base model in float32 with a head for these classes.
+
+    Args:
+        base: Folder of config and safetensors weights.
+        class_names: Position = label.
+        image_size: Side of the squares it will see, px.
+
+    Returns:
+        The model, on the CPU, and the names of the parameters that start out random: the head's.
+
+    Raises:
+        VitloraError: The weights don't fit the architecture, or the model can't take images of this size.
+    """
+    from transformers import AutoConfig, AutoModelForImageClassification
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # the loader tells of the new head in a table; the rule below says what matters of it
+    logging.disable_progress_bar()
+    _check_image_size(base, image_size)
+    labels = dict(enumerate(class_names))
+    try:
+        config = AutoConfig.from_pretrained(
+            base,
+            id2label=labels,
+            label2id={name: label for label, name in labels.items()},
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+        config.architectures = []  # else a distilled DeiT brings its teacher's head, which can't be trained
+        model, report = AutoModelForImageClassification.from_pretrained(
+            base,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            local_files_only=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise VitloraError(f"{base}: transformers cannot load it: {str(error).splitlines()[0]}") from None
+    fresh = sorted({*report["missing_keys"], *(_key(item) for item in report["mismatched_keys"])})
+    fresh = [name for name in fresh if not any(part in name for part in UNUSED)]
+    backbone = [name for name in fresh if name.startswith(model.base_model_prefix + ".")]
+    if backbone:
+        raise VitloraError(f"{base}: {len(backbone)} weights of the backbone are missing, such as {backbone[0]}")
+    return model, fresh
+
+
+def _key(item: Any) -> str:
+    return item if isinstance(item, str) else str(item[0])
+
+
+def _check_image_size(base: Path, image_size: int) -> None:
+    """Refuse a size that the model's position embeddings don't fit; DINOv2 and Swin interpolate by themselves."""
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    kind = config.get("model_type", "")
+    native = (config.get("vision_config") or config).get("image_size")
+    if kind.startswith(("dinov2", "dinov3", "swin")) or native in (None, image_size):
+        return
+    raise VitloraError(
+        f"image.size_px: got {image_size}; the rule: {native}, the size that {kind} in {base} was trained at"
+    )
+
+
+def device_of_choice() -> torch.device:
+    """Return the GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,1 @@
+"""The hand-written fast step, behind one door: ``choose``."""

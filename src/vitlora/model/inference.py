@@ -1,0 +1,47 @@
+"""Logits of a whole split with any image classifier."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vitlora.model.base import Normalisation
+from vitlora.model.batches import feed_squares
+from vitlora.model.fused.choose import DTYPES, try_to_fuse
+from vitlora.model.params import Precision
+from vitlora.storage.squares import Squares
+
+
+def device_precision(wanted: Precision) -> Precision:
+    """Return what the device at hand scores in: half precision needs a GPU."""
+    return wanted if torch.cuda.is_available() else "fp32"
+
+
+@torch.inference_mode()
+def score(
+    model: Any, squares: Squares, normalisation: Normalisation, batch_size: int, kind: Precision = "fp32"
+) -> NDArray[np.float32]:
+    """Run a classifier over a split in order, on the device it stands on.
+
+    Args:
+        model: A transformers image classifier without adapters, in float32 and eval mode. In half precision its passes
+            are fused in place where they can be; compiling would cost more than it saves on one pass.
+        squares: uint8 (N, 3, H, W).
+        normalisation: Of the base model.
+        batch_size: Images at once.
+        kind: `fp32`, or a half precision on a GPU.
+
+    Returns:
+        logits, float32 (N, C).
+    """
+    torch.backends.cudnn.allow_tf32 = False  # its 10-bit products would move logits by 1e-2
+    device = next(model.parameters()).device
+    size = squares.images.shape[-1]
+    fused = kind != "fp32" and not try_to_fuse(model, kind, normalisation, size)
+    logits = []
+    with torch.autocast(device.type, DTYPES.get(kind), enabled=kind != "fp32"):
+        for batch in feed_squares(squares, batch_size, device):
+            images = batch["pixel_values"]
+            logits.append(model(pixel_values=images if fused else normalisation(images)).logits)
+    return torch.cat(logits).float().cpu().numpy()

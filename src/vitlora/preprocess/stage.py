@@ -1,0 +1,312 @@
+"""Preprocess: check every picture, divide them, and decode validation and test once and for all."""
+
+import hashlib
+import io
+import json
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitlora.core.errors import VitloraError
+from vitlora.core.files import read_json, write_json, write_text
+from vitlora.core.text import printable
+from vitlora.images.formats import BadImageError
+from vitlora.images.pixels import THUMBNAIL, Inspected, decode, inspect, resize_and_crop, scaled_size
+from vitlora.images.sandbox import Isolated
+from vitlora.preprocess.duplicates import Duplicates, find_duplicates, name_contents, need_decoding, refuse_duplicates
+from vitlora.preprocess.near_duplicates import MIN_SIDE, ROWS, Pair, find_alike, has_contrast, sketch
+from vitlora.preprocess.page import render
+from vitlora.preprocess.params import Image, Ingest, Split
+from vitlora.preprocess.report import Facts, shown_rows, summarise
+from vitlora.preprocess.splits import Ranked, cap, carve, in_row_order, rank_by_class, roles
+from vitlora.storage.packed import Item, Packed, write_packed
+from vitlora.storage.squares import create_split, write_square
+
+CHUNK = 256
+# DVC keys download by where the images are, not by what is there.
+AFRESH = "; after a change in the source, `dvc repro -f -s download && dvc repro` reads it afresh"
+DRAWN = 144  # px, the longer side of a picture on the page
+TRAIN_COLUMNS = ("path", "label", "width", "height", "plain")
+Rows = dict[str, list[int]]
+Entry = TypeVar("Entry")
+Answer = TypeVar("Answer")
+
+
+def preprocess(
+    data: Ingest,
+    image: Image,
+    split: Split,
+    raw: Path,
+    train: Path,
+    val: Path,
+    test: Path,
+    labels: Path,
+    page: Path,
+    report: Path,
+) -> None:
+    """Write the three splits, the labels, and what is in the data: as numbers, and as a page.
+
+    Args:
+        data: What to do with pictures that can't be decoded, and with duplicates.
+        image: Side of the square and resize filter.
+        split: Seed, shares and caps.
+        raw: Folder that download wrote.
+        train: Gets the training pictures' original bytes, packed.
+        val: Gets the validation pictures as uint8 squares.
+        test: Likewise.
+        labels: Gets class names, image size and filter, which belong to whatever is trained on them.
+        page: Gets the report as HTML, with small pictures of what looks alike.
+        report: Gets its numbers: images per split and class, sizes, duplicates, files left out and why.
+
+    Raises:
+        VitloraError: Too few classes, an empty class, colliding class names, or more bad pictures or duplicates than
+            allowed.
+    """
+    source = Packed(raw)
+    class_names = check_class_names(read_json(raw / "classes.json"))
+    with Isolated(min(os.cpu_count() or 1, -(-len(source) // CHUNK) or 1)) as workers:
+        checked = list(_spread(workers, partial(_check, source, image.size_px), range(len(source))))
+        bad = {source.rows[row]["path"]: reason for row, reason in _reasons(checked)}
+        refuse_bad(bad, len(source), data)
+        good = {row: found for row, found in enumerate(checked) if isinstance(found, Inspected)}
+        contents = _name_contents(workers, source, good)
+        duplicates = settle_duplicates(source, good, contents, split, data)
+        rows = divide(source, sorted(good.keys() - set(duplicates.left_out)), contents, split, class_names)
+        for name, out in (("val", val), ("test", test)):
+            _write_squares(workers, source, rows[name], out, image)
+        alike, not_compared = _find_alike(workers, good, contents, rows)
+        columns = ([row["path"] for row in source.rows], _labels(source), source.spans[:, 1].tolist())
+        facts = Facts(*columns, good, rows, class_names, bad, duplicates, alike, not_compared, image.size_px)
+        numbers = summarise(facts)
+        write_json(report, numbers)
+        write_text(page, render(numbers, _draw(workers, source, facts)))
+    _write_train(source, good, rows["train"], train)
+    write_json(labels, {"class_names": class_names, "image_size": image.size_px, "interpolation": image.interpolation})
+    _tell(numbers)
+
+
+def check_class_names(class_names: Sequence[str]) -> list[str]:
+    """Refuse fewer than two classes, and names that a file system or a reader would take for one.
+
+    Raises:
+        VitloraError: Names both sides of the collision.
+    """
+    if len(class_names) < 2:
+        raise VitloraError(f"got {len(class_names)} class ({', '.join(class_names)}); the rule: at least two{AFRESH}")
+    seen: dict[str, str] = {}
+    for name in class_names:
+        key = unicodedata.normalize("NFC", name).casefold().strip()
+        if key in seen:
+            raise VitloraError(
+                f"class names {json.dumps(seen[key])} and {json.dumps(name)} differ only in case, spaces or Unicode "
+                f"form; rename one, or put their pictures together{AFRESH}"
+            )
+        seen[key] = name
+    return list(class_names)
+
+
+def refuse_bad(bad: dict[str, str], count: int, policy: Ingest) -> None:
+    """Name the pictures that can't be used, and stop unless the policy allows them.
+
+    Raises:
+        VitloraError: Any with ``on_bad: fail``; more than ``max_bad_fraction`` of all with ``skip``.
+    """
+    for path, reason in bad.items():
+        print(f"bad image: {printable(path)}: {printable(reason)}")
+    named = "; ".join(f"{path}: {reason}" for path, reason in list(bad.items())[:5])
+    more = f" and {len(bad) - 5} more (all are printed above)" if len(bad) > 5 else ""
+    if bad and policy.on_bad == "fail":
+        raise VitloraError(
+            f"{len(bad)} of {count} images cannot be used: {named}{more}; mend or remove them, or set ingest.on_bad: "
+            f"skip{AFRESH}"
+        )
+    if len(bad) > policy.max_bad_fraction * count:
+        raise VitloraError(
+            f"{len(bad)} of {count} images cannot be used, more than ingest.max_bad_fraction {policy.max_bad_fraction}"
+            f": {named}{more}{AFRESH}"
+        )
+
+
+def settle_duplicates(
+    source: Packed, good: Iterable[int], contents: Sequence[str], split: Split, policy: Ingest
+) -> Duplicates:
+    """Find equal pictures; refuse those in two classes or two of the data's own splits, or say which to leave out."""
+    good = list(good)
+    own = [row["split"] for row in source.rows]
+    serve_as = roles({own[row] for row in good}, split.val_from)
+    found = find_duplicates(good, contents, _labels(source), [serve_as.get(name, "train") for name in own])
+    refuse_duplicates(found, [row["path"] for row in source.rows], policy.on_duplicate, AFRESH)
+    return found
+
+
+def divide(
+    source: Packed, good: Iterable[int], contents: Sequence[str], split: Split, class_names: Sequence[str]
+) -> Rows:
+    """Decide which rows are train, val and test, as ``split`` says and the data's own splits allow.
+
+    Returns:
+        `train`, `val`, `test`: ascending row numbers. With one official split and ``val_from: official`` it is both
+        val and test, as in the tutorial.
+
+    Raises:
+        VitloraError: ``val_from: official`` without an official split, a class with no image to train on, or no image
+            at all for val or test.
+    """
+    own = {row: source.rows[row]["split"] for row in good}
+    serve_as = roles(set(own.values()), split.val_from)
+
+    def pool(role: str) -> dict[int, Ranked]:
+        members = [row for row, name in own.items() if serve_as[name] == role]
+        return cap(rank_by_class(split.seed, _labels(source), contents, members), split.max_per_class)
+
+    train, val, test = pool("train"), pool("val"), pool("test")
+    if split.val_from == "official":
+        val = val or test
+    elif test:
+        val, train = carve(train, split.val_fraction, contents)
+    else:
+        test, train = carve(train, split.test_fraction, contents)
+        # The share is of the whole class, so that test_fraction and val_fraction mean the same thing.
+        val, train = carve(train, split.val_fraction / (1 - split.test_fraction), contents)
+    rows = {"train": in_row_order(train), "val": in_row_order(val), "test": in_row_order(test)}
+    _refuse_empty(train, rows, class_names)
+    return rows
+
+
+def _refuse_empty(train: dict[int, Ranked], rows: Rows, class_names: Sequence[str]) -> None:
+    empty = [name for label, name in enumerate(class_names) if not train.get(label)]
+    if empty:
+        raise VitloraError(
+            f"no image to train on in {len(empty)} of {len(class_names)} classes: {', '.join(empty[:10])}; the rule: "
+            f"at least one for train besides those for val and test; add images or remove the class{AFRESH}"
+        )
+    for name in ("val", "test"):
+        if not rows[name]:
+            raise VitloraError(f"no image for {name} in any class; the rule: at least one besides one to train on")
+
+
+def _check(source: Packed, size: int, row: int) -> Inspected:
+    """Tell what a picture is, or raise the reason why it can't be used."""
+    found = inspect(source[row])
+    scaled_size(found.width, found.height, size)
+    return found
+
+
+def _reasons(checked: Iterable[Inspected | BadImageError]) -> Iterator[tuple[int, str]]:
+    for row, found in enumerate(checked):
+        if isinstance(found, BadImageError):
+            yield row, f"{found.reason}: {found}"
+
+
+def _labels(source: Packed) -> list[int]:
+    return [int(row["label"]) for row in source.rows]
+
+
+def _name_contents(workers: Isolated, source: Packed, good: Mapping[int, Inspected]) -> list[str]:
+    digests = [row["sha256"] for row in source.rows]
+    rows = need_decoding(digests, good)
+    pixels = zip(rows, _spread(workers, partial(_digest_pixels, source), rows), strict=True)
+    return name_contents(digests, {row: name for row, name in pixels if isinstance(name, str)})
+
+
+def _digest_pixels(source: Packed, row: int) -> str:
+    return hashlib.sha256(decode(source[row], checked=True).tobytes()).hexdigest()
+
+
+def _find_alike(
+    workers: Isolated, good: Mapping[int, Inspected], contents: Sequence[str], rows: Rows
+) -> tuple[list[Pair], int]:
+    """Return the pairs of rows that look alike without being equal, and how many rows could not be compared."""
+    used = sorted({row for chosen in rows.values() for row in chosen})
+    compared = [row for row in used if min(good[row].width, good[row].height) >= MIN_SIDE]
+    thumbnails = _thumbnails(good, compared)
+    compared = [row for row, shows in zip(compared, has_contrast(thumbnails), strict=True) if shows]
+    left = len(used) - len(compared)
+    compared = sorted({contents[row]: row for row in reversed(compared)}.values())  # equal ones are known
+    search = partial(find_alike, sketch(_thumbnails(good, compared)))
+    found = _spread(workers, search, range(0, len(compared), ROWS))
+    return [
+        pair._replace(first=compared[pair.first], second=compared[pair.second])
+        for pairs in found
+        for pair in _expected(pairs)
+    ], left
+
+
+def _thumbnails(good: Mapping[int, Inspected], rows: Sequence[int]) -> NDArray[np.uint8]:
+    joined = b"".join(good[row].thumbnail for row in rows)
+    return np.frombuffer(joined, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)
+
+
+def _expected(answer: Answer | BadImageError) -> Answer:
+    if isinstance(answer, BadImageError):
+        raise VitloraError(f"comparing pictures: {answer}; is the machine out of memory or overloaded?")
+    return answer
+
+
+def _draw(workers: Isolated, source: Packed, facts: Facts) -> dict[str, bytes]:
+    """Return a small JPEG of every picture that the page shows, by path."""
+    rows = sorted(shown_rows(facts))
+    drawn = zip(rows, _spread(workers, partial(_draw_one, source), rows), strict=True)
+    return {source.rows[row]["path"]: data for row, data in drawn if isinstance(data, bytes)}
+
+
+def _draw_one(source: Packed, row: int) -> bytes:
+    image, buffer = decode(source[row], checked=True), io.BytesIO()
+    image.thumbnail((DRAWN, DRAWN))
+    image.save(buffer, format="JPEG", quality=70)
+    return buffer.getvalue()
+
+
+def _write_train(source: Packed, good: Mapping[int, Inspected], rows: Sequence[int], folder: Path) -> None:
+    def items() -> Iterator[Item]:
+        for row in rows:
+            known, found = source.rows[row], good[row]
+            yield (known["path"], known["label"], found.width, found.height, int(found.plain)), source[row]
+
+    write_packed(folder, TRAIN_COLUMNS, items())
+
+
+def _write_squares(workers: Isolated, source: Packed, rows: Sequence[int], folder: Path, image: Image) -> None:
+    """Decode in workers that write straight into the file, so that no picture crosses a process border."""
+    known = [source.rows[row] for row in rows]
+    paths, labels = [row["path"] for row in known], [int(row["label"]) for row in known]
+    begin = create_split(folder, image.size_px, paths, labels)
+    written = _spread(workers, partial(_fill, source, folder, begin, image), list(enumerate(rows)))
+    for path, error in zip(paths, written, strict=True):
+        if error:
+            raise VitloraError(
+                f"{path}: {error}, though it passed its check; is the machine out of memory or overloaded?"
+            )
+
+
+def _fill(source: Packed, folder: Path, begin: int, image: Image, place: tuple[int, int]) -> None:
+    to, row = place
+    write_square(
+        folder, begin, to, resize_and_crop(decode(source[row], checked=True), image.size_px, image.interpolation)
+    )
+
+
+def _spread(
+    workers: Isolated, function: Callable[[Entry], Answer], items: Sequence[Entry]
+) -> Iterator[Answer | BadImageError]:
+    share = -(-len(items) // (4 * len(workers.children)))  # so that all are done at about the same time
+    return workers.map(function, items, max(1, min(CHUNK, share)))
+
+
+def _tell(numbers: Mapping[str, Any]) -> None:
+    totals = ", ".join(f"{name} {numbers[name]:,}" for name in ("train", "val", "test"))
+    print(f"{totals} images of {numbers['classes']} classes")
+    for split in ("val", "test"):
+        absent = [str(entry["class"]) for entry in numbers["images_per_class"] if not entry[split]]
+        if absent:
+            print(f"note: {split} has no image of {len(absent)} classes: {', '.join(absent[:10])}")
+    if numbers["duplicates_left_out"]:
+        print(f"note: {numbers['duplicates_left_out']} duplicates are left out")
+    if numbers["near_duplicates_across_splits"]:
+        print(f"note: {numbers['near_duplicates_across_splits']} images of val and test look like one in another split")

@@ -1,0 +1,1 @@
+"""Around the stages, in no cache key: it can refuse a run, never change an output."""

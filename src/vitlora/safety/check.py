@@ -1,0 +1,122 @@
+"""Check a whole parameter file at once: unknown and missing names, every value's rule, and rules across sections.
+
+Nothing here changes an output, it only refuses; so no stage depends on this file.
+"""
+
+import difflib
+import json
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vitlora.core.errors import VitloraError
+from vitlora.core.files import sha256_file
+from vitlora.core.params import Params, shown, validate
+from vitlora.core.text import printable
+from vitlora.download.params import DownloadStage
+from vitlora.evaluate.params import EvaluateStage
+from vitlora.export.params import ExportStage
+from vitlora.preprocess.params import PreprocessStage
+from vitlora.storage.manifest import MANIFEST
+from vitlora.train.params import TrainStage
+
+STAGES: dict[str, type[Params]] = {
+    "download": DownloadStage,
+    "preprocess": PreprocessStage,
+    "train": TrainStage,
+    "evaluate": EvaluateStage,
+    "export": ExportStage,
+}
+WHEEL_BASE = {"hidden_size": 384, "patch_size": 14}
+
+
+def sections() -> dict[str, list[type[Params]]]:
+    """Return the classes that read each section, in file order; `evaluate` is shared by two stages."""
+    readers: dict[str, list[type[Params]]] = {}
+    for stage in STAGES.values():
+        for name, field in stage.model_fields.items():
+            assert isinstance(field.annotation, type)
+            readers.setdefault(name, []).append(field.annotation)
+    return readers
+
+
+def check_document(document: dict[str, Any], path: Path, base: Path | None = None) -> None:
+    """Refuse a parameter file that holds any mistake.
+
+    Args:
+        document: The parsed file.
+        path: Its name, for the message.
+        base: Folder of the base model that the file's `model` section means. None where there is none yet, or only
+            that of an earlier choice: rules that need it then wait for a later stage.
+
+    Raises:
+        VitloraError: All mistakes, one a line: dotted name, value, rule.
+    """
+    known = sections()
+    problems = list(_unknown("", document, known))
+    meant = {_nearest(key, known) for key in document if key not in known}
+    for name, classes in known.items():
+        if name in document:
+            problems += dict.fromkeys(_check_section(name, document[name], classes))  # stages may share a key
+        elif name not in meant:
+            problems.append(f"{name}: missing; the rule: every section is written out (see presets/)")
+    problems += _across(document, base)
+    if problems:
+        raise VitloraError("\n".join(f"{path}: {problem}" for problem in problems))
+
+
+def _check_section(name: str, values: Any, classes: list[type[Params]]) -> Iterator[str]:
+    if not isinstance(values, dict):
+        yield f"{name}: got {shown(values)}; the rule: a section with keys below it"
+        return
+    known = [key for section in classes for key in section.model_fields]
+    yield from _unknown(f"{name}.", values, known)
+    # A misspelt key is missing too; its own line says so.
+    told = tuple(f"{name}.{_nearest(key, known)}: missing" for key in values if key not in known)
+    for section in classes:
+        _, problems = validate(section, {key: values[key] for key in section.model_fields if key in values}, name)
+        yield from (problem for problem in problems if not problem.startswith(told))
+
+
+def _unknown(prefix: str, given: dict[str, Any], known: Collection[str]) -> Iterator[str]:
+    for key in given:
+        if key not in known:
+            near = _nearest(key, known)
+            rule = f"a known name; did you mean {prefix}{near}?" if near else f"one of {', '.join(known)}"
+            yield f"{prefix}{printable(str(key))}: got {shown(given[key])}; the rule: {rule}"
+
+
+def _nearest(key: object, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(str(key), list(known), n=1)), None)
+
+
+def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
+    """Rules between the image size, the rank and the base model, as far as these are known and whole numbers."""
+    known: dict[str, Any] = {}
+    if _value(document, "model", "source") == "wheel":
+        known = WHEEL_BASE
+    elif base is not None:
+        known = _base_config(base)
+    size, patch = _value(document, "image", "size_px"), known.get("patch_size")
+    if isinstance(size, int) and isinstance(patch, int) and size % patch:
+        yield f"image.size_px: got {size}; the rule: a multiple of the base model's patch, {patch} px"
+    rank, width = _value(document, "lora", "r"), known.get("hidden_size")
+    if isinstance(rank, int) and isinstance(width, int) and rank > width:
+        yield f"lora.r: got {rank}; the rule: no larger than the base model's layers, {width}"
+
+
+def _base_config(base: Path) -> dict[str, Any]:
+    """Return what the base model says of itself; nothing if that is damaged, which the stage that reads it will say."""
+    path, manifest = base / "config.json", base / MANIFEST
+    try:
+        if manifest.exists() and f"{sha256_file(path)}  {path.name}\n".encode() not in manifest.read_bytes():
+            return {}
+        known = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return known.get("vision_config") or known if isinstance(known, dict) else {}
+
+
+def _value(document: dict[str, Any], section: str, key: str) -> Any:
+    values = document.get(section)
+    return values.get(key) if isinstance(values, dict) else None

@@ -1,0 +1,104 @@
+"""DVC's command line as it is, but for what a kill, a Ctrl-C or a bad disk does to DVC's own files.
+
+DVC writes dvc.lock and its rwlock in place, and refuses every later command when one of them is cut short (dvc 3.67.1,
+dvc/utils/serialize/_common.py and dvc/rwlock.py). Here they are written aside, synced and renamed.
+
+It writes its run cache in place too, and fails at every later repro, or restores half of a stage's outputs, when an
+entry is cut short (dvc/stage/cache.py). Here an entry that is not what its name says is taken away.
+
+It dies of a SIGTERM at once, and its stage soon after. Here the stage is asked instead, so training is saved.
+
+A Ctrl-C that meets DVC while it makes a progress bar ends it, without the traceback of a bar that was never finished.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from dvc.cli import main
+from dvc.fs import LocalFileSystem
+from dvc.stage.cache import StageCache
+from tqdm import tqdm
+
+from vitlora.core.durable import faultpoint, sync_one
+from vitlora.core.text import printable
+
+open_in_place = LocalFileSystem.open
+load_on_trust = StageCache._load_cache
+
+
+def open_whole(fs: LocalFileSystem, path: str, mode: str = "r", **options: Any) -> AbstractContextManager[IO[Any]]:
+    """Open a file as DVC's local file system does; text that is written appears under its name only when complete.
+
+    Args:
+        fs: DVC's local file system.
+        path: The file.
+        mode: As for `open`.
+        options: Such as `encoding`.
+    """
+    if mode in ("w", "w+"):
+        return _aside(Path(path), options.get("encoding"))
+    opened: IO[Any] = open_in_place(fs, path, mode, **options)
+    return opened
+
+
+@contextmanager
+def _aside(path: Path, encoding: str | None) -> Iterator[IO[str]]:
+    draft = path.with_name(f"{path.name}.draft")  # one writer at a time: DVC holds its lock meanwhile
+    with draft.open("w", encoding=encoding) as file:
+        faultpoint(f"{path.name} begun")
+        yield file
+    sync_one(draft)
+    faultpoint(f"{path.name} aside")
+    os.replace(draft, path)
+
+
+def load_whole(runs: StageCache, key: str, value: str | None) -> dict[str, Any] | None:
+    """Load an entry of the run cache as DVC does; None, as where there is none, if it is damaged or cut short.
+
+    Args:
+        runs: DVC's run cache.
+        key: Hash of a stage's command, parameters and inputs.
+        value: Hash of the entry, hence its file's name; None where an interrupt left an empty folder.
+    """
+    if value is None:
+        return None
+    from vitlora.safety.workspace import whole_entry  # not where nothing is to run
+
+    path = Path(runs._get_cache_path(key, value))
+    if path.exists() and not whole_entry(path):
+        path.unlink()
+        print(printable(f"note: {os.path.relpath(path)}: damaged or cut short, removed"), file=sys.stderr)
+    entry: dict[str, Any] | None = load_on_trust(runs, key, value)
+    return entry
+
+
+def ask_stage(number: int, frame: object) -> None:
+    """Hand a request to stop to the stage at work, whose end will be dvc's; end at once where none is."""
+    import psutil  # not where nothing is to stop
+
+    for child in psutil.Process().children():  # `exec` in dvc.yaml: no shell stands between
+        with suppress(psutil.Error):
+            if any(word.startswith("stages.") for word in child.cmdline()):
+                child.send_signal(number)
+                return
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def without_bars(ignored: "sys.UnraisableHookArgs") -> None:
+    """Show what Python could not raise, but not that a bar which an interrupt left half made can't be closed."""
+    if ignored.object is not tqdm.__del__:
+        sys.__unraisablehook__(ignored)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, ask_stage)
+    sys.unraisablehook = without_bars
+    LocalFileSystem.open = open_whole
+    StageCache._load_cache = load_whole
+    sys.exit(main(sys.argv[1:]))

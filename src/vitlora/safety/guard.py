@@ -1,0 +1,238 @@
+"""Around every stage's work: one writer, no orphan, sound inputs, room on the disk, outputs whole or not at all.
+
+It decides whether a stage's outputs arrive, never what they hold, so no cached result depends on this file.
+"""
+
+import atexit
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from vitlora.core.durable import faultpoint, sync, sync_one
+from vitlora.core.entry import Places
+from vitlora.core.errors import VitloraError
+from vitlora.core.text import shown_bytes
+from vitlora.safety.workspace import changed_params, md5_of
+from vitlora.safety.workspace import outputs as recorded_outputs
+from vitlora.storage.manifest import problems, write_manifest
+
+WORK = Path(".work")
+LOCK_WAIT_S = 8.0  # a stage whose dvc was killed leaves within 2; loader processes of one that was killed within 5
+PARENT_CHECK_S = 0.5
+CURE = "`vitlora recover` takes damaged copies away, then `dvc repro` makes them anew"
+
+DISK = {errno.ENOSPC: "disk full", errno.EDQUOT: "quota reached", errno.EROFS: "read-only file system"}
+ROOM = "out of memory; end other programs, lift a limit such as ulimit -v, or lower the batch size"
+SHARED = "too little shared memory; enlarge /dev/shm (docker run --shm-size=1g), or set train.dataloader_num_workers: 0"
+SHORTAGES = {  # words of an error, and what to say
+    "shared memory": SHARED,
+    "insufficient shm": SHARED,
+    "Bus error": SHARED,
+    "failed to map segment": ROOM,
+    "allocate memory": ROOM,
+    "Too many open files": "too few open files allowed; raise ulimit -n",
+}
+
+
+@contextmanager
+def guarded(stage: str, places: Places) -> Iterator[dict[str, Path]]:
+    """Let a stage work aside and move its outputs into place when it is done.
+
+    Args:
+        stage: Its name.
+        places: Inputs are checked first, folders against their manifest. Outputs that are folders get a manifest and
+            are moved as a whole; records are moved file by file.
+
+    Yields:
+        A path for every input (as given), output and record (aside, in ``.work``), by name.
+
+    Raises:
+        VitloraError: Another writer is at work, an input is damaged, or the disk is full.
+    """
+    made = {**places.outputs, **places.records}
+    leave_with_parent()
+    done: list[bool] = []
+    atexit.register(_leave_at_once, done)  # before torch's own handlers, so it runs after them
+    with shortage_named(stage), _only_writer(stage):
+        faultpoint("start")
+        _announce_params()
+        _check_inputs(places.inputs.values())
+        aside = WORK / stage / "out"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        hidden = {name: aside / name / path.name for name, path in made.items()}
+        for path in hidden.values():
+            path.parent.mkdir()
+        yield {**places.inputs, **hidden}
+        faultpoint("worked")
+        for name in places.outputs:
+            if hidden[name].is_dir():
+                write_manifest(hidden[name])
+        faultpoint("manifest")
+        for path in hidden.values():
+            sync(path)
+        faultpoint("synced")
+        for name, path in made.items():
+            _replace(hidden[name], path, whole=name in places.outputs)
+            faultpoint("moved")
+        shutil.rmtree(aside)
+        faultpoint("done")
+    done.append(True)
+
+
+def _leave_at_once(done: list[bool]) -> None:
+    """End a stage whose outputs are in place: taking torch apart can last seconds, in which no thread watches dvc."""
+    if done:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _announce_params() -> None:
+    """Say which parameters are not those of the last commit: an experiment that was killed leaves its own behind."""
+    for line in changed_params():
+        print(f"note: not as in the last commit: {line}")
+
+
+def leave_with_parent() -> None:
+    """End this process and its children soon after its parent is gone: nobody would record what it writes.
+
+    Asking the kernel for a signal (PR_SET_PDEATHSIG) would do on Linux only, and fires when the thread that started us
+    ends, as DVC's queue workers do.
+    """
+    parent = os.getppid()
+    if _adopted(parent):
+        os._exit(128 + signal.SIGTERM)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_S)
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                child.kill()
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _adopted(parent: int) -> bool:
+    """Say whether whoever started us was gone before we could look: our new parent is of another session.
+
+    Python and the check of the parameters take half a second until here.
+    """
+    own = os.getsid(0)
+    try:
+        return own != os.getpid() and os.getsid(parent) != own
+    except OSError:  # a parent that we may not ask about, or gone in this very moment: the watch will see
+        return False
+
+
+@contextmanager
+def _only_writer(stage: str) -> Iterator[None]:
+    WORK.mkdir(exist_ok=True)
+    with (WORK / f"{stage}.lock").open("a+", encoding="utf-8") as file:
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while not try_lock(file):
+            if time.monotonic() > deadline:
+                file.seek(0)
+                raise VitloraError(f"{stage} is already running here ({file.read().strip() or 'unknown process'})")
+            time.sleep(0.1)
+        file.truncate(0)
+        file.write(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        yield
+
+
+def try_lock(file: IO[str]) -> bool:
+    """Take the lock if nobody holds it; the system frees it when its holder ends, however that ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _check_inputs(paths: Iterable[Path]) -> None:
+    found: list[str] = []
+    recorded = _recorded()
+    for path in paths:
+        if not path.exists():
+            found.append(f"{path}: missing")
+        elif path.is_dir():
+            found += problems(path)
+        elif recorded.get(path, md5 := md5_of(path)) != md5:
+            found.append(f"{path}: not what dvc.lock records")
+    if found:
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise VitloraError("; ".join(found[:5]) + f"{more}; {CURE}")
+
+
+def _recorded() -> dict[Path, str]:
+    """Return the MD5 of every output where dvc started us; by hand, dvc.lock may be of another run."""
+    return {output.path: output.md5 for output in recorded_outputs()} if "DVC_STAGE" in os.environ else {}
+
+
+@contextmanager
+def shortage_named(who: str) -> Iterator[None]:
+    """Turn what comes of a full or read-only disk, and of too little memory, into a line that says so.
+
+    Raises:
+        VitloraError: Instead.
+    """
+    try:
+        yield
+    except Exception as error:  # libraries have types of their own for a full disk, such as SafetensorError
+        short = None if isinstance(error, VitloraError) else _memory(error) or _disk(error)
+        if short is None:
+            raise
+        shutil.rmtree(WORK / who / "out", ignore_errors=True)
+        raise VitloraError(f"{who}: {short}") from None
+
+
+def _disk(error: Exception) -> str | None:
+    """A worker process hands its error on as text."""
+    for number, reason in DISK.items():
+        if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+            place = getattr(error, "filename", None) or "a file"
+            return f"{reason} at {place}, {shown_bytes(shutil.disk_usage(Path()).free)} free; make room, run again"
+    return None
+
+
+def _memory(error: Exception) -> str | None:
+    """Other people's libraries have no type for these, only words."""
+    if isinstance(error, MemoryError):
+        return SHORTAGES["allocate memory"]
+    return next((cure for words, cure in SHORTAGES.items() if words in str(error)), None)
+
+
+def _replace(source: Path, target: Path, whole: bool) -> None:
+    if source.is_dir() and not whole:
+        for file in sorted(path for path in source.rglob("*") if path.is_file()):
+            _replace(file, target / file.relative_to(source), whole=False)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)  # only where a stage is run by hand: DVC has removed it
+    else:
+        target.unlink(missing_ok=True)  # it may be a read-only link into DVC's cache
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        near = target.with_name(f".{target.name}.part")  # data/ or models/ on another disk
+        shutil.move(source, near)
+        sync(near)
+        near.rename(target)
+    sync_one(target.parent)

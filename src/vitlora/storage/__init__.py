@@ -1,0 +1,1 @@
+"""What stages hand to one another: packed originals, uint8 squares, labels, manifests."""

@@ -1,0 +1,1 @@
+"""Stage 3: fit an adapter with the Hugging Face Trainer."""

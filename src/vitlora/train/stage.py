@@ -1,0 +1,316 @@
+"""Train: fit a LoRA adapter with the Hugging Face Trainer and keep the epoch that is best on val."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+
+from vitlora.core.errors import VitloraError
+from vitlora.core.files import sha256_file, write_csv, write_json
+from vitlora.core.params import read_document
+from vitlora.model.adapters import Adapted, add_adapter, save_adapter
+from vitlora.model.base import Normalisation, device_of_choice, load_base, read_normalisation
+from vitlora.model.batches import feed_squares
+from vitlora.model.methods import described, ranks
+from vitlora.model.mixture import Expert, is_mixture, mean_scalings
+from vitlora.model.params import MIXTURES, Lora
+from vitlora.storage.labels import Labels, read_labels
+from vitlora.storage.manifest import digest
+from vitlora.storage.squares import load_split
+from vitlora.train.checkpoints import Checkpoints, check_room
+from vitlora.train.dataset import TrainImages
+from vitlora.train.experts import find_experts
+from vitlora.train.params import Augment, Train
+from vitlora.train.step import install, micro_batch, precision
+from vitlora.train.trainer import ImageTrainer
+
+CHECKPOINTS = Path(".work/checkpoints")
+VERSIONS = ("torch", "transformers", "peft", "accelerate", "numpy", "pillow", "simplejpeg")
+ROOT = Path(__file__).parents[3]
+SPEED_ONLY = ("train.dataloader_num_workers", "train.save_steps")
+CHECKPOINT_FLOATS = 4  # for each trained one: itself, two moments, and the best epoch's
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trained model and its normalisation, and checkpoints to be removed once its adapter is known to be sound."""
+
+    model: Any
+    normalisation: Normalisation
+    checkpoints: Checkpoints
+
+
+def train(
+    augment: Augment,
+    lora: Lora,
+    train: Train,
+    base: Path,
+    train_images: Path,
+    val: Path,
+    labels: Path,
+    adapter: Path,
+    metrics: Path,
+    plots: Path,
+) -> Finished:
+    """Fit an adapter, save the best epoch's weights, and record how it went.
+
+    Args:
+        augment: Law of the random crops and flips.
+        lora: PEFT's settings.
+        train: The Trainer's settings.
+        base: Base model folder.
+        train_images: Training pictures, packed.
+        val: Validation squares; they pick the epoch.
+        labels: Class names, image size and filter.
+        adapter: Gets the adapter with labels and preprocessing beside it.
+        metrics: Gets counts, device, precision, and the best epoch's validation scores.
+        plots: Gets ``epochs.csv``, ``steps.csv`` and ``ranks.csv``.
+
+    Returns:
+        What the adapter was saved from; the checkpoints are still there, for whoever finds it broken.
+
+    Raises:
+        VitloraError: The parameters don't fit the base model or the data.
+    """
+    ready = get_ready(augment, lora, train, base, train_images, val, labels)
+    trainer = ready.trainer
+    _announce(ready, train)
+    if train.early_stopping_patience:
+        trainer.add_callback(EarlyStoppingCallback(train.early_stopping_patience))
+    # Two checkpoints, the one being written, and the adapter.
+    check_room(4 * ready.adapted.trainable * (3 * CHECKPOINT_FLOATS + 1), "train")
+    data = {"train": train_images, "val": val, "labels": labels, "base": base}
+    data |= {f"adapter {expert.name}": expert.folder for expert in ready.experts}
+    checkpoints = Checkpoints(CHECKPOINTS, _decides(ready, augment, lora, train, data))
+    try:
+        trainer.fit(checkpoints, train.save_steps)
+    except torch.cuda.OutOfMemoryError:
+        raise VitloraError(_out_of_memory(ready)) from None
+    if train.load_best_model_at_end:
+        trainer.restore_best()
+    steps, epochs = curves(trainer.state.log_history)
+    best = _best(epochs, train)
+    method = described(lora, ready.adapted.adapted_modules)
+    save_adapter(trainer.model, adapter, base, ready.labels, trainer.normalisation, method, best)
+    write_csv(plots / "steps.csv", ("step", "epoch", "loss", "learning_rate", "grad_norm"), steps)
+    write_csv(plots / "epochs.csv", ("epoch", "step", "train_loss", "val_loss", "val_accuracy"), epochs)
+    write_csv(plots / "ranks.csv", ("block", "layer", "rank"), ranks(trainer.model))
+    write_json(metrics, {**_about(ready, train), **best, **_scalings(ready)})
+    return Finished(trainer.model, trainer.normalisation, checkpoints)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """All that training needs: the adapted model and what is known of it, its labels, and the Trainer around it."""
+
+    method: str
+    adapted: Adapted
+    labels: Labels
+    trainer: "ImageTrainer"
+    experts: list[Expert]
+
+
+def get_ready(
+    augment: Augment, lora: Lora, train: Train, base: Path, train_images: Path, val: Path, labels: Path
+) -> Ready:
+    """Load model and data and set up the Trainer; nothing runs yet. Arguments and errors as in ``train``."""
+    known = read_labels(labels)
+    experts = find_experts(lora.options["adapters"], base) if lora.method in MIXTURES else []
+    set_seed(train.seed)  # the head starts out random
+    model, fresh = load_base(base, known.class_names, known.image_size)
+    images = TrainImages(train_images, known.image_size, known.interpolation, augment, train.seed, train.decoder)
+    if not len(images):
+        raise VitloraError(f"{train_images}: no image to train on")
+    size = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    adapted = add_adapter(model, fresh, lora, train.num_train_epochs * -(-len(images) // size), experts)
+    normalisation = read_normalisation(base)
+    moved = adapted.model.to(device_of_choice())
+    way = install(moved, train.step, precision(train), normalisation, known.image_size, train.fp8)
+    args = training_arguments(train, micro_batch(train, model.config, known.image_size))
+    trainer = ImageTrainer(moved, args, images, load_split(val), normalisation, way)
+    return Ready(lora.method, adapted, known, trainer, experts)
+
+
+def curves(history: list[dict[str, Any]]) -> tuple[list[list[object]], list[list[object]]]:
+    """Arrange the Trainer's log as rows, leaving out every timing.
+
+    Returns:
+        steps: step, epoch, loss (mean since the row before), learning rate, gradient norm;
+        epochs: epoch, step, mean of the training losses logged in it (empty if none), val loss, val accuracy.
+    """
+    logged = [entry for entry in history if "loss" in entry]
+    steps: list[list[object]] = [
+        [entry["step"], round(entry["epoch"], 4), entry["loss"], entry["learning_rate"], entry.get("grad_norm")]
+        for entry in logged
+    ]
+    epochs: list[list[object]] = []
+    for entry in (entry for entry in history if "eval_loss" in entry):
+        epoch = round(entry["epoch"])
+        losses = [row["loss"] for row in logged if epoch - 1 < row["epoch"] <= epoch]
+        mean = float(np.mean(losses)) if losses else None
+        epochs.append([epoch, entry["step"], mean, entry["eval_loss"], entry["eval_accuracy"]])
+    return steps, epochs
+
+
+def _announce(ready: Ready, train: Train) -> None:
+    adapted, way, args = ready.adapted, ready.trainer.way, ready.trainer.args
+    share = adapted.trainable / adapted.total
+    layers = (
+        f"{len(adapted.adapted_modules)} layers, such as {adapted.adapted_modules[0]}"
+        if adapted.adapted_modules
+        else ""
+    )
+    print(f"method: {ready.method}{', ' + layers if layers else ''}")
+    print(f"trainable parameters: {adapted.trainable:,} of {adapted.total:,} ({share:.2%})")
+    used = precision(train)
+    wanted = "fp16" if train.fp16 else "bf16" if train.bf16 else "fp32"
+    note = "" if used == wanted else f"; train.{wanted} asks for a GPU and there is none"
+    print(f"precision: {used} on {_device()}{note}")
+    print(
+        f"step: {way.step}{f', since {way.note}' if way.note else ''}; {args.per_device_train_batch_size} images x "
+        f"{args.gradient_accumulation_steps}, {args.dataloader_num_workers} loader workers, {train.decoder}"
+    )
+
+
+def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> TrainingArguments:
+    """Return the Trainer's arguments: ours under their own names, and what the pipeline itself fixes.
+
+    Args:
+        train: The section.
+        micro: Images of a micro-batch and how many make a step, where they differ from the section's.
+    """
+    ours = {"decoder", "step", "fp8", "join_micro_batches", "early_stopping_patience", "metric_for_best_model"}
+    ours |= {"save_steps"}  # the Trainer would take it for its own checkpoints
+    given = {key: value for key, value in train if key not in ours}
+    images, accumulated = micro or (train.per_device_train_batch_size, train.gradient_accumulation_steps)
+    given |= {
+        "fp16": precision(train) == "fp16",
+        "bf16": precision(train) == "bf16",
+        "per_device_train_batch_size": images,
+        "gradient_accumulation_steps": accumulated,
+        "dataloader_num_workers": loader_workers(train),
+    }
+    arguments = TrainingArguments(
+        output_dir=str(CHECKPOINTS),
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        metric_for_best_model=f"eval_{train.metric_for_best_model}",
+        greater_is_better=train.metric_for_best_model == "accuracy",
+        remove_unused_columns=False,  # a batch is made of bytes, not of the data set's columns
+        logging_nan_inf_filter=False,  # it shows a diverged run as loss 0.0, and waits for the GPU at every step
+        use_cpu=not torch.cuda.is_available(),
+        report_to=[],
+        **given,
+    )
+    assert arguments.device is not None  # asking sets the number of GPUs
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # more would run in nn.DataParallel, slower and never twice the same
+    return arguments
+
+
+def loader_workers(train: Train) -> int:
+    """Return how many processes decode: as the section says, or all cores but two beside a GPU and none beside a CPU.
+
+    A CPU that trains is busy with the model; a worker would only take turns with it.
+    """
+    if train.dataloader_num_workers is not None:
+        return train.dataloader_num_workers
+    return max(1, min(14, (os.cpu_count() or 1) - 2)) if torch.cuda.is_available() else 0
+
+
+def _decides(
+    ready: Ready, augment: Augment, lora: Lora, train: Train, data: Mapping[str, Path]
+) -> dict[str, dict[str, Any]]:
+    """Return all that the result depends on, which a checkpoint must share."""
+    settings = {"augment": augment, "lora": lora, "train": train}
+    values = {
+        f"{name}.{key}": value for name, section in settings.items() for key, value in section.model_dump().items()
+    }
+    about = _about(ready, train)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "parameters": {key: value for key, value in values.items() if key not in SPEED_ONLY},
+        "data": {name: digest(path) for name, path in data.items()},
+        "code": {str(path.relative_to(ROOT)): sha256_file(path) for path in _code()},
+        "versions": {name: version(name) for name in VERSIONS},
+        "device": {"device": device, **{name: about[name] for name in ("precision", "step", "micro_batch")}},
+    }
+
+
+def _code() -> Iterator[Path]:
+    """Yield the files whose edit makes DVC run train again; dvc.yaml alone says which these are."""
+    for dep in read_document(ROOT / "dvc.yaml")["stages"]["train"]["deps"]:
+        path = ROOT / dep
+        if path.is_relative_to(ROOT / "src"):
+            yield from sorted(path.rglob("*.py"))
+        elif path.suffix == ".py":
+            yield path
+
+
+def _out_of_memory(ready: Ready) -> str:
+    args = ready.trainer.args
+    images = args.per_device_train_batch_size
+    total = torch.cuda.get_device_properties(0).total_memory
+    return (
+        f"out of GPU memory ({total / 2**30:.0f} GiB) with {images} images of {ready.labels.image_size} px at once; "
+        "halve train.per_device_train_batch_size and double train.gradient_accumulation_steps for the same result, set "
+        "train.join_micro_batches: false, or lower image.size_px; nothing has been changed"
+    )
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _about(ready: Ready, train: Train) -> dict[str, object]:
+    adapted, trainer = ready.adapted, ready.trainer
+    return {
+        "method": ready.method,
+        "adapted_modules": len(adapted.adapted_modules),
+        "target_modules": adapted.adapted_modules,
+        "trainable_parameters": adapted.trainable,
+        "total_parameters": adapted.total,
+        "device": _device(),
+        "precision": precision(train),
+        "decoder": train.decoder,
+        "step": trainer.way.step,
+        "micro_batch": trainer.args.per_device_train_batch_size,
+        "skipped_fp16_steps": trainer.overflows,
+    }
+
+
+def _scalings(ready: Ready) -> dict[str, object]:
+    """Return how much of each adapter a mixture's gate lets in on val: over all layers, and by layer if they differ."""
+    trainer, layers = ready.trainer, ready.adapted.adapted_modules
+    if not is_mixture(trainer.model):
+        return {}
+    batches = feed_squares(trainer.val, trainer.args.eval_batch_size, trainer.args.device)
+    means = mean_scalings(trainer.model, (trainer.normalisation(batch["pixel_values"]) for batch in batches))
+    names = [expert.name for expert in ready.experts]
+    found: dict[str, object] = {"mean_scalings": dict(zip(names, means.mean(0).tolist(), strict=True))}
+    if trainer.model.base_model.xlora_config.layerwise_scalings:
+        rows = (dict(zip(names, row, strict=True)) for row in means.tolist())
+        found["mean_scalings_by_layer"] = dict(zip(layers, rows, strict=True))
+    return found
+
+
+def _best(epochs: list[list[Any]], train: Train) -> dict[str, object]:
+    """Pick the row that the Trainer restored: the first of equals, or the last epoch if it restores none."""
+    if not train.load_best_model_at_end:
+        best = epochs[-1]
+    elif train.metric_for_best_model == "accuracy":
+        best = max(epochs, key=lambda row: row[4])
+    else:
+        best = min(epochs, key=lambda row: row[3])
+    return {
+        "epochs": len(epochs),
+        "steps": epochs[-1][1],
+        "best_epoch": best[0],
+        "val_loss": best[3],
+        "val_accuracy": best[4],
+    }

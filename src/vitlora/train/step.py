@@ -1,0 +1,100 @@
+"""How a step runs on the device at hand: fused, compiled or eager, and in how large a micro-batch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vitlora.model.base import Normalisation
+from vitlora.model.fused.choose import try_to_fuse
+from vitlora.model.mixture import is_mixture
+from vitlora.train.params import Train
+
+# What a step keeps for its backward pass, measured on ViT-B/16 on an H100: eager autocast 55.8 MB an image, which is 31
+# bytes for each token, layer and unit of width; fused 20.
+ACTIVATION_BYTES = 34
+
+
+FP8_CAPABILITY = (8, 9)  # Ada, Hopper and later
+
+
+SPARE = 0.8  # share of the free memory that activations may take
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the step runs.
+
+    Attributes:
+        step: `fused`, `fused fp8`, `compiled` or `eager`.
+        note: Why it is not the one asked for; empty if it is.
+    """
+
+    step: str
+    note: str = ""
+
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether the model normalises by itself."""
+        return self.step.startswith("fused")
+
+
+def precision(train: Train) -> str:
+    """Return what the device will compute in: `fp16`, `bf16` or `fp32`.
+
+    fp16 needs a GPU; bf16 a GPU or a processor with bf16 instructions.
+    """
+    if torch.cuda.is_available():
+        return "fp16" if train.fp16 else "bf16" if train.bf16 else "fp32"
+    return "bf16" if train.bf16 and torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def install(
+    model: Any, wanted: str, kind: str, normalisation: Normalisation, image_size: int, fp8: bool = False
+) -> Way:
+    """Make a model on its device train the wanted way, or the next best.
+
+    Args:
+        model: An image classifier or a PEFT model of one.
+        wanted: `fused`, `compiled` or `eager`.
+        kind: Precision: `fp16`, `bf16` or `fp32`.
+        normalisation: Of the base model.
+        image_size: px.
+        fp8: Whether a fused step may run its frozen products in 8 bits, where the card can.
+    """
+    if wanted == "eager" or next(model.parameters()).device.type != "cuda":
+        return Way("eager")  # the two others are written for GPUs
+    if is_mixture(model):
+        return Way("eager", "X-LoRA runs every layer twice, with other scalings each time")
+    able = fp8 and torch.cuda.get_device_capability() >= FP8_CAPABILITY
+    reason = try_to_fuse(model, kind, normalisation, image_size, able) if wanted == "fused" else ""
+    if wanted == "fused" and not reason:
+        return Way("fused fp8" if able else "fused", "" if able or not fp8 else "this card has no fp8")
+    for layer in _layers(model):
+        layer.compile(dynamic=False)  # the whole model in one graph was slower than eager
+    return Way("compiled", reason)
+
+
+def _layers(model: Any) -> list[Any]:
+    """Return the repeated blocks: the members of the longest list of modules."""
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    return list(max(lists, key=len, default=[]))
+
+
+def micro_batch(train: Train, config: Any, image_size: int) -> tuple[int, int]:
+    """Return the images of one micro-batch and how many are accumulated for a step.
+
+    With ``train.join_micro_batches`` they are one on a GPU whose free memory holds its activations.
+
+    Args:
+        train: The Trainer's settings.
+        config: Of the base model.
+        image_size: px.
+    """
+    apart = train.per_device_train_batch_size, train.gradient_accumulation_steps
+    joined = apart[0] * apart[1]
+    patch, width, layers = (getattr(config, name, None) for name in ("patch_size", "hidden_size", "num_hidden_layers"))
+    if not (train.join_micro_batches and torch.cuda.is_available() and patch and width and layers):
+        return apart
+    needed = joined * ((image_size // patch) ** 2 + 1) * width * layers * ACTIVATION_BYTES
+    return (joined, 1) if needed < SPARE * torch.cuda.mem_get_info()[0] else apart

@@ -1,0 +1,321 @@
+"""The Hugging Face Trainer, fed with finished bytes, stopped by bad numbers, and resumed to the bit."""
+
+import math
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
+from transformers import trainer as trainer_module
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from vitlora.core.errors import StoppedError, VitloraError
+from vitlora.core.files import read_json, write_json
+from vitlora.model.base import Normalisation
+from vitlora.model.batches import Batch, Feed, feed_squares
+from vitlora.storage.squares import Squares
+from vitlora.train.augment import epoch_order
+from vitlora.train.callbacks import Bar, Ranks, StepSeed
+from vitlora.train.checkpoints import Checkpoints, State, contiguous, copy_into, trainable
+from vitlora.train.dataset import TrainImages, TrainLoader
+from vitlora.train.step import Way
+from vitlora.train.timing import Timing
+
+WEIGHTS, BEST, OPTIMIZER, PROGRESS = "weights.safetensors", "best.safetensors", "optimizer.safetensors", "progress.json"
+# fp16's loss scale starts at 2^16 and halves itself at every overflow: by then it is 1, and there is nothing to halve.
+OVERFLOWS_IN_A_ROW = 16
+NAMED = 5  # images named in an error
+
+
+class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type information
+    """The Trainer on finished uint8 batches that are normalised on the device.
+
+    It keeps checkpoints of its own, of safetensors and JSON: the Trainer's are not atomic, and lack what makes a
+    resumed run's log equal. Dropout and augmentation are functions of seed and step, so no generator's state is kept.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments,
+        images: TrainImages,
+        val: Squares,
+        normalisation: Normalisation,
+        way: Way,
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=images,
+            eval_dataset=val.labels,
+            compute_metrics=lambda scored: {"accuracy": float((scored.label_ids == scored.predictions).mean())},
+            preprocess_logits_for_metrics=lambda logits, _: logits.argmax(-1),
+        )
+        self.val, self.normalisation, self.way = val, normalisation, way
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        self.timing = Timing()
+        self.add_callback(Bar(self.timing))
+        self.add_callback(StepSeed())
+        self.best: State | None = None  # weights of the epoch that is best on val so far
+        self.best_ranks: Any = None  # AdaLoRA's at that time
+        self.ranks = Ranks(self) if hasattr(getattr(model, "base_model", None), "rankallocator") else None
+        if self.ranks:
+            self.add_callback(self.ranks)
+        self.validated_step = 0
+        self.control: TrainerControl
+        self.overflows, self.overflows_in_a_row = 0, 0  # steps that fp16 lost
+        self._losses: list[Tensor] = []  # of the micro-batches since the last optimiser step
+
+    def fit(self, checkpoints: Checkpoints, save_steps: int) -> None:
+        """Train from the newest checkpoint, or from the start, and leave the last epoch's weights in the model.
+
+        Args:
+            checkpoints: Of this run.
+            save_steps: Optimiser steps between checkpoints; one is kept after every validation too.
+
+        Raises:
+            VitloraError: A loss is not a number, or fp16 overflows again and again.
+            StoppedError: A signal asked to stop; a checkpoint has been kept.
+        """
+        self.checkpoints = checkpoints
+        newest = checkpoints.newest()
+        if newest:
+            print(f"resuming after step {int(newest.name)}")
+        with _stop_signals() as stop, _skipping():
+            keeper = Keeper(self, newest, save_steps, stop)
+            self.add_callback(keeper)
+            try:
+                self.train(resume_from_checkpoint=str(newest) if newest else None)
+            finally:
+                if self.timing.feed:
+                    self.timing.feed.close()
+
+    def restore_best(self) -> None:
+        """Give the model the weights of the epoch that was best on val."""
+        assert self.best is not None  # training validates once an epoch
+        copy_into(self.best, trainable(self.model))
+        if self.ranks:
+            self.ranks.pattern = self.best_ranks
+
+    def get_train_dataloader(self) -> Feed:
+        """Return the training batches, on the device a step ahead."""
+        args = self.args
+        loader = TrainLoader(
+            self.train_dataset,
+            args.seed,
+            args.train_batch_size,
+            int(args.num_train_epochs),
+            args.dataloader_num_workers,
+            args.device.type == "cuda",
+        )
+        self.timing.feed = Feed(loader, args.device)
+        return self.timing.feed
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Feed:
+        """Return val, on the device a batch ahead."""
+        return feed_squares(self.val, self.args.eval_batch_size, self.args.device)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Keep the loss, to be looked at once a step."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self._losses.append(loss)
+        return loss
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        moved: Batch = super()._prepare_inputs(inputs)
+        if self.way.takes_bytes:
+            return moved
+        # Bytes cross processes and the bus, a quarter of what floats would be.
+        return {**moved, "pixel_values": self.normalisation(moved["pixel_values"])}
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Look at the numbers before the optimiser does: afterwards the weights would be lost."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        *losses, last = torch.stack([*self._losses, norm.to(self._losses[0].device)]).tolist()
+        self._losses.clear()
+        if not all(map(math.isfinite, losses)):
+            raise VitloraError(self._diverged(f"the loss is {next(v for v in losses if not math.isfinite(v))}"))
+        if math.isfinite(last):
+            self.overflows_in_a_row = 0
+        elif self.args.fp16:  # the loss scaler skips this step and halves itself
+            self.overflows += 1
+            self.overflows_in_a_row += 1
+            if self.overflows_in_a_row == OVERFLOWS_IN_A_ROW:
+                raise VitloraError(self._diverged(f"fp16 overflowed in {OVERFLOWS_IN_A_ROW} steps in a row"))
+        else:
+            raise VitloraError(self._diverged(f"the gradient's norm is {last}"))
+        return norm
+
+    def _diverged(self, what: str) -> str:
+        state, args, images = self.state, self.args, self.train_dataset
+        epoch, at = divmod(state.global_step, self.steps_per_epoch)
+        size = args.train_batch_size * args.gradient_accumulation_steps
+        rows = epoch_order(images.seed, epoch, len(images))[at * size : (at + 1) * size]
+        names = ", ".join(images.packed.rows[row]["path"] for row in rows[:NAMED])
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        newest = self.checkpoints.newest()
+        kept = f"; the checkpoint of step {int(newest.name)} is kept" if newest else ""
+        return (
+            f"step {state.global_step + 1}, epoch {epoch + 1}: {what}; images {names}{more}; nothing is saved from "
+            f"this step{kept}; lower train.learning_rate (got {args.learning_rate:g}), or set train.bf16 or fp32"
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps."""
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return -(-len(self.train_dataset) // int(size))
+
+    def _determine_best_metric(self, metrics: Any, trial: Any) -> bool:
+        self.validated_step = self.state.global_step
+        found: bool = super()._determine_best_metric(metrics, trial)
+        if found:
+            self.best = {name: weight.detach().cpu().clone() for name, weight in trainable(self.model).items()}
+            self.best_ranks = self.ranks.pattern if self.ranks else None
+        return found
+
+    # --- checkpoints ---
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.checkpoints.save(self.state.global_step, self._write)
+
+    def _write(self, folder: Path) -> None:
+        save_file(contiguous(trainable(self.model)), folder / WEIGHTS)
+        if self.best is not None:
+            save_file(self.best, folder / BEST)
+        optimizer = self.optimizer.state_dict()
+        parts = {f"{row}/{key}": value for row, kept in optimizer["state"].items() for key, value in kept.items()}
+        save_file(contiguous({k: v for k, v in parts.items() if isinstance(v, Tensor)}), folder / OPTIMIZER)
+        if self.ranks:
+            self.ranks.save(folder)
+        self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+        scaler = self.accelerator.scaler
+        progress = {
+            "optimizer": {key: value for key, value in parts.items() if not isinstance(value, Tensor)},
+            "learning_rates": [group["lr"] for group in optimizer["param_groups"]],
+            "scheduler": self.lr_scheduler.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+            "loss_since_log": float(self._tr_loss),
+            "last_logged_step": self._globalstep_last_logged,
+            "validated": self.state.global_step == self.validated_step,
+            "stopped": self.control.should_training_stop,
+            "patience": [early.early_stopping_patience_counter for early in self._early_stopping()],
+            "best_ranks": self.best_ranks,
+            "overflows": [self.overflows, self.overflows_in_a_row],
+        }
+        write_json(folder / PROGRESS, progress)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        copy_into(load_file(Path(resume_from_checkpoint) / WEIGHTS), trainable(self.model))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        progress = read_json(Path(checkpoint) / PROGRESS)
+        state: dict[int, dict[str, Any]] = {}
+        for name, value in {**load_file(Path(checkpoint) / OPTIMIZER), **progress["optimizer"]}.items():
+            row, _, key = name.partition("/")
+            state.setdefault(int(row), {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        for group, rate in zip(groups, progress["learning_rates"], strict=True):
+            group["lr"] = rate
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.lr_scheduler.load_state_dict(progress["scheduler"])
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(read_json(Path(checkpoint) / PROGRESS)["scaler"])
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing to load: everything random is a function of seed and step."""
+
+    def pick_up(self, checkpoint: Path) -> None:
+        """Restore what the Trainer forgets, and make up for a validation that was still due."""
+        progress = read_json(checkpoint / PROGRESS)
+        if (checkpoint / BEST).exists():
+            self.best = load_file(checkpoint / BEST)
+        self._tr_loss += progress["loss_since_log"]
+        self._globalstep_last_logged = progress["last_logged_step"]
+        self.overflows, self.overflows_in_a_row = progress["overflows"]
+        self.best_ranks = progress["best_ranks"]
+        if self.ranks:
+            self.ranks.load(checkpoint)
+        for early, counter in zip(self._early_stopping(), progress["patience"], strict=True):
+            early.early_stopping_patience_counter = counter
+        epoch, at = divmod(self.state.global_step, self.steps_per_epoch)
+        self.control.should_training_stop = progress["stopped"]
+        if at == 0 and not progress["validated"]:
+            self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
+            self._maybe_log_save_evaluate(self._tr_loss, None, self.model, None, epoch - 1, None, 0.0)
+
+    def _early_stopping(self) -> list[EarlyStoppingCallback]:
+        return [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        if not self.control.should_training_stop:  # a run that had stopped early when it was interrupted
+            super()._run_epoch(**kwargs)
+
+
+@contextmanager
+def _skipping() -> Iterator[None]:
+    """Let our feed begin within an epoch; accelerate's own skipping takes torch's loaders apart."""
+    original = trainer_module.skip_first_batches
+    trainer_module.skip_first_batches = lambda feed, count: feed.skip(count)
+    try:
+        yield
+    finally:
+        trainer_module.skip_first_batches = original
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Yield a list that gets the number of a signal that asks to stop; a second Ctrl-C ends at once.
+
+    A second SIGTERM doesn't, not even after this: dvc hands its own on, where the whole group got one.
+    """
+    main, got = os.getpid(), list[int]()
+
+    def note(number: int, frame: Any) -> None:
+        if (got and number == signal.SIGINT) or os.getpid() != main:  # a loader process has inherited this
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        got.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield got
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, note if number == signal.SIGTERM and got else handler)
+
+
+class Keeper(TrainerCallback):  # type: ignore[misc]  # likewise
+    """Asks for checkpoints, and ends the run after one if a signal wants that."""
+
+    def __init__(self, trainer: ImageTrainer, resumed: Path | None, save_steps: int, stop: list[int]) -> None:
+        self.trainer, self.resumed, self.save_steps, self.stop = trainer, resumed, save_steps, stop
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Restore what the Trainer doesn't."""
+        if self.resumed:
+            self.trainer.pick_up(self.resumed)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save now and then; the epoch's last step is saved after its validation, unless the run must end."""
+        within = state.global_step % self.trainer.steps_per_epoch > 0
+        control.should_save = bool(self.stop) or (within and state.global_step % self.save_steps == 0)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave, if asked to."""
+        if self.stop:
+            raise StoppedError(
+                self.stop[0], f"stopped after step {state.global_step}, which is kept; `dvc repro` goes on"
+            )

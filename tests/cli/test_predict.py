@@ -1,0 +1,225 @@
+"""`vitlora predict` as people type it, on files and addresses, and how names from outside look on a terminal."""
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_hostile_models import classifier
+from tiny import ROOT, make_images, set_params
+
+from vitlora.cli.predict import names
+from vitlora.core.errors import VitloraError
+from vitlora.core.text import printable
+from vitlora.download.sources import from_folder
+from vitlora.storage.manifest import write_manifest
+
+
+def png():
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((9, 9, 3), 200, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """An exported folder with a tiny classifier."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "model.onnx").write_bytes(classifier().SerializeToString())
+    known = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "image_size": 8, "interpolation": "bilinear"}
+    (folder / "vitlora.json").write_text(json.dumps({**known, "class_names": ["\x1b[2Jcat", "dog"]}))
+    write_manifest(folder)
+    return folder
+
+
+def predict(model, *args, code=0, **env):
+    done = subprocess.run(
+        [sys.executable, "-m", "vitlora", "predict", "--model", model, *args],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **env},
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr.decode()
+    return done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.fixture
+def picture_server():
+    class Answer(BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(png())))
+            self.end_headers()
+            self.wfile.write(png())
+
+    asked = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_private_address_is_read_only_if_asked_for(model, picture_server):
+    url, asked = picture_server
+    _, said = predict(model, f"{url}/a.png", code=1)
+    assert f"{url}/a.png: 127.0.0.1, not a public address; --allow-private" in said
+    assert asked == []
+    shown, _ = predict(model, "--allow-private", f"{url}/a.png")
+    assert shown.startswith(f"{url}/a.png: ")
+    assert asked == ["/a.png"]
+
+
+def test_control_characters_in_names_of_files_and_classes_are_escaped(model, tmp_path):
+    for name in ("a\x1b]0;owned\x07.png", "b\r\n.png", "c\x9b2J.png", "d\u202egnp.exe", "é\u200d.png"):
+        (tmp_path / name).write_bytes(png() if name != "b\r\n.png" else b"no picture")
+    shown, said = predict(model, tmp_path, code=1)
+    for text in (shown, said):
+        assert all(char.isprintable() or char in "\n\u200d" for char in text)
+    assert "a\\x1b]0;owned\\x07.png: \\x1b[2Jcat 50.0%, dog 50.0%\n" in shown
+    assert "b\\r\\n.png: not a picture" in said
+    shown, _ = predict(model, "--json", tmp_path, code=1)
+    assert shown.isascii()
+    assert json.loads(shown.splitlines()[0])["predictions"][0]["class"] == "\x1b[2Jcat"
+
+
+def test_pipes_and_devices_are_no_pictures_and_do_not_hang(model, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "up").symlink_to(tmp_path)
+    (tmp_path / "x.png").write_bytes(png())
+    _, said = predict(model, tmp_path / "pipe.png", "/dev/zero", tmp_path / "loop.png", code=1)
+    assert f"{tmp_path}/pipe.png: not a regular file\n/dev/zero: not a regular file\n" in said
+    assert list(names([str(tmp_path)])) == [f"{tmp_path}/x.png"]
+
+
+def test_a_byte_in_a_name_that_is_not_utf8_is_shown_as_an_escape_in_any_locale(model, tmp_path):
+    odd = os.path.join(os.fsencode(tmp_path), b"\xff.png")
+    with open(odd, "wb") as file:
+        file.write(png())
+    for env in ({}, {"LC_ALL": "C", "PYTHONUTF8": "0"}):
+        shown, _ = predict(model, odd, **env)
+        assert f"{tmp_path}/\\udcff.png: " in shown
+
+
+@pytest.mark.parametrize("content", [None, b"<html>", b"\xff"])
+def test_a_model_folder_without_its_facts_is_one_line(model, tmp_path, content):
+    (tmp_path / "model.onnx").write_bytes((model / "model.onnx").read_bytes())
+    if content is not None:
+        (tmp_path / "vitlora.json").write_bytes(content)
+    write_manifest(tmp_path)
+    _, said = predict(tmp_path, "x.png", code=1)
+    assert said.startswith(f"error: {tmp_path}/vitlora.json")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("cat/1.png", "cat/1.png"),
+        ("Café Ünï 猫 🐈 می\u200cخواهم", "Café Ünï 猫 🐈 می\u200cخواهم"),  # noqa: RUF001
+        ("👨\u200d👩", "👨\u200d👩"),
+        ("\x1b[31m\x07\0\t\n", "\\x1b[31m\\x07\\x00\\t\\n"),
+        ("\x7f\x85\x9b", "\\x7f\\x85\\x9b"),
+        ("\u202e\u2066\u2028\ufeff", "\\u202e\\u2066\\u2028\\ufeff"),
+        ("\udcff", "\\udcff"),
+    ],
+    ids=ascii,
+)
+def test_names_are_shown_as_they_are_but_for_what_steers_a_terminal(text, shown):
+    assert printable(text) == shown
+
+
+# Stages
+
+
+def stage(root, **env):
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.download", "--raw", root / "raw", "--base", root / "base"],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", **env},
+        capture_output=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Pictures in odd folders, and a base model of one number."""
+    from test_hostile_models import GOOD, fill
+
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    fill(tmp_path / "tiny", GOOD)
+    make_images(tmp_path / "pictures", per_class=1)
+    (tmp_path / "pictures/blue").rename(tmp_path / "pictures/bleu très pâle 🐈")
+    values = {"data.source": "folder", "data.path": "pictures", "model.source": "folder", "model.path": "tiny"}
+    set_params(tmp_path / "params.yaml", values)
+    return tmp_path
+
+
+def test_the_c_locale_without_utf8_gives_the_same_bytes(project):
+    results = []
+    for env in ({}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        code, _, said = stage(project, **env)
+        assert code == 0, said
+        results.append({path.name: path.read_bytes() for path in (project / "raw").iterdir()})
+    assert results[0] == results[1]
+    assert "bleu très pâle 🐈".encode() in results[0]["classes.json"]
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "b\n", "c\x7f", "d\u2028", "e\\f"])
+def test_a_class_folder_with_a_control_character_or_backslash_is_refused(tmp_path, name):
+    make_images(tmp_path / "pictures", per_class=1)
+    (tmp_path / "pictures/blue").rename(tmp_path / "pictures" / name)
+    with pytest.raises(VitloraError) as caught:
+        from_folder(tmp_path / "pictures")
+    assert f"has the class {name!r}; the rule: a name in UTF-8, without slashes and control" in str(caught.value)
+
+
+def test_an_error_of_a_stage_shows_a_name_escaped_and_on_one_line(project):
+    (project / "pictures/red").rename(project / "pictures/a\n\x1b[2J")
+    code, _, said = stage(project)
+    assert code == 1
+    assert said.startswith("error: data.path: pictures has the class 'a\\n\\x1b[2J'; the rule: ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["two words", "emoji 🐈", "CON", "-rf", "a" * 255, "é", "#", "'\"", "%s", "x..."])
+def test_other_odd_class_names_are_kept_unchanged(tmp_path, name):
+    make_images(tmp_path / "pictures", per_class=1)
+    (tmp_path / "pictures/blue").rename(tmp_path / "pictures" / name)
+    assert name in from_folder(tmp_path / "pictures").class_names
+
+
+def test_a_bad_picture_is_named_with_its_control_characters_escaped(capsys):
+    from vitlora.preprocess.params import Ingest
+    from vitlora.preprocess.stage import refuse_bad
+
+    with pytest.raises(VitloraError):
+        refuse_bad(
+            {"cat/\x1b[2J.png": "broken \x07"}, 9, Ingest(on_bad="fail", max_bad_fraction=0.1, on_duplicate="fail")
+        )
+    assert capsys.readouterr().out == "bad image: cat/\\x1b[2J.png: broken \\x07\n"
+
+
+def test_a_socket_among_the_pictures_is_left_out_and_named(project):
+    with socket.socket(socket.AF_UNIX) as held, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project / "pictures/red")
+        held.bind("s\x1b.png")
+        code, shown, _ = stage(project)
+    assert code == 0
+    assert "note: left out red/s\\x1b.png: not a regular file\n" in shown

@@ -1,0 +1,200 @@
+"""The fused pass against transformers' and PEFT's own modules; without a GPU in Triton's interpreter (conftest.py)."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import (
+    DeiTConfig,
+    DeiTForImageClassification,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+fused = pytest.importorskip("vitlora.model.fused.backbone", reason="needs Triton, which this platform has no wheel of")
+kernels = pytest.importorskip("vitlora.model.fused.kernels")
+
+# PEFT still asks for the old name; adapters.py knows of the same exception.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+MEAN, STD = [0.5, 0.4, 0.6], [0.5, 0.4, 0.3]
+SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "num_labels": 5}
+LOOSE = {"rtol": 2e-2, "atol": 2e-3} if DEVICE == "cuda" else {"rtol": 1e-4, "atol": 1e-5}  # TF32 on a GPU
+BASES = {
+    "vit": lambda: ViTForImageClassification(ViTConfig(**SMALL, intermediate_size=96, image_size=16, patch_size=8)),
+    "deit": lambda: DeiTForImageClassification(DeiTConfig(**SMALL, intermediate_size=96, image_size=16, patch_size=8)),
+    "dinov2": lambda: Dinov2ForImageClassification(
+        Dinov2Config(**SMALL, mlp_ratio=2, image_size=28, patch_size=14, layerscale_value=0.7)
+    ),
+}
+
+
+def adapted(base: nn.Module, targets: str, **changes) -> nn.Module:
+    """Put LoRA on, with weights that matter: PEFT starts with B = 0, and layer norms at 1 and 0 would hide mistakes."""
+    settings = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "modules_to_save": ["classifier"], **changes}
+    model = get_peft_model(base, LoraConfig(target_modules=targets, **settings))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight, std=0.2)
+        elif "norm" in name:
+            weight.data += 0.1 * torch.randn_like(weight)
+    return model.to(DEVICE)
+
+
+def batch(size: int, images: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    pixels = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, device=DEVICE)
+    mean, std = (torch.tensor(values, device=DEVICE).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return pixels, (pixels.float() / 255 - mean) / std, torch.arange(images, device=DEVICE) % 5
+
+
+class SameMask(nn.Module):
+    """A dropout layer that drops what the fused kernels drop."""
+
+    def __init__(self, dropout, layer: int, slot: int) -> None:
+        super().__init__()
+        self.dropout, self.layer, self.slot = dropout, layer, slot
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        kept = self.dropout.kept(self.layer, self.slot, x.shape[0] * x.shape[1], x.shape[2])
+        return x * kept.view(x.shape) * self.dropout.scale
+
+
+def with_the_same_masks(model: nn.Module, dropout) -> None:
+    attentions = [module for name, module in model.named_modules() if name.endswith(".attention")]
+    for layer, attention in enumerate(attentions):
+        lora = [part for part in attention.children() if hasattr(part, "lora_A")]
+        for slot, part in enumerate(lora):
+            part.lora_dropout["default"] = SameMask(dropout, layer, slot)
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets", "p"),
+    [
+        ("vit", r".*\.(q|v)_proj", 0.0),
+        ("vit", r".*\.(q|k|v)_proj", 0.3),
+        ("deit", r".*\.k_proj", 0.3),
+        ("dinov2", r".*\.(q|v)_proj", 0.3),
+    ],
+)
+def test_logits_and_gradients_are_those_of_the_modules(kind, targets, p, monkeypatch):
+    torch.manual_seed(0)
+    model = adapted(BASES[kind](), targets, lora_dropout=p).train()
+    theirs = copy.deepcopy(model)
+    drawn = []
+
+    class Seen(kernels.Dropout):
+        def __init__(self, *args) -> None:
+            super().__init__(*args)
+            drawn.append(self)
+
+    monkeypatch.setattr(fused, "Dropout", Seen)
+    assert fused.why_not_fused(model) is None
+    size = model.config.image_size
+    fused.fuse(model, MEAN, STD, size, torch.float32)
+    pixels, values, labels = batch(size)
+    got = model(pixel_values=pixels, labels=labels)
+    got.loss.backward()
+    if p:
+        with_the_same_masks(theirs, drawn[-1])
+    want = theirs(pixel_values=values, labels=labels)
+    want.loss.backward()
+    torch.testing.assert_close(got.logits, want.logits, **LOOSE)
+    pairs = zip(model.named_parameters(), theirs.parameters(), strict=True)
+    trained = [(name, mine.grad, other.grad) for (name, mine), other in pairs if mine.requires_grad]
+    assert len(trained) > 4
+    for name, mine, other in trained:
+        torch.testing.assert_close(mine, other, **LOOSE, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_evaluation_merges_the_adapters_as_they_are_now():
+    torch.manual_seed(0)
+    model = adapted(BASES["vit"](), r".*\.(q|v)_proj", lora_dropout=0.5)
+    theirs = copy.deepcopy(model).eval()
+    fused.fuse(model, MEAN, STD, 16, torch.float32)
+    pixels, values, labels = batch(16)
+    for _ in range(2):
+        model.eval()
+        with torch.inference_mode():
+            got, want = model(pixel_values=pixels).logits, theirs(pixel_values=values).logits
+        torch.testing.assert_close(got, want, **LOOSE)
+        model.train()
+        model(pixel_values=pixels, labels=labels).loss.backward()
+        with torch.no_grad():
+            for mine, other in zip(model.parameters(), theirs.parameters(), strict=True):
+                if mine.requires_grad:
+                    mine -= mine.grad
+                    other.copy_(mine)
+
+
+def test_a_model_without_adapters_is_scored():
+    torch.manual_seed(0)
+    model = BASES["vit"]().to(DEVICE).eval()
+    pixels, values, _ = batch(16)
+    with torch.inference_mode():
+        want = model(pixel_values=values).logits
+        fused.fuse(model, MEAN, STD, 16, torch.float32)
+        torch.testing.assert_close(model(pixel_values=pixels).logits, want, **LOOSE)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"target_modules": "all-linear"}, "outside query, key and value"),
+        ({"use_dora": True}, "a LoRA variant|more than plain LoRA"),
+        ({"bias": "lora_only"}, "more than plain LoRA: base_layer.bias"),
+        ({"rank_pattern": {"layers.0.attention.q_proj": 2}}, "rank, scale or dropout differ"),
+    ],
+)
+def test_what_is_not_plain_lora_is_not_fused(change, reason):
+    settings = {"target_modules": ["q_proj", "v_proj"], "r": 4, **change}
+    model = get_peft_model(BASES["vit"](), LoraConfig(**settings))
+    answer = fused.why_not_fused(model)
+    assert answer is not None
+    assert any(part in answer for part in reason.split("|"))
+
+
+def test_other_models_are_not_fused():
+    swin = SwinForImageClassification(SwinConfig(image_size=32, patch_size=4, embed_dim=12, depths=[1], num_heads=[2]))
+    assert "swin" in fused.why_not_fused(swin)
+    relu = ViTForImageClassification(ViTConfig(**SMALL, intermediate_size=96, hidden_act="relu"))
+    assert "GELU" in fused.why_not_fused(relu)
+    noisy = ViTForImageClassification(ViTConfig(**SMALL, intermediate_size=96, hidden_dropout_prob=0.1))
+    assert "dropout" in fused.why_not_fused(noisy)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["planes", "channels last"])
+def test_patches_are_what_the_convolution_reads(last):
+    torch.manual_seed(0)
+    pixels, values, _ = batch(28, images=2)
+    if last:
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(7, 3, 14, 14, device=DEVICE)
+    want = nn.functional.conv2d(values, weight, stride=14).flatten(2).transpose(1, 2).reshape(-1, 7)
+    mean, std = (torch.tensor(numbers, device=DEVICE) for numbers in (MEAN, STD))
+    rows = kernels.patches(pixels, mean, std, 14, torch.float32)
+    assert rows.shape == (8, 592)  # 588 and zeros
+    torch.testing.assert_close(rows[:, :588] @ weight.flatten(1).T, want, **LOOSE)
+    assert not rows[:, 588:].any()
+
+
+def test_dropout_masks_are_fair_and_independent():
+    seeds = torch.tensor([1, 2], dtype=torch.int32)
+    dropout = kernels.Dropout(0.1, seeds)
+    masks = [dropout.kept(layer, slot, 2000, 384).double() for layer in (0, 1) for slot in (0, 1, 2)]
+    for mask in masks:
+        assert mask.mean().item() == pytest.approx(0.9, abs=0.002)
+        for axis in (0, 1):  # binomial, so neither rows nor columns are favoured
+            count = mask.shape[axis]
+            assert mask.mean(axis).std().item() == pytest.approx((0.09 / count) ** 0.5, rel=0.15)
+    flat = torch.stack([mask.flatten() for mask in masks])
+    off = torch.corrcoef(flat) - torch.eye(len(masks))
+    assert off.abs().max() < 0.006  # five standard deviations

@@ -1,0 +1,113 @@
+"""Target names on every model family: the tutorial's query and value must find this version's layers."""
+
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForImageClassification
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from vitlora.core.errors import VitloraError
+from vitlora.model.targets import resolve_targets
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 32,
+    "patch_size": 8,
+}
+VISION = {"vision_config": SMALL, "text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}}
+FAMILIES = {
+    "vit": (SMALL, 2),
+    "deit": (SMALL, 2),
+    "beit": (SMALL, 2),
+    "dinov2": (SMALL, 2),
+    "dinov2_with_registers": (SMALL, 2),
+    "swin": (
+        {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4},
+        2,
+    ),
+    "clip": (VISION, 2),
+    "siglip": (VISION, 2),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    settings, layers = FAMILIES[request.param]
+    config = CONFIG_MAPPING[request.param](**settings)
+    config.architectures = []  # as load_base does
+    return AutoModelForImageClassification.from_config(config), layers
+
+
+def linear_names(model):
+    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+
+
+def test_query_and_value_are_found_once_in_every_layer(family):
+    model, layers = family
+    found = resolve_targets(["query", "value"], linear_names(model), ["classifier"])
+    assert len(found) == 2 * layers
+    assert found == resolve_targets(None, linear_names(model), ["classifier"])
+    assert found == resolve_targets(["q_proj", "v_proj"], linear_names(model), ["classifier"])
+    assert all(name.rsplit(".", 1)[1] in {"query", "value", "q_proj", "v_proj"} for name in found)
+
+
+def test_all_linear_takes_every_linear_layer_of_the_blocks_and_not_the_head(family):
+    model, layers = family
+    found = resolve_targets("all-linear", linear_names(model), ["classifier"])
+    others = set(linear_names(model)) - set(found)
+    assert all(name == "classifier" or name.startswith("vision_model.head.") for name in others)
+    assert len(found) >= 6 * layers
+
+
+@pytest.mark.parametrize(
+    "wanted", ["fc1", "intermediate.dense", "fc2", "output.dense", "key", "attention.output.dense"]
+)
+def test_every_role_is_found_once_a_layer_by_either_spelling(family, wanted):
+    model, layers = family
+    assert len(resolve_targets([wanted], linear_names(model), ["classifier"])) == layers
+
+
+def test_attention_and_mlp_outputs_are_told_apart(family):
+    model, _ = family
+    names = linear_names(model)
+    attention, mlp = (set(resolve_targets([name], names, [])) for name in ("attention.output.dense", "fc2"))
+    assert not attention & mlp
+
+
+def test_an_adapter_on_every_family_changes_its_output(family):
+    from vitlora.model.adapters import add_adapter
+    from vitlora.model.params import Lora
+
+    model, layers = family
+    lora = Lora(**tiny.LORA)
+    fresh = [name for name, _ in model.named_parameters() if name.startswith("classifier")]
+    adapted = add_adapter(model, fresh, lora, 10)
+    assert len(adapted.adapted_modules) == 2 * layers
+    pixels = torch.rand(1, 3, 32, 32)
+    adapted.model.eval()
+    with torch.no_grad():
+        before = adapted.model(pixel_values=pixels).logits
+        for name, weight in adapted.model.named_parameters():
+            if "lora_B" in name:
+                weight.add_(1.0)
+        assert not torch.allclose(before, adapted.model(pixel_values=pixels).logits)
+
+
+def test_a_regex_matches_the_whole_path():
+    names = [f"m.layer.{number}.attention.{part}" for number in range(3) for part in ("q_proj", "v_proj")]
+    assert resolve_targets(r".*layer\.[02]\.attention\.q_proj", names, []) == [names[0], names[4]]
+
+
+@pytest.mark.parametrize("wanted", ["nonsense", ["query", "nonsense"], ["uery"], r"layer\.0", ["classifier"]])
+def test_a_name_that_matches_nothing_is_refused_with_the_names_that_exist(wanted):
+    names = ["m.layer.0.attention.q_proj", "m.layer.0.attention.v_proj", "m.layer.0.mlp.fc1", "classifier"]
+    with pytest.raises(VitloraError, match=r"attention\.q_proj, attention\.v_proj, mlp\.fc1"):
+        resolve_targets(wanted, names, ["classifier"])
+
+
+def test_a_fused_qkv_is_refused_for_query_alone():
+    with pytest.raises(VitloraError, match=r"got query.*attn\.qkv"):
+        resolve_targets(["query"], ["m.blocks.0.attn.qkv", "m.blocks.0.attn.proj"], [])

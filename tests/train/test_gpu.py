@@ -1,0 +1,121 @@
+"""What only a CUDA device can show: half precision is used, recorded, and leaves usable weights."""
+
+from pathlib import Path
+
+import pytest
+import test_resume as resume
+import tiny
+import torch
+
+from vitlora.core.errors import StoppedError, VitloraError
+from vitlora.core.files import read_json
+from vitlora.train.trainer import ImageTrainer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; this machine has none"),
+]
+
+
+@pytest.fixture
+def stages(tmp_path, monkeypatch):
+    """The tiny project, run stage by stage without dvc."""
+    monkeypatch.chdir(tmp_path)
+    tiny.make_images(tmp_path / "pictures")
+    tiny.make_base(tmp_path / "tiny")
+    (tmp_path / "params.yaml").write_bytes((tiny.ROOT / "params.yaml").read_bytes())
+    return tiny.stage_runner(tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_training_uses_and_records_the_precision_asked_for(stages, precision):
+    flags = {"train.fp16": precision == "fp16", "train.bf16": precision == "bf16"}
+    stages({**tiny.PARAMS, "train.num_train_epochs": 6, **flags})
+    recorded = read_json(Path("metrics/train/metrics.json"))
+    assert (recorded["device"], recorded["precision"], recorded["step"]) == ("cuda", precision, "fused")
+    assert read_json(Path("metrics/evaluate/scores.json"))["accuracy"] > 0.6
+    assert read_json(Path("metrics/export.json"))["onnx_agreement"] == 1.0
+
+
+@pytest.mark.parametrize("step", ["eager", "compiled", "fused"])
+def test_every_way_to_run_a_step_learns_the_same(stages, step):
+    joined = {"train.per_device_train_batch_size": 4, "train.gradient_accumulation_steps": 2}
+    stages({**tiny.PARAMS, "train.num_train_epochs": 6, "train.fp16": True, "train.step": step, **joined})
+    recorded = read_json(Path("metrics/train/metrics.json"))
+    assert (recorded["step"], recorded["micro_batch"]) == (step, 8)
+    assert read_json(Path("metrics/evaluate/scores.json"))["accuracy"] > 0.6
+    assert read_json(Path("metrics/evaluate/scores.json"))["precision"] == "fp16"
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9), reason="this card has no fp8"
+)
+def test_products_in_fp8_stay_close_to_those_in_fp16():
+    from vitlora.model.fused.backbone import Product
+
+    torch.manual_seed(0)
+    weight, bias = torch.randn(256, 128, device="cuda").half(), torch.randn(256, device="cuda").half()
+    x, grad = torch.randn(64, 128, device="cuda").half(), torch.randn(64, 256, device="cuda").half()
+    coarse, fine = Product(weight, bias, fp8=True), Product(weight, bias, fp8=False)
+    for got, want in (
+        (coarse.forward(x, training=True), fine.forward(x, training=True)),
+        (coarse.forward(x, training=True, gelu=True), fine.forward(x, training=True, gelu=True)),
+        (coarse.input_grad(grad), fine.input_grad(grad)),
+        (coarse.input_grad(x @ weight.T, grad), fine.input_grad(x @ weight.T, grad)),
+    ):
+        assert (got - want).float().norm() / want.float().norm() < 0.06  # three bits of mantissa
+    assert torch.equal(coarse.forward(x, training=False), fine.forward(x, training=False))
+
+
+def test_batches_reach_the_device_whole_and_in_order():
+    from vitlora.model.batches import Feed
+
+    class Chunks:
+        dataset = range(6)
+
+        def __len__(self) -> int:
+            return 2
+
+        def set_epoch(self, epoch: int) -> None:
+            pass
+
+        def __iter__(self):
+            for start in (0, 3):
+                rows = torch.arange(start * 48, (start + 3) * 48, dtype=torch.uint8).view(3, 4, 4, 3).pin_memory()
+                labels = torch.arange(start, start + 3).pin_memory()
+                parts = zip(rows.permute(0, 3, 1, 2).split([2, 1]), labels.split([2, 1]), strict=True)
+                yield [{"pixel_values": pixels, "labels": part} for pixels, part in parts]
+
+    feed = Feed(Chunks(), torch.device("cuda"))
+    found = list(feed)
+    want = torch.arange(6 * 48, dtype=torch.uint8).view(6, 4, 4, 3).permute(0, 3, 1, 2)
+    assert torch.equal(torch.cat([batch["pixel_values"] for batch in found]).cpu(), want)
+    assert torch.cat([batch["labels"] for batch in found]).tolist() == list(range(6))
+    assert all(batch["pixel_values"].is_contiguous(memory_format=torch.channels_last) for batch in found)
+    assert feed.take()[0] >= 0
+
+
+@pytest.mark.parametrize("step", ["fused", "eager"])
+def test_a_run_stopped_and_resumed_in_fp16_ends_with_the_same_bytes(tmp_path, monkeypatch, step):
+    monkeypatch.chdir(resume.prepare(tmp_path))
+    settings = {"train__fp16": True, "train__step": step, "train__full_determinism": True}
+    resume.fit(**settings)
+    golden = resume.hashes()
+    for at in (2, resume.PER_EPOCH, resume.STEPS - 1):
+        with pytest.MonkeyPatch.context() as patch:
+            resume.break_at(patch, at)
+            with pytest.raises(StoppedError):
+                resume.fit(**settings)
+        resume.fit(**settings)
+        assert resume.hashes() == golden, at
+
+
+def test_a_lack_of_gpu_memory_names_batch_and_image_size(tmp_path, monkeypatch):
+    monkeypatch.chdir(resume.prepare(tmp_path))
+
+    def full(*args, **kwargs):
+        return torch.empty(2**50, device="cuda")
+
+    monkeypatch.setattr(ImageTrainer, "training_step", full)
+    with pytest.raises(VitloraError, match=r"out of GPU memory \(\d+ GiB\) with 6 images of 32 px at once; halve"):
+        resume.fit(train__fp16=True)

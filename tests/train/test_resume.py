@@ -1,0 +1,357 @@
+"""A run that was interrupted and goes on ends with the bytes of one that was not, wherever it was interrupted."""
+
+import hashlib
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from ruamel.yaml import YAML
+
+from vitlora.core.errors import StoppedError, VitloraError
+from vitlora.core.files import read_json
+from vitlora.core.params import load_params
+from vitlora.download.params import DownloadStage
+from vitlora.download.stage import download
+from vitlora.preprocess.params import PreprocessStage
+from vitlora.preprocess.stage import preprocess
+from vitlora.storage.manifest import MANIFEST, problems
+from vitlora.train.checkpoints import Checkpoints
+from vitlora.train.params import TrainStage
+from vitlora.train.stage import CHECKPOINTS, train
+from vitlora.train.trainer import ImageTrainer
+
+RESULTS = ("adapter", "metrics.json", "plots")
+STEPS, PER_EPOCH = 10, 5
+SETTINGS = {
+    **tiny.PARAMS,
+    "train.per_device_train_batch_size": 3,
+    "train.gradient_accumulation_steps": 2,
+    "train.logging_steps": 3,
+    "train.save_steps": 1,
+    "lora.lora_dropout": 0.2,
+    # On a machine with a GPU these tests run there.
+    "train.step": "eager",
+    "train.full_determinism": torch.cuda.is_available(),
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The tiny project's data and base, as the first two stages leave them."""
+    return prepare(tmp_path_factory.mktemp("prepared"))
+
+
+def prepare(root):
+    tiny.make_images(root / "pictures")
+    tiny.make_base(root / "tiny")
+    document = settings(root)
+    stage = load_params(DownloadStage, document, Path("params.yaml"))
+    with working_in(root):
+        download(stage.data, stage.model, Path("raw"), Path("base"))
+        made = load_params(PreprocessStage, document, Path("params.yaml"))
+        places = [Path(name) for name in ("train", "val", "test", "labels.json", "report.html", "report.json")]
+        preprocess(made.ingest, made.image, made.split, Path("raw"), *places)
+    return root
+
+
+@pytest.fixture
+def folder(prepared, tmp_path, monkeypatch):
+    for name in ("train", "val", "labels.json", "base"):
+        (tmp_path / name).symlink_to(prepared / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def golden(prepared, tmp_path_factory):
+    """Hashes of an undisturbed run."""
+    root = tmp_path_factory.mktemp("golden")
+    for name in ("train", "val", "labels.json", "base"):
+        (root / name).symlink_to(prepared / name)
+    with working_in(root):
+        fit()
+        return hashes()
+
+
+class working_in:  # noqa: N801 - reads as contextlib.chdir, which takes no longer lines
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __enter__(self):
+        self.before = Path.cwd()
+        os.chdir(self.folder)
+
+    def __exit__(self, *args):
+        os.chdir(self.before)
+
+
+def settings(root, changes=None):
+    document = YAML(typ="safe").load(tiny.ROOT / "params.yaml")
+    for key, value in {**SETTINGS, **(changes or {})}.items():
+        section, name = key.split(".")
+        document[section][name] = value
+    return document
+
+
+def fit(**changes):
+    stage = load_params(TrainStage, settings(Path(), {k.replace("__", "."): v for k, v in changes.items()}), Path("p"))
+    sections = (stage.augment, stage.lora, stage.train)
+    inputs = [Path(name) for name in ("base", "train", "val", "labels.json")]
+    train(*sections, *inputs, *map(Path, RESULTS)).checkpoints.remove()
+
+
+def hashes():
+    return hashes_of(*map(Path, RESULTS))
+
+
+def hashes_of(*places):
+    files = sorted(path for place in places for path in [place, *place.rglob("*")] if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def break_at(monkeypatch, step, number=signal.SIGTERM):
+    """Ask the run to stop once a step is done."""
+    original = ImageTrainer._get_grad_norm
+
+    def asks(self, *args, **kwargs):
+        if self.state.global_step + 1 == step:
+            os.kill(os.getpid(), number)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(ImageTrainer, "_get_grad_norm", asks)
+
+
+def kill_after(monkeypatch, saves):
+    """End the run as a crash would, after so many checkpoints."""
+
+    class CrashError(Exception):
+        pass
+
+    original, seen = Checkpoints.save, []
+
+    def save(self, *args):
+        original(self, *args)
+        seen.append(1)
+        if len(seen) == saves:
+            raise CrashError
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    return CrashError
+
+
+def runs():
+    return [path for path in CHECKPOINTS.iterdir() if path.is_dir()] if CHECKPOINTS.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("step", "workers"), [*((step, 0) for step in range(1, STEPS + 1)), (1, 2), (PER_EPOCH, 2), (7, 2), (STEPS, 2)]
+)
+@pytest.mark.survives("F06", "training asked to stop after every step, 0 or 2 workers: goes on to the same bytes")
+def test_a_run_stopped_after_any_step_ends_with_the_same_bytes(golden, folder, step, workers):
+    with pytest.MonkeyPatch.context() as patch:
+        break_at(patch, step)
+        with pytest.raises(StoppedError, match=f"stopped after step {step}, which is kept") as stopped:
+            fit(train__dataloader_num_workers=workers, train__save_steps=1000)
+    assert stopped.value.number == signal.SIGTERM
+    fit(train__dataloader_num_workers=workers)
+    assert hashes() == golden
+    assert not runs(), "nothing is left behind"
+
+
+@pytest.mark.parametrize("saves", range(1, STEPS + 1))
+@pytest.mark.survives("F07", "training crashed after every checkpoint: the newest is used, same bytes")
+def test_a_run_that_crashed_goes_on_from_its_newest_checkpoint(golden, folder, capsys, saves):
+    with pytest.MonkeyPatch.context() as patch:
+        crash = kill_after(patch, saves)
+        with pytest.raises(crash):
+            fit()
+    fit()
+    assert f"resuming after step {saves}" in capsys.readouterr().out
+    assert hashes() == golden
+
+
+def test_early_stopping_is_remembered(folder):
+    changes = {"train__early_stopping_patience": 1, "train__num_train_epochs": 6, "train__learning_rate": 1e-9}
+    fit(**changes)
+    want = hashes()
+    assert read_json(Path("metrics.json"))["epochs"] < 6
+    for saves in (PER_EPOCH, PER_EPOCH + 2, 2 * PER_EPOCH):
+        with pytest.MonkeyPatch.context() as patch:
+            crash = kill_after(patch, saves)
+            with pytest.raises(crash):
+                fit(**changes)
+        fit(**changes)
+        assert hashes() == want, saves
+
+
+@pytest.fixture
+def interrupted(folder):
+    """A folder whose run was cut after six steps: checkpoints of steps 5 and 6."""
+    with pytest.MonkeyPatch.context() as patch:
+        crash = kill_after(patch, 6)
+        with pytest.raises(crash):
+            fit()
+    (run,) = runs()
+    return run
+
+
+FILES = (
+    "weights.safetensors",
+    "best.safetensors",
+    "optimizer.safetensors",
+    "progress.json",
+    "trainer_state.json",
+    MANIFEST,
+)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, cut, flip, empty], ids=lambda harm: harm.__name__)
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.survives("F16", "a checkpoint's file lost, cut, flipped or empty: named, the one before used, same bytes")
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(golden, interrupted, capsys, name, harm):
+    harm(interrupted / "000000006" / name)
+    fit()
+    out = capsys.readouterr().out
+    assert "checkpoint of step 6 not used" in out
+    assert name in out or name == MANIFEST, "a manifest that is damaged may accuse another file"
+    assert "resuming after step 5" in out
+    assert hashes() == golden
+
+
+@pytest.mark.survives("F16", "a stray empty checkpoint-99999 and a draft: passed over, same bytes")
+def test_a_stray_empty_checkpoint_and_a_draft_are_passed_over(golden, interrupted, capsys):
+    (interrupted / "000099999").mkdir()
+    shutil.copytree(interrupted / "000000006", interrupted / "draft")
+    fit()
+    assert "resuming after step 6" in capsys.readouterr().out
+    assert hashes() == golden
+
+
+@pytest.mark.survives("F19", "clock set back between saves: the newest step is kept")
+def test_a_clock_that_jumps_back_deletes_no_newer_checkpoint(interrupted):
+    for path in interrupted.rglob("*"):
+        os.utime(path, (0, 0))
+    kept = sorted(path.name for path in interrupted.glob("[0-9]*"))
+    assert kept == ["000000005", "000000006"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train__learning_rate": 0.02}, "train.learning_rate was 0.01, is 0.02"),
+        ({"train__seed": 1}, "train.seed was 0, is 1"),
+        ({"lora__r": 1}, "lora.r was 2, is 1"),
+    ],
+)
+@pytest.mark.survives("F17", "checkpoint of another rate, seed, rank, data, code, version or device: unused, says why")
+def test_another_parameter_starts_afresh_and_says_why(interrupted, capsys, changes, said):
+    fit(**changes)
+    out = capsys.readouterr().out
+    assert said in out
+    assert "resuming" not in out
+    assert interrupted.exists(), "going back finds it again"
+
+
+@pytest.mark.parametrize(
+    ("section", "name"), [("versions", "torch"), ("code", "src/vitlora/train/trainer.py"), ("device", "device")]
+)
+@pytest.mark.survives("F17", "checkpoint of another rate, seed, rank, data, code, version or device: unused, says why")
+def test_another_version_code_or_device_starts_afresh_and_says_why(interrupted, monkeypatch, capsys, section, name):
+    original = Checkpoints.__init__
+
+    def other(self, root, about):
+        original(self, root, {**about, section: {**about[section], name: "another"}})
+
+    monkeypatch.setattr(Checkpoints, "__init__", other)
+    fit()
+    out = capsys.readouterr().out
+    assert (f"{name} changed" if section == "code" else "is another") in out
+    assert "resuming" not in out
+
+
+@pytest.mark.survives("F17", "checkpoint of another rate, seed, rank, data, code, version or device: unused, says why")
+def test_other_data_starts_afresh(interrupted, prepared, capsys):
+    Path("val").unlink()
+    shutil.copytree(prepared / "val", "val")
+    flip(Path("val/images.npy"))
+    fit()
+    assert "data val changed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("saves", [1, 4])
+def test_a_checkpoint_lost_at_its_last_moment_is_not_missed(golden, folder, saves, monkeypatch, capsys):
+    """A crash between writing and renaming leaves a draft."""
+    written = []
+
+    class CrashError(Exception):
+        pass
+
+    def crash(name):
+        if name == "checkpoint-synced":
+            written.append(1)
+            if len(written) == saves:
+                raise CrashError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vitlora.train.checkpoints.faultpoint", crash)
+        with pytest.raises(CrashError):
+            fit()
+    fit()
+    assert hashes() == golden
+
+
+@pytest.mark.survives("F53", "a loss that is no number: stops at that step, keeps the last good weights")
+def test_a_loss_that_is_no_number_stops_the_step_and_keeps_the_last_good_weights(folder, monkeypatch, capsys):
+    original = ImageTrainer.training_step
+
+    def spoiled(self, model, inputs, *args, **kwargs):
+        if self.state.global_step == 5:
+            inputs = {**inputs, "pixel_values": torch.full_like(inputs["pixel_values"], 0).float() * torch.nan}
+        return original(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(ImageTrainer, "training_step", spoiled)
+    with pytest.raises(VitloraError, match=r"step 6, epoch 2: the loss is nan; images .*\.(jpg|png).* step 5 is kept"):
+        fit()
+    assert not Path("adapter").exists()
+    (run,) = runs()
+    assert not list(problems(run / "000000005"))
+
+
+@pytest.mark.survives("F53", "a learning rate that diverges: stops at that step, exports nothing")
+def test_a_learning_rate_that_diverges_stops_with_the_step(folder):
+    with pytest.raises(VitloraError, match=r"step \d, epoch \d: the (loss|gradient's norm) is (nan|inf)"):
+        fit(
+            train__learning_rate=10,
+            train__max_grad_norm=1e30,
+            train__warmup_steps=0,
+            train__optim="sgd",
+            lora__lora_alpha=10**6,
+        )
+    assert not Path("adapter").exists()
+
+
+def test_a_second_signal_ends_at_once_and_the_first_is_undone_afterwards(folder, monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    break_at(monkeypatch, 2, signal.SIGINT)
+    with pytest.raises(StoppedError) as stopped:
+        fit()
+    assert stopped.value.number == signal.SIGINT
+    assert signal.getsignal(signal.SIGINT) is before

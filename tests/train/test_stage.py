@@ -1,0 +1,99 @@
+"""The Trainer around our batches: micro-batches, timing, and what the section is turned into."""
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from vitlora.core.errors import VitloraError
+from vitlora.core.files import read_json
+from vitlora.core.params import load_params, read_document
+from vitlora.download.params import DownloadStage
+from vitlora.download.stage import download
+from vitlora.preprocess.params import PreprocessStage
+from vitlora.preprocess.stage import TRAIN_COLUMNS, preprocess
+from vitlora.storage.packed import write_packed
+from vitlora.train.params import TrainStage
+from vitlora.train.stage import get_ready, loader_workers, train, training_arguments
+from vitlora.train.timing import TIMINGS
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A tiny base model and prepared pictures, in the order that train takes them."""
+    root = tmp_path_factory.mktemp("prepared")
+    tiny.make_images(root / "pictures")
+    tiny.make_base(root / "tiny")
+    document = parameters(root, {"data.path": str(root / "pictures"), "model.path": str(root / "tiny")})
+    fetch = load_params(DownloadStage, document, root)
+    download(fetch.data, fetch.model, root / "raw", root / "base")
+    made = load_params(PreprocessStage, document, root)
+    outs = [root / name for name in ("train", "val", "test", "labels.json", "report.html", "report.json")]
+    preprocess(made.ingest, made.image, made.split, root / "raw", *outs)
+    return root / "base", root / "train", root / "val", root / "labels.json"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # checkpoints and timings go below the working directory
+
+
+def parameters(folder, changes: dict) -> dict:
+    path = folder / "params.yaml"
+    path.write_bytes((tiny.ROOT / "params.yaml").read_bytes())
+    tiny.set_params(path, {**tiny.PARAMS, "train.num_train_epochs": 1, **changes})
+    return read_document(path)
+
+
+def trained(folder, inputs, name: str, changes: dict) -> tuple[dict, dict]:
+    """Train, and return the adapter's tensors and the metrics."""
+    stage = load_params(TrainStage, parameters(folder, changes), folder)
+    out = folder / name
+    train(stage.augment, stage.lora, stage.train, *inputs, out / "adapter", out / "metrics.json", out / "plots")
+    return load_file(out / "adapter/adapter_model.safetensors"), read_json(out / "metrics.json")
+
+
+def test_accumulated_micro_batches_give_the_gradient_of_one_large_batch(inputs, tmp_path):
+    whole, _ = trained(tmp_path, inputs, "whole", {"lora.lora_dropout": 0.0, "train.per_device_train_batch_size": 8})
+    small = {"train.per_device_train_batch_size": 2, "train.gradient_accumulation_steps": 4}
+    parts, metrics = trained(tmp_path, inputs, "parts", {"lora.lora_dropout": 0.0, **small})
+    assert (metrics["micro_batch"], metrics["steps"]) == (2, 4)  # joined on GPUs only
+    assert whole.keys() == parts.keys()
+    for name, weight in whole.items():
+        torch.testing.assert_close(parts[name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_metrics_say_how_it_ran_and_timings_lie_beside_them(inputs, tmp_path):
+    _, metrics = trained(tmp_path, inputs, "run", {"train.decoder": "pil", "train.num_train_epochs": 2})
+    assert {name: metrics[name] for name in ("decoder", "device", "precision", "step")} == (
+        {"decoder": "pil", "device": "cpu", "precision": "fp32", "step": "eager"}
+        if not torch.cuda.is_available()
+        else {"decoder": "pil", "device": "cuda", "precision": "fp32", "step": "compiled"}
+    )
+    rows = TIMINGS.read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2"]
+
+
+def test_an_empty_training_split_is_refused(inputs, tmp_path):
+    base, _, val, labels = inputs
+    write_packed(tmp_path / "none", TRAIN_COLUMNS, [])
+    stage = load_params(TrainStage, parameters(tmp_path, {}), tmp_path)
+    with pytest.raises(VitloraError, match="no image to train on"):
+        get_ready(stage.augment, stage.lora, stage.train, base, tmp_path / "none", val, labels)
+
+
+@pytest.mark.parametrize(("asked", "gpu", "expected"), [(None, False, 0), (None, True, 14), (3, True, 3), (0, True, 0)])
+def test_loader_workers_are_those_asked_for_or_what_the_machine_bears(monkeypatch, tmp_path, asked, gpu, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr("os.cpu_count", lambda: 32)
+    section = load_params(TrainStage, parameters(tmp_path, {"train.dataloader_num_workers": asked}), tmp_path).train
+    assert loader_workers(section) == expected
+
+
+def test_one_gpu_is_used_and_the_section_reaches_the_trainer(tmp_path):
+    section = load_params(TrainStage, parameters(tmp_path, {"train.seed": 7}), tmp_path).train
+    arguments = training_arguments(section, (24, 2))
+    assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps, arguments.seed) == (24, 2, 7)
+    assert arguments.n_gpu <= 1
