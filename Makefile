@@ -15,7 +15,6 @@ setup: $(READY) ## build .venv from the hashed lock
 
 repro: $(READY) ## run the pipeline: only the stages whose inputs changed
 	@$(BIN)/vitlora run
-	@$(BIN)/dvc metrics show metrics/evaluate/scores.json
 
 test: check ## lint, types and all tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

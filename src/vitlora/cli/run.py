@@ -4,19 +4,21 @@ import argparse
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from vitlora.core.entry import BASE
 from vitlora.core.errors import VitloraError
+from vitlora.core.files import read_json
 from vitlora.core.params import read_document
-from vitlora.core.text import printable
+from vitlora.core.text import printable, shown_seconds
 from vitlora.safety.check import check_document
 from vitlora.safety.workspace import (
     PARAMS,
     cache_folder,
-    changed_params,
     check_present,
+    differs_from_commit,
     environment,
     outputs,
     read_lock,
@@ -25,6 +27,8 @@ from vitlora.safety.workspace import (
 from vitlora.storage.manifest import problems
 
 MODELS = Path("models")
+SCORES = Path("metrics/evaluate/scores.json")
+RESULTS = ("params.yaml", "dvc.lock", "metrics")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +46,7 @@ def act(args: argparse.Namespace) -> None:
     require_project()
     check_document(read_document(PARAMS), PARAMS, BASE)
     read_lock()
-    for line in changed_params():
-        print(f"note: not as in the last commit: {line}", flush=True)
+    begun = time.monotonic()
     if code := _repro(args.stages):
         sys.exit(code if code > 0 else 128 - code)
     found = [] if args.stages else list(_missing())
@@ -54,6 +57,20 @@ def act(args: argparse.Namespace) -> None:
             f"dvc reported success, yet {len(found)} thing{'s are' if len(found) > 1 else ' is'} missing or damaged, "
             "named above; check the disk's free space, then `vitlora recover && dvc repro`"
         )
+    if not args.stages:
+        _summarise(time.monotonic() - begun)
+
+
+def _summarise(seconds: float) -> None:
+    """Say what came out, where to look, and what to commit."""
+    scores = read_json(SCORES)
+    right = round(scores["accuracy"] * scores["images"])
+    print(
+        f"test accuracy {scores['accuracy']:.4f} ({right:,} of {scores['images']:,} right), in {shown_seconds(seconds)}"
+    )
+    if differs_from_commit(RESULTS):
+        print("look at metrics/evaluate/confusion.png; compare with the last commit by `dvc metrics diff`")
+        print(f"keep this result: git add {' '.join(RESULTS)} && git commit")
 
 
 def _repro(stages: list[str]) -> int:

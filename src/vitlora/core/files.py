@@ -53,6 +53,11 @@ def _cell(value: object) -> str:
     return '"' + text.replace('"', '""') + '"' if re.search(r'[",\r\n]', text) else text
 
 
+def significant(value: float | None, digits: int = 4) -> float | None:
+    """Return a figure with the digits that mean something: another kind of processor moves those behind them."""
+    return None if value is None else float(f"{value:.{digits}g}")
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:

@@ -16,6 +16,16 @@ def is_address(path: str | None) -> bool:
     return path is not None and "://" in path
 
 
+def counted(count: int, noun: str) -> str:
+    """Return `1 image` or `1,797 images`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def shown_seconds(seconds: float) -> str:
+    """Return a duration as people read it."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+
+
 def shown_bytes(count: int) -> str:
     """Return a size as people read it."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

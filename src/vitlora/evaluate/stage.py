@@ -7,6 +7,7 @@ import numpy as np
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import write_csv, write_json
+from vitlora.core.text import counted
 from vitlora.evaluate.confusion import draw_confusion
 from vitlora.evaluate.params import Evaluate
 from vitlora.evaluate.scores import Floats, Ints, accuracy, confusion, macro, per_class, softmax, top_k_accuracy
@@ -68,8 +69,9 @@ def write_scores(
         "images": len(predicted),
         "precision": kind,
     }
-    write_json(out / "scores.json", scores)
-    write_csv(out / "per_class.csv", ("class", "precision", "recall", "f1", "support"), classes)
+    write_json(out / "scores.json", {name: _rounded(value) for name, value in scores.items()})
+    columns = ("class", "precision", "recall", "f1", "support")
+    write_csv(out / "per_class.csv", columns, ([_rounded(value) for value in row] for row in classes))
     rows = ([name, *line] for name, line in zip(class_names, counts.tolist(), strict=True))
     write_csv(out / "confusion.csv", ("actual", *class_names), rows)
     write_csv(
@@ -78,12 +80,18 @@ def write_scores(
         _rows(logits, predicted, squares, class_names),
     )
     draw_confusion(counts, class_names, out / "confusion.png")
-    print(f"test accuracy {scores['accuracy']:.4f} on {len(predicted):,} images, macro F1 {scores['macro_f1']:.4f}")
+    images = counted(len(predicted), "image")
+    print(f"test accuracy {scores['accuracy']:.4f} on {images}, macro F1 {scores['macro_f1']:.4f}")
+
+
+def _rounded(value: object) -> object:
+    """Cut a share after the sixth decimal, which still tells one image in a million."""
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _rows(logits: Floats, predicted: Ints, squares: Squares, class_names: Sequence[str]) -> list[list[object]]:
     confidence = softmax(logits).max(axis=1)
     return [
-        [path, class_names[actual], class_names[guess], f"{sure:.6f}"]
+        [path, class_names[actual], class_names[guess], f"{sure:.4f}"]
         for path, actual, guess, sure in zip(squares.paths, squares.labels, predicted, confidence, strict=True)
     ]

@@ -95,11 +95,12 @@ def add_adapter(
 
 def _mixture(model: Any, lora: Lora, heads: list[str], experts: Sequence[Expert]) -> Adapted:
     with quietly():
-        if lora.method == "xlora":
-            peft_model = mix(model, experts, XLora.model_validate(lora.options), heads)
+        if isinstance(lora.own, XLora):
+            peft_model = mix(model, experts, lora.own, heads)
             layers = expert_layers(peft_model)
         else:
-            peft_model = merge(model, experts, Merge.model_validate(lora.options), heads)
+            assert isinstance(lora.own, Merge)
+            peft_model = merge(model, experts, lora.own, heads)
             # Not the config's target_modules: PEFT shortens twenty and more to endings such as q_proj.
             adapted = [name for name, module in peft_model.named_modules() if isinstance(module, BaseTunerLayer)]
             layers = [name.removeprefix("base_model.model.") for name in adapted]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from vitlora.model.params import LORA_FAMILY, OPTIONS, Lora
+from vitlora.model.params import LORA_FAMILY, PLAIN, Lora
 
 CONFIGS = {
     **dict.fromkeys(LORA_FAMILY, "LoraConfig"),
@@ -44,10 +44,9 @@ def configure(lora: Lora, targets: list[str], heads: Sequence[str], total_steps:
     """
     import peft
 
-    keys = OPTIONS[lora.method].model_validate(lora.options).model_dump()
+    keys = lora.own.model_dump()
     if lora.method in LORA_FAMILY:
-        own = {"r": lora.r, "lora_alpha": lora.lora_alpha, "lora_dropout": lora.lora_dropout, "bias": lora.bias}
-        keys = {**own, "use_rslora": lora.use_rslora, **LORA_FAMILY[lora.method], **keys}
+        keys = {**_plain(lora), **LORA_FAMILY[lora.method], **keys}
     if lora.method == "adalora":
         keys |= schedule(keys.pop("tinit_fraction"), keys.pop("tfinal_fraction"), total_steps)
     if lora.method == "ia3":
@@ -57,10 +56,9 @@ def configure(lora: Lora, targets: list[str], heads: Sequence[str], total_steps:
 
 def described(lora: Lora, targets: Sequence[str]) -> dict[str, Any]:
     """Return what an adapter's bundle says of the method: name, settings it read, kinds of its layers, and heads."""
-    settings = OPTIONS[lora.method].model_validate(lora.options).model_dump()
+    settings = lora.own.model_dump()
     if lora.method in LORA_FAMILY:
-        own = ("r", "lora_alpha", "lora_dropout", "bias", "use_rslora")
-        settings = {**{name: getattr(lora, name) for name in own}, **settings}
+        settings = {**_plain(lora), **settings}
     kinds = sorted({re.split(r"\.\d+\.", name)[-1] for name in targets})
     return {
         "name": lora.method,
@@ -68,6 +66,10 @@ def described(lora: Lora, targets: Sequence[str]) -> dict[str, Any]:
         "layers": kinds,
         "modules_to_save": list(lora.modules_to_save),
     }
+
+
+def _plain(lora: Lora) -> dict[str, Any]:
+    return {name: getattr(lora, name) for name in PLAIN}
 
 
 def ordered(config: dict[str, Any]) -> dict[str, Any]:

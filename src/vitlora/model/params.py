@@ -8,7 +8,7 @@ which are made for text; poly, which wants a task for every sample.
 import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from vitlora.core.params import Params, TogetherError, validate
 
@@ -288,6 +288,17 @@ OPTIONS: dict[str, type[Params]] = {
 }
 
 
+PLAIN = ("r", "lora_alpha", "lora_dropout", "bias", "use_rslora")  # keys of plain LoRA and its kin
+LAYERS = ("target_modules", "exclude_modules", "layers_to_transform")
+# Keys of the section that a method never reads.
+UNREAD: dict[str, tuple[str, ...]] = {
+    **{method: PLAIN for method in OPTIONS if method not in LORA_FAMILY},
+    "rslora": ("use_rslora",),  # which it sets
+    "ln_tuning": (*PLAIN, *LAYERS),  # it adapts all layer norms
+    **dict.fromkeys((*MIXTURES, *WITHOUT_ADAPTER), (*PLAIN, *LAYERS)),
+}
+
+
 class Lora(Params):
     """PEFT's LoraConfig, key by key. What the base model allows of it is checked when the model is there."""
 
@@ -302,14 +313,27 @@ class Lora(Params):
     layers_to_transform: list[int] | None = Field(min_length=1)
     modules_to_save: list[Name] = Field(min_length=1)
     options: dict[str, Any]
+    _own: Params = PrivateAttr()
 
     @model_validator(mode="after")
     def _options_of_the_method(self) -> "Lora":
-        _, problems = validate(OPTIONS[self.method], self.options, "options")
-        if problems:
+        parsed, problems = validate(OPTIONS[self.method], self.options, "options")
+        if parsed is None:
             known = ", ".join(OPTIONS[self.method].model_fields) or "none"
             raise TogetherError(f"{'; '.join(problems)} ({self.method} has the options {known})", "method", "options")
+        self._own = parsed
         return self
+
+    @property
+    def own(self) -> Params:
+        """The method's own options, defaults filled in; an object of ``OPTIONS[method]``."""
+        return self._own
+
+    @property
+    def without_effect(self) -> dict[str, Any]:
+        """Keys of this section that hold a value which the method never reads, with these values."""
+        named = ((key, getattr(self, key)) for key in UNREAD.get(self.method, ()))
+        return {key: value for key, value in named if value is not None}
 
     @field_validator("target_modules", mode="before")
     @classmethod

@@ -8,25 +8,38 @@ entry is cut short (dvc/stage/cache.py). Here an entry that is not what its name
 
 It dies of a SIGTERM at once, and its stage soon after. Here the stage is asked instead, so training is saved.
 
+It shows commands that are longer than the screen, and advice on `git add` and `dvc push` that leaves out most of what
+belongs into the commit; here these lines are left out.
+
 A Ctrl-C that meets DVC while it makes a progress bar ends it, without the traceback of a bar that was never finished.
 """
 
+import logging
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from dvc.cli import main
+from dvc.commands.repro import CmdRepro
+from dvc.commands.status import CmdDataStatus
 from dvc.fs import LocalFileSystem
 from dvc.stage.cache import StageCache
+from dvc.ui import ui
 from tqdm import tqdm
 
 from vitlora.core.durable import faultpoint, sync_one
 from vitlora.core.text import printable
 
+NOISE = {  # loggers of DVC's, and how their messages begin
+    "dvc.stage.run": "%s %s",
+    "dvc.dvcfile": "Updating lock file",
+    "dvc.repo.scm_context": "\nTo ",
+}
 open_in_place = LocalFileSystem.open
 load_on_trust = StageCache._load_cache
 
@@ -77,6 +90,13 @@ def load_whole(runs: StageCache, key: str, value: str | None) -> dict[str, Any] 
     return entry
 
 
+def without_advice(command: CmdRepro) -> int:
+    """Reproduce as DVC's command does; where something ran, its stages have said so."""
+    if not command.repo.reproduce(**command._common_kwargs, **command._repro_kwargs):
+        ui.write(CmdDataStatus.UP_TO_DATE_MSG)
+    return 0
+
+
 def ask_stage(number: int, frame: object) -> None:
     """Hand a request to stop to the stage at work, whose end will be dvc's; end at once where none is."""
     import psutil  # not where nothing is to stop
@@ -90,6 +110,11 @@ def ask_stage(number: int, frame: object) -> None:
     os.kill(os.getpid(), number)
 
 
+def wanted(noise: str, record: logging.LogRecord) -> bool:
+    """Say whether a message is to be shown."""
+    return not str(record.msg).startswith(noise)
+
+
 def without_bars(ignored: "sys.UnraisableHookArgs") -> None:
     """Show what Python could not raise, but not that a bar which an interrupt left half made can't be closed."""
     if ignored.object is not tqdm.__del__:
@@ -101,4 +126,8 @@ if __name__ == "__main__":
     sys.unraisablehook = without_bars
     LocalFileSystem.open = open_whole
     StageCache._load_cache = load_whole
+    CmdRepro.run = without_advice
+    if "--dry" not in sys.argv:  # which asks for the commands
+        for name, start in NOISE.items():
+            logging.getLogger(name).addFilter(partial(wanted, start))
     sys.exit(main(sys.argv[1:]))

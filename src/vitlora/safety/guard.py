@@ -22,8 +22,9 @@ import psutil
 from vitlora.core.durable import faultpoint, sync, sync_one
 from vitlora.core.entry import Places
 from vitlora.core.errors import VitloraError
-from vitlora.core.text import shown_bytes
-from vitlora.safety.workspace import changed_params, md5_of
+from vitlora.core.text import shown_bytes, shown_seconds
+from vitlora.safety.announce import announce
+from vitlora.safety.workspace import md5_of
 from vitlora.safety.workspace import outputs as recorded_outputs
 from vitlora.storage.manifest import problems, write_manifest
 
@@ -61,12 +62,13 @@ def guarded(stage: str, places: Places) -> Iterator[dict[str, Path]]:
         VitloraError: Another writer is at work, an input is damaged, or the disk is full.
     """
     made = {**places.outputs, **places.records}
+    begun = time.monotonic()
     leave_with_parent()
     done: list[bool] = []
     atexit.register(_leave_at_once, done)  # before torch's own handlers, so it runs after them
     with shortage_named(stage), _only_writer(stage):
         faultpoint("start")
-        _announce_params()
+        announce(WORK)
         _check_inputs(places.inputs.values())
         aside = WORK / stage / "out"
         shutil.rmtree(aside, ignore_errors=True)
@@ -88,6 +90,7 @@ def guarded(stage: str, places: Places) -> Iterator[dict[str, Path]]:
             faultpoint("moved")
         shutil.rmtree(aside)
         faultpoint("done")
+    print(f"{stage} took {shown_seconds(time.monotonic() - begun)}")
     done.append(True)
 
 
@@ -97,12 +100,6 @@ def _leave_at_once(done: list[bool]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
-
-
-def _announce_params() -> None:
-    """Say which parameters are not those of the last commit: an experiment that was killed leaves its own behind."""
-    for line in changed_params():
-        print(f"note: not as in the last commit: {line}")
 
 
 def leave_with_parent() -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,8 +201,17 @@ def md5_of(path: Path) -> str:
 
 def committed(path: Path) -> str | None:
     """Return a file as the last commit has it; None where there is no Git, no commit or no such file."""
-    command = ["git", "show", f"HEAD:./{path}"]
+    return _git("show", f"HEAD:./{path}")
+
+
+def differs_from_commit(paths: Sequence[str]) -> bool:
+    """Say whether Git has something to commit below these paths; False where there is no Git."""
+    return bool(_git("status", "--porcelain", "--", *paths))
+
+
+def _git(*words: str) -> str | None:
     try:
+        command = ["git", *words]
         done = subprocess.run(command, capture_output=True, check=False)
         return done.stdout.decode() if done.returncode == 0 else None
     except (OSError, UnicodeDecodeError):

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,12 @@ AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of the importance of each ra
 
 
 Log = Mapping[str, float]
+
+
+def mean_loss(history: Sequence[Mapping[str, Any]], epoch: int) -> float | None:
+    """Return the mean of the training losses that the Trainer logged in an epoch, which counts from 1; None if none."""
+    losses = [row["loss"] for row in history if "loss" in row and epoch - 1 < row["epoch"] <= epoch]
+    return sum(losses) / len(losses) if losses else None
 
 
 class StepSeed(TrainerCallback):  # type: ignore[misc]  # likewise
@@ -111,8 +117,8 @@ class Bar(TrainerCallback):  # type: ignore[misc]  # likewise
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Log | None = None, **kwargs: Any) -> None:
         """Print the epoch's validation scores and its speed above the bar."""
         scores = metrics or {}
-        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        loss = f"train loss {losses[-1]:.4f}  " if losses else ""
+        mean = mean_loss(state.log_history, round(state.epoch))
+        loss = "" if mean is None else f"train loss {mean:.4f}  "
         tqdm.write(
             f"epoch {round(state.epoch)}/{args.num_train_epochs:g}  {loss}val loss {scores['eval_loss']:.4f}  "
             f"val accuracy {scores['eval_accuracy']:.4f}"

@@ -1,28 +1,30 @@
 """Train: fit a LoRA adapter with the Hugging Face Trainer and keep the epoch that is best on val."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from vitlora.core.errors import VitloraError
-from vitlora.core.files import sha256_file, write_csv, write_json
+from vitlora.core.files import sha256_file, significant, write_csv, write_json
 from vitlora.core.params import read_document
+from vitlora.core.text import counted
 from vitlora.model.adapters import Adapted, add_adapter, save_adapter
 from vitlora.model.base import Normalisation, device_of_choice, load_base, read_normalisation
 from vitlora.model.batches import feed_squares
 from vitlora.model.methods import described, ranks
 from vitlora.model.mixture import Expert, is_mixture, mean_scalings
-from vitlora.model.params import MIXTURES, Lora
+from vitlora.model.params import Lora, Merge, XLora
 from vitlora.storage.labels import Labels, read_labels
 from vitlora.storage.manifest import digest
 from vitlora.storage.squares import load_split
+from vitlora.train.callbacks import mean_loss
 from vitlora.train.checkpoints import Checkpoints, check_room
 from vitlora.train.dataset import TrainImages
 from vitlora.train.experts import find_experts
@@ -121,7 +123,7 @@ def get_ready(
 ) -> Ready:
     """Load model and data and set up the Trainer; nothing runs yet. Arguments and errors as in ``train``."""
     known = read_labels(labels)
-    experts = find_experts(lora.options["adapters"], base) if lora.method in MIXTURES else []
+    experts = find_experts(lora.own.adapters, base) if isinstance(lora.own, XLora | Merge) else []
     set_seed(train.seed)  # the head starts out random
     model, fresh = load_base(base, known.class_names, known.image_size)
     images = TrainImages(train_images, known.image_size, known.interpolation, augment, train.seed, train.decoder)
@@ -146,35 +148,37 @@ def curves(history: list[dict[str, Any]]) -> tuple[list[list[object]], list[list
     """
     logged = [entry for entry in history if "loss" in entry]
     steps: list[list[object]] = [
-        [entry["step"], round(entry["epoch"], 4), entry["loss"], entry["learning_rate"], entry.get("grad_norm")]
+        [
+            entry["step"],
+            round(entry["epoch"], 4),
+            significant(entry["loss"]),
+            significant(entry["learning_rate"], 6),
+            significant(entry.get("grad_norm"), 3),
+        ]
         for entry in logged
     ]
     epochs: list[list[object]] = []
     for entry in (entry for entry in history if "eval_loss" in entry):
         epoch = round(entry["epoch"])
-        losses = [row["loss"] for row in logged if epoch - 1 < row["epoch"] <= epoch]
-        mean = float(np.mean(losses)) if losses else None
-        epochs.append([epoch, entry["step"], mean, entry["eval_loss"], entry["eval_accuracy"]])
+        losses = [significant(mean_loss(logged, epoch)), significant(entry["eval_loss"])]
+        epochs.append([epoch, entry["step"], *losses, round(entry["eval_accuracy"], 6)])
     return steps, epochs
 
 
 def _announce(ready: Ready, train: Train) -> None:
     adapted, way, args = ready.adapted, ready.trainer.way, ready.trainer.args
+    kinds = sorted({re.split(r"\.\d+\.", name)[-1] for name in adapted.adapted_modules})
+    where = f" on {counted(len(adapted.adapted_modules), 'layer')} ({', '.join(kinds)})" if kinds else ""
     share = adapted.trainable / adapted.total
-    layers = (
-        f"{len(adapted.adapted_modules)} layers, such as {adapted.adapted_modules[0]}"
-        if adapted.adapted_modules
-        else ""
-    )
-    print(f"method: {ready.method}{', ' + layers if layers else ''}")
-    print(f"trainable parameters: {adapted.trainable:,} of {adapted.total:,} ({share:.2%})")
+    print(f"{ready.method}{where}: {adapted.trainable:,} of {adapted.total:,} parameters are trained ({share:.2%})")
     used = precision(train)
     wanted = "fp16" if train.fp16 else "bf16" if train.bf16 else "fp32"
-    note = "" if used == wanted else f"; train.{wanted} asks for a GPU and there is none"
-    print(f"precision: {used} on {_device()}{note}")
+    note = "" if used == wanted else f" ({wanted} needs a GPU; there is none)"
+    why = f" (since {way.note})" if way.note else ""
     print(
-        f"step: {way.step}{f', since {way.note}' if way.note else ''}; {args.per_device_train_batch_size} images x "
-        f"{args.gradient_accumulation_steps}, {args.dataloader_num_workers} loader workers, {train.decoder}"
+        f"{used} on {_device()}{note}, {way.step} step{why}, "
+        f"{args.per_device_train_batch_size} images x {args.gradient_accumulation_steps}, "
+        f"{counted(args.dataloader_num_workers, 'loader worker')}, {train.decoder}"
     )
 
 
@@ -292,11 +296,15 @@ def _scalings(ready: Ready) -> dict[str, object]:
     batches = feed_squares(trainer.val, trainer.args.eval_batch_size, trainer.args.device)
     means = mean_scalings(trainer.model, (trainer.normalisation(batch["pixel_values"]) for batch in batches))
     names = [expert.name for expert in ready.experts]
-    found: dict[str, object] = {"mean_scalings": dict(zip(names, means.mean(0).tolist(), strict=True))}
+    found: dict[str, object] = {"mean_scalings": dict(zip(names, _shares(means.mean(0)), strict=True))}
     if trainer.model.base_model.xlora_config.layerwise_scalings:
-        rows = (dict(zip(names, row, strict=True)) for row in means.tolist())
+        rows = (dict(zip(names, _shares(row), strict=True)) for row in means)
         found["mean_scalings_by_layer"] = dict(zip(layers, rows, strict=True))
     return found
+
+
+def _shares(row: torch.Tensor) -> list[float]:
+    return [round(value, 4) for value in row.tolist()]
 
 
 def _best(epochs: list[list[Any]], train: Train) -> dict[str, object]:

@@ -18,11 +18,15 @@ STARVED = 0.1  # share of an epoch spent waiting for images from which a note is
 class Timing:
     """Clock of an epoch.
 
+    Args:
+        decoder: What decodes the training photos.
+
     Attributes:
         feed: Of the training batches; set once there is one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, decoder: str) -> None:
+        self.decoder = decoder
         self.feed: Feed | None = None
         self._rows: list[tuple[object, ...]] = []
         self.images = 0
@@ -54,7 +58,8 @@ class Timing:
             f"images/s, {val_s:.1f} s"
         )
         if share > STARVED:
+            faster = "" if self.decoder == "simplejpeg" else ", or set train.decoder: simplejpeg"
             yield (
-                "  note: loading is the bottleneck; raise train.dataloader_num_workers (this machine has "
-                f"{os.cpu_count()} cores) or set train.decoder: simplejpeg"
+                f"  note: loading is the bottleneck; raise train.dataloader_num_workers (this machine has "
+                f"{os.cpu_count()} cores){faster}"
             )

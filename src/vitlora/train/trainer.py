@@ -61,7 +61,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self.val, self.normalisation, self.way = val, normalisation, way
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        self.timing = Timing()
+        self.timing = Timing(images.decoder)
         self.add_callback(Bar(self.timing))
         self.add_callback(StepSeed())
         self.best: State | None = None  # weights of the epoch that is best on val so far
