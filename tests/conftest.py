@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-pytest.register_assert_rewrite("faults.harness")
+pytest.register_assert_rewrite("faults.harness", "param_files", "tiny", "training")
 pytest_plugins = ["faultlog"]
 
 if not torch.cuda.is_available():
@@ -14,6 +14,23 @@ if not torch.cuda.is_available():
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background, whose children would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """The tiny project's data and base, as the first two stages leave them; for reading only."""
+    import training
+
+    return training.prepare(tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture
+def folder(prepared, tmp_path, monkeypatch):
+    """A working folder with the inputs of train and evaluate."""
+    import training
+
+    monkeypatch.chdir(tmp_path)
+    return training.link(prepared, tmp_path)
 
 
 # Files that take longest, each for a good reason: many runs, many odd files, real servers and time limits.

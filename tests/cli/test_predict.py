@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from foreign import GOOD, classifier, fill
 from PIL import Image
-from test_hostile_models import classifier
 from tiny import ROOT, make_images, set_params
 
 from vitlora.cli.predict import names
@@ -160,8 +160,6 @@ def stage(root, **env):
 @pytest.fixture
 def project(tmp_path):
     """Pictures in odd folders, and a base model of one number."""
-    from test_hostile_models import GOOD, fill
-
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     fill(tmp_path / "tiny", GOOD)
     make_images(tmp_path / "pictures", per_class=1)

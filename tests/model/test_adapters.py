@@ -140,5 +140,5 @@ def test_a_backbone_with_missing_weights_is_refused(base):
 
 
 def test_an_image_size_the_model_was_not_made_for_is_refused(base):
-    with pytest.raises(VitloraError, match=r"image\.size: got 40; the rule: 32"):
+    with pytest.raises(VitloraError, match=r"image\.size_px: got 40; the rule: 32"):
         load_base(base, LABELS.class_names, 40)

@@ -10,9 +10,9 @@ import psutil
 import pytest
 import tiny
 import torch
+from method_runs import OPTIONS, logits
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from test_methods import OPTIONS
 
 from vitlora.cli import main
 from vitlora.cli.as_lora import write_as_lora
@@ -65,12 +65,6 @@ def bases(tmp_path_factory):
 @pytest.fixture
 def base(bases):
     return bases / "vit"
-
-
-def logits(model):
-    torch.manual_seed(1)
-    with torch.no_grad():
-        return model.eval()(pixel_values=torch.randn(4, 3, 32, 32)).logits
 
 
 def make(base, folder, method="lora", **changes):

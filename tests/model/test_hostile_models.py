@@ -8,39 +8,19 @@ import re
 import struct
 import subprocess
 import sys
-import zipfile
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from foreign import GOOD, classifier, fill, take
+from onnx import TensorProto, helper
+from pickles import pickles
 from safetensors.numpy import save
-from tiny import ROOT
+from tiny import ROOT, make_base
 
 from vitlora.core.errors import VitloraError
-from vitlora.download.params import ModelSource
-from vitlora.download.stage import fetch_base
 from vitlora.export.onnx_runtime import OnnxClassifier
 from vitlora.storage.squares import load_split
-
-PROCESSOR = json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}).encode()
-GOOD = {
-    "config.json": b'{"model_type": "vit"}',
-    "preprocessor_config.json": PROCESSOR,
-    "model.safetensors": save({"w.weight": np.arange(6, dtype=np.float32)}),
-}
-
-
-def fill(folder, files):
-    folder.mkdir(parents=True)
-    for name, data in files.items():
-        if data is not None:
-            (folder / name).write_bytes(data)
-    return folder
-
-
-def take(folder, base):
-    fetch_base(ModelSource(source="folder", path=str(folder), revision=None), base)
 
 
 def refused(tmp_path, files, said):
@@ -54,171 +34,12 @@ def refused(tmp_path, files, said):
 # Pickles
 
 
-def text(value):
-    return b"X" + struct.pack("<L", len(value.encode())) + value.encode()
-
-
-def call(module, name, *values):
-    """Protocol 2: module.name(*values)."""
-    return b"\x80\x02" + f"c{module}\n{name}\n".encode() + b"(" + b"".join(values) + b"tR."
-
-
-def pickles(mark):
-    """Pickles that would write the file ``mark``, start something, or exhaust the reader, made without `pickle`."""
-    command, code = text(f"echo x >> {mark}"), text(f"open({mark!r}, 'w').close()")
-    words = b"](" + text("touch") + text(mark) + b"e"
-    system, four = b"cos\nsystem\n", b"\x80\x04"
-    stack = b"\x8c\x02os\x8c\x06system\x93"
-    calls = {
-        "os.system": [command], "posix.system": [command], "os.popen": [command], "subprocess.Popen": [words],
-        "subprocess.call": [words], "subprocess.check_output": [words], "subprocess.getoutput": [command],
-        "os.execv": [text("/bin/true"), b"](" + text("true") + b"e"], "os.putenv": [text("a"), text("b")],
-        "os.remove": [text(mark)], "shutil.rmtree": [text(mark)], "builtins.eval": [code], "builtins.exec": [code],
-        "__builtin__.eval": [code], "builtins.open": [text(mark), text("w")],
-        "builtins.__import__": [text("antigravity")],
-        "builtins.compile": [code, text("x"), text("exec")], "importlib.import_module": [text("antigravity")],
-        "pty.spawn": [words], "runpy.run_path": [text(mark)], "webbrowser.open": [text("http://127.0.0.1:9/")],
-        "timeit.timeit": [code], "cProfile.run": [code], "pdb.run": [code], "ctypes.CDLL": [text(mark)],
-        "torch.load": [text(mark)], "torch.hub.load": [text("a/b"), text("c")], "numpy.load": [text(mark)],
-        "functools.partial": [system, command], "operator.methodcaller": [text("system"), command],
-        "socket.create_connection": [text("127.0.0.1") + b"K\x09\x86"], "logging.FileHandler": [text(mark)],
-    }  # fmt: skip
-    rest = {
-        "protocol 0": b"cos\nsystem\n(S'echo x >> " + mark.encode() + b"'\ntR.",
-        "STACK_GLOBAL": four + stack + command + b"\x85R.",
-        "INST": b"(S'echo x >> " + mark.encode() + b"'\nios\nsystem\n.",
-        "OBJ": b"(" + system + command + b"o.",
-        "NEWOBJ": b"\x80\x02" + system + command + b"\x85\x81.",
-        "NEWOBJ_EX": four + stack + command + b"\x85}\x92.",
-        "BUILD": b"\x80\x02ccollections\nOrderedDict\n)R}" + text("__setstate__") + system + b"sb" + command + b"b.",
-        "EXT1": b"\x80\x02\x82\x01.",
-        "persistent id": b"\x80\x02" + command + b"Q.",
-        "inside a state dict": b"\x80\x02}" + text("weight") + call("os", "system", command)[2:-1] + b"s.",
-        "memo doubled": b"\x80\x02]q\0" + b"".join(b"](h%ch%ceq%c" % (n, n, n + 1) for n in range(30)) + b".",
-        "huge long": b"\x80\x02\x8b" + struct.pack("<l", 2**31 - 1) + b"x.",
-        "huge frame": four + b"\x95" + struct.pack("<Q", 2**60) + b"N.",
-        "deep": b"(" * 100_000 + b"N" + b"t" * 100_000 + b".",
-        "cut": call("os", "system", command)[:-9],
-        "nothing": b"",
-    }
-    made = {name: call(*name.rsplit(".", 1), *values) for name, values in calls.items()}
-    return {**made, **rest}
-
-
-def as_checkpoint(data):
-    """What torch.save writes: a zip around the pickle."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("archive/data.pkl", data)
-        archive.writestr("archive/version", "3\n")
-        archive.writestr("archive/byteorder", "little")
-    return buffer.getvalue()
-
-
-def as_array(data):
-    """A .npy of Python objects."""
-    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(117) + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
-
-
-# Tries every pickle at every place where a model or data could be read; reports what was not refused, and what ran.
-CHILD = """
-import base64, json, shutil, sys, warnings
-from pathlib import Path
-WATCHED = {"os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen", "pty.spawn"}
-WATCHED |= {"pickle.find_class", "webbrowser.open", "ctypes.dlopen", "os.putenv", "socket.connect"}
-events, armed = [], False
-sys.addaudithook(lambda event, args: events.append((event, str(args)[:80])) if armed and event in WATCHED else None)
-warnings.simplefilter("ignore")
-from test_hostile_models import GOOD, PROCESSOR, as_array, as_checkpoint, fill, pickles, take
-from tiny import LORA, make_base
-from vitlora.model.adapters import add_adapter, load_adapter, save_adapter
-from vitlora.core.errors import VitloraError
-from vitlora.images.pixels import BadImageError, decode
-from vitlora.storage.labels import Labels
-from vitlora.model.base import load_base, read_normalisation
-from vitlora.export.onnx_runtime import OnnxClassifier
-from vitlora.model.params import Lora
-from vitlora.storage.squares import load_split
-
-root = Path(sys.argv[1])
-make_base(root / "base")
-labels = Labels(["cat", "dog"], 32, "bilinear")
-model, fresh = load_base(root / "base", labels.class_names, 32)
-adapted = add_adapter(model, fresh, Lora(**LORA), 10).model
-save_adapter(adapted, root / "adapter", root / "base", labels, read_normalisation(root / "base"), {})
-load_adapter(root / "base", root / "adapter")  # everything is imported now
-
-def copy(source, name, data):
-    folder = root / "try"
-    shutil.copytree(root / source, folder)
-    for old in folder.glob("*.safetensors"):
-        old.unlink()
-    (folder / name).write_bytes(data)
-    return folder
-
-def dataset(data):
-    folder = fill(root / "try", {"index.csv": b"path,label\\na,0\\n", "images.npy": as_array(data)})
-    return load_split(folder)
-
-def model_with(**files):
-    take(fill(root / "try", {**GOOD, **files}), root / "out")
-
-def base_with(name, data):
-    load_base(copy("base", name, data), labels.class_names, 32)
-
-def adapter_with(name, data):
-    load_adapter(root / "base", copy("adapter", name, data))
-
-PLACES = {
-    "model, pickled": lambda data: model_with(**{"model.safetensors": None, "pytorch_model.bin": as_checkpoint(data)}),
-    "model, as safetensors": lambda data: model_with(**{"model.safetensors": data}),
-    "base, pickled": lambda data: base_with("pytorch_model.bin", as_checkpoint(data)),
-    "base, as safetensors": lambda data: base_with("model.safetensors", data),
-    "adapter, pickled": lambda data: adapter_with("adapter_model.bin", as_checkpoint(data)),
-    "adapter, as safetensors": lambda data: adapter_with("adapter_model.safetensors", data),
-    "squares": dataset,
-    "picture": decode,
-    "onnx": lambda data: OnnxClassifier(fill(root / "try", {"model.onnx": data}) / "model.onnx", [0.5], [0.5]),
-}
-taken = []
-for name, data in pickles(str(root / "mark")).items():
-    for place, read in PLACES.items():
-        armed = True
-        try:
-            read(data)
-            taken.append(f"{name}: {place}")
-        except (VitloraError, BadImageError) as error:
-            if "\\n" in str(error):
-                taken.append(f"{name}: {place}: two lines")
-        finally:
-            armed = False
-            shutil.rmtree(root / "try", ignore_errors=True)
-    model_with(**{"pytorch_model.bin": as_checkpoint(data), "training_args.bin": data, "modeling.py": b"1/0"})
-    if sorted(path.name for path in (root / "out").iterdir()) != sorted(GOOD):
-        taken.append(f"{name}: copied")
-    shutil.rmtree(root / "try")
-    shutil.rmtree(root / "out")
-quiet = list(events)
-import pickle
-armed = True
-pickle.loads(pickles("/dev/null")["os.system"])
-armed = False
-seen = len(events) - len(quiet)
-print(json.dumps({"taken": taken, "events": quiet, "mark": (root / "mark").exists(), "control": seen}))
-"""
-
-
 def test_no_pickle_is_opened_wherever_it_lies(tmp_path):
     """The hook would see it: the last step opens one on purpose."""
     assert len(pickles("x")) >= 38
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, tmp_path],
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests/support'}{os.pathsep}{ROOT / 'tests/model'}",
-            "HF_HUB_OFFLINE": "1",
-        },
+        [sys.executable, ROOT / "tests/support/open_pickles.py", tmp_path],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         timeout=100,
@@ -358,8 +179,6 @@ def test_a_pipe_in_place_of_the_weights_does_not_hang(tmp_path):
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory):
     """A real tiny ViT's files."""
-    from tiny import make_base
-
     folder = tmp_path_factory.mktemp("vit") / "base"
     make_base(folder)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -403,22 +222,6 @@ def test_squares_that_are_cut_are_refused_in_one_line(tmp_path):
 
 
 # ONNX
-
-
-def classifier(tensor=None, node=None, function=None):
-    """Mean of each channel to two logits."""
-    weights = numpy_helper.from_array(np.ones((3, 2), np.float32), "w")
-    nodes = [
-        helper.make_node("GlobalAveragePool", ["pixel_values"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "w"], ["logits"]),
-        *([node] if node else []),
-    ]
-    ends = [("pixel_values", ["n", 3, 8, 8]), ("logits", ["n", 2])]
-    given, got = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name, shape in ends)
-    graph = helper.make_graph(nodes, "g", given, got, [weights, *([tensor] if tensor else [])])
-    functions = [function] if function else []
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10, functions=functions)
 
 
 def outside(place, marked=True):

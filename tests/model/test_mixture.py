@@ -4,21 +4,23 @@ import json
 import shutil
 import warnings
 from argparse import Namespace
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
-import test_methods as methods
-import test_resume as resume
 import tiny
 import torch
+import training
+from method_runs import logits
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from training import hashes, stopped_after
 
 from vitlora.cli import predict
-from vitlora.core.errors import StoppedError, VitloraError
+from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_csv, read_json, write_json
 from vitlora.evaluate.params import Evaluate
 from vitlora.evaluate.stage import evaluate
@@ -35,7 +37,6 @@ from vitlora.train.experts import find_experts, locate
 
 COLOURS = {**tiny.COLOURS, "yellow": (220, 200, 50)}
 HALVES = {"a": ["blue", "green"], "b": ["red", "yellow"]}
-INPUTS = ("train", "val", "test", "labels.json", "base")
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +45,14 @@ def prepared(tmp_path_factory):
     root = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "COLOURS", COLOURS)
-        resume.prepare(root)
+        training.prepare(root)
     for name, classes in HALVES.items():
         half = root / name
         half.mkdir()
         (half / "base").symlink_to(root / "base")
         keep_classes(root, half, classes)
-        with resume.working_in(half):
-            methods.fit("lora", lora__target_modules=["query", "value"])
+        with chdir(half):
+            training.fit()
     return root
 
 
@@ -76,15 +77,11 @@ def keep_classes(source, target, classes):
 
 @pytest.fixture
 def folder(prepared, tmp_path, monkeypatch):
-    for name in INPUTS:
-        (tmp_path / name).symlink_to(prepared / name)
+    training.link(prepared, tmp_path)
     for name in HALVES:
         shutil.copytree(prepared / name / "adapter", tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-trained_logits = methods.trained_logits
 
 
 def pinned(*names):
@@ -94,7 +91,7 @@ def pinned(*names):
 def fit(method, adapters=None, changes=None, **options):
     adapters = pinned(*HALVES) if adapters is None else adapters
     changes = {"train__num_train_epochs": 1, **(changes or {})}
-    resume.fit(lora__method=method, lora__options={"adapters": adapters, **options}, **changes)
+    training.fit(lora__method=method, lora__options={"adapters": adapters, **options}, **changes)
 
 
 SETTINGS = Evaluate(batch_size=4, precision="fp32", top_k=2)
@@ -118,7 +115,7 @@ def test_a_mixture_trains_reloads_and_evaluates(folder, trained_logits, kind):
     mixed, _, _ = load_adapter(Path("base"), Path("adapter"))
     assert is_mixture(mixed)
     assert not mixed.training
-    assert torch.equal(methods.logits(mixed), trained_logits[0].cpu())
+    assert torch.equal(logits(mixed), trained_logits[0].cpu())
     evaluate(SETTINGS, Path("base"), Path("adapter"), Path("test"), Path("labels.json"), Path("scores"))
     assert read_json(Path("scores/scores.json"))["images"] == 8
 
@@ -146,32 +143,26 @@ def test_a_mixture_is_exported_whole_to_onnx_and_predicts(folder, capsys):
 def test_a_mixture_resumes_to_the_bit(folder, options):
     longer = {"train__num_train_epochs": 2}
     fit("xlora", changes=longer, **options)
-    golden = resume.hashes()
-    with pytest.MonkeyPatch.context() as patch:
-        resume.break_at(patch, 7)
-        with pytest.raises(StoppedError):
-            fit("xlora", changes=longer, **options)
+    golden = hashes()
+    with stopped_after(7):
+        fit("xlora", changes=longer, **options)
     fit("xlora", changes=longer, **options)
-    assert resume.hashes() == golden
+    assert hashes() == golden
 
 
 def test_a_merge_resumes_to_the_bit(folder):
     options = {"combination_type": "dare_linear", "density": 0.5}  # pruned at random
     fit("merge", **options)
-    golden = resume.hashes()
-    with pytest.MonkeyPatch.context() as patch:
-        resume.break_at(patch, 2)
-        with pytest.raises(StoppedError):
-            fit("merge", **options)
+    golden = hashes()
+    with stopped_after(2):
+        fit("merge", **options)
     fit("merge", **options)
-    assert resume.hashes() == golden
+    assert hashes() == golden
 
 
 def test_an_adapter_of_other_content_is_another_run(folder, capsys):
-    with pytest.MonkeyPatch.context() as patch:
-        resume.break_at(patch, 3)
-        with pytest.raises(StoppedError):
-            fit("merge")
+    with stopped_after(3):
+        fit("merge")
     write_json(Path("a/more.json"), {})
     fit("merge")
     assert "no checkpoint of this run" in capsys.readouterr().out
@@ -221,12 +212,12 @@ def test_a_merge_is_one_plain_adapter_whose_head_alone_trains(folder, trained_lo
     fit("merge", combination_type=kind, density=0.5 if kind in PRUNING else None)
     assert read_json(Path("metrics.json"))["trainable_parameters"] == 4 * 32 + 4
     merged, labels, _ = load_adapter(Path("base"), Path("adapter"))
-    assert torch.allclose(methods.logits(merged), trained_logits[0].cpu(), atol=2e-5)
+    assert torch.allclose(logits(merged), trained_logits[0].cpu(), atol=2e-5)
     base, _ = load_base(Path("base"), labels.class_names, labels.image_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plain = PeftModel.from_pretrained(base, "adapter").merge_and_unload()
-    assert torch.allclose(methods.logits(plain), trained_logits[0].cpu(), atol=2e-5)
+    assert torch.allclose(logits(plain), trained_logits[0].cpu(), atol=2e-5)
 
 
 def pairs(folder):

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-import test_resume as resume
 import tiny
 import torch
+import training
 
-from vitlora.core.errors import StoppedError, VitloraError
+from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json
 from vitlora.train.trainer import ImageTrainer
 
@@ -97,25 +97,23 @@ def test_batches_reach_the_device_whole_and_in_order():
 
 @pytest.mark.parametrize("step", ["fused", "eager"])
 def test_a_run_stopped_and_resumed_in_fp16_ends_with_the_same_bytes(tmp_path, monkeypatch, step):
-    monkeypatch.chdir(resume.prepare(tmp_path))
+    monkeypatch.chdir(training.prepare(tmp_path))
     settings = {"train__fp16": True, "train__step": step, "train__full_determinism": True}
-    resume.fit(**settings)
-    golden = resume.hashes()
-    for at in (2, resume.PER_EPOCH, resume.STEPS - 1):
-        with pytest.MonkeyPatch.context() as patch:
-            resume.break_at(patch, at)
-            with pytest.raises(StoppedError):
-                resume.fit(**settings)
-        resume.fit(**settings)
-        assert resume.hashes() == golden, at
+    training.fit(**settings)
+    golden = training.hashes()
+    for at in (2, training.PER_EPOCH, training.STEPS - 1):
+        with training.stopped_after(at):
+            training.fit(**settings)
+        training.fit(**settings)
+        assert training.hashes() == golden, at
 
 
 def test_a_lack_of_gpu_memory_names_batch_and_image_size(tmp_path, monkeypatch):
-    monkeypatch.chdir(resume.prepare(tmp_path))
+    monkeypatch.chdir(training.prepare(tmp_path))
 
     def full(*args, **kwargs):
         return torch.empty(2**50, device="cuda")
 
     monkeypatch.setattr(ImageTrainer, "training_step", full)
     with pytest.raises(VitloraError, match=r"out of GPU memory \(\d+ GiB\) with 6 images of 32 px at once; halve"):
-        resume.fit(train__fp16=True)
+        training.fit(train__fp16=True)

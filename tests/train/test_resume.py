@@ -1,128 +1,29 @@
 """A run that was interrupted and goes on ends with the bytes of one that was not, wherever it was interrupted."""
 
-import hashlib
 import os
 import shutil
 import signal
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from ruamel.yaml import YAML
+from training import PER_EPOCH, STEPS, fit, hashes, link, stopped_after
 
-from vitlora.core.errors import StoppedError, VitloraError
+from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json
-from vitlora.core.params import load_params
-from vitlora.download.params import DownloadStage
-from vitlora.download.stage import download
-from vitlora.preprocess.params import PreprocessStage
-from vitlora.preprocess.stage import preprocess
 from vitlora.storage.manifest import MANIFEST, problems
 from vitlora.train.checkpoints import Checkpoints
-from vitlora.train.params import TrainStage
-from vitlora.train.stage import CHECKPOINTS, train
+from vitlora.train.stage import CHECKPOINTS
 from vitlora.train.trainer import ImageTrainer
-
-RESULTS = ("adapter", "metrics.json", "plots")
-STEPS, PER_EPOCH = 10, 5
-SETTINGS = {
-    **tiny.PARAMS,
-    "train.per_device_train_batch_size": 3,
-    "train.gradient_accumulation_steps": 2,
-    "train.logging_steps": 3,
-    "train.save_steps": 1,
-    "lora.lora_dropout": 0.2,
-    # On a machine with a GPU these tests run there.
-    "train.step": "eager",
-    "train.full_determinism": torch.cuda.is_available(),
-}
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """The tiny project's data and base, as the first two stages leave them."""
-    return prepare(tmp_path_factory.mktemp("prepared"))
-
-
-def prepare(root):
-    tiny.make_images(root / "pictures")
-    tiny.make_base(root / "tiny")
-    document = settings(root)
-    stage = load_params(DownloadStage, document, Path("params.yaml"))
-    with working_in(root):
-        download(stage.data, stage.model, Path("raw"), Path("base"))
-        made = load_params(PreprocessStage, document, Path("params.yaml"))
-        places = [Path(name) for name in ("train", "val", "test", "labels.json", "report.html", "report.json")]
-        preprocess(made.ingest, made.image, made.split, Path("raw"), *places)
-    return root
-
-
-@pytest.fixture
-def folder(prepared, tmp_path, monkeypatch):
-    for name in ("train", "val", "labels.json", "base"):
-        (tmp_path / name).symlink_to(prepared / name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture(scope="module")
 def golden(prepared, tmp_path_factory):
     """Hashes of an undisturbed run."""
-    root = tmp_path_factory.mktemp("golden")
-    for name in ("train", "val", "labels.json", "base"):
-        (root / name).symlink_to(prepared / name)
-    with working_in(root):
+    with chdir(link(prepared, tmp_path_factory.mktemp("golden"))):
         fit()
         return hashes()
-
-
-class working_in:  # noqa: N801 - reads as contextlib.chdir, which takes no longer lines
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __enter__(self):
-        self.before = Path.cwd()
-        os.chdir(self.folder)
-
-    def __exit__(self, *args):
-        os.chdir(self.before)
-
-
-def settings(root, changes=None):
-    document = YAML(typ="safe").load(tiny.ROOT / "params.yaml")
-    for key, value in {**SETTINGS, **(changes or {})}.items():
-        section, name = key.split(".")
-        document[section][name] = value
-    return document
-
-
-def fit(**changes):
-    stage = load_params(TrainStage, settings(Path(), {k.replace("__", "."): v for k, v in changes.items()}), Path("p"))
-    sections = (stage.augment, stage.lora, stage.train)
-    inputs = [Path(name) for name in ("base", "train", "val", "labels.json")]
-    train(*sections, *inputs, *map(Path, RESULTS)).checkpoints.remove()
-
-
-def hashes():
-    return hashes_of(*map(Path, RESULTS))
-
-
-def hashes_of(*places):
-    files = sorted(path for place in places for path in [place, *place.rglob("*")] if path.is_file())
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def break_at(monkeypatch, step, number=signal.SIGTERM):
-    """Ask the run to stop once a step is done."""
-    original = ImageTrainer._get_grad_norm
-
-    def asks(self, *args, **kwargs):
-        if self.state.global_step + 1 == step:
-            os.kill(os.getpid(), number)
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(ImageTrainer, "_get_grad_norm", asks)
 
 
 def kill_after(monkeypatch, saves):
@@ -152,11 +53,8 @@ def runs():
 )
 @pytest.mark.survives("F06", "training asked to stop after every step, 0 or 2 workers: goes on to the same bytes")
 def test_a_run_stopped_after_any_step_ends_with_the_same_bytes(golden, folder, step, workers):
-    with pytest.MonkeyPatch.context() as patch:
-        break_at(patch, step)
-        with pytest.raises(StoppedError, match=f"stopped after step {step}, which is kept") as stopped:
-            fit(train__dataloader_num_workers=workers, train__save_steps=1000)
-    assert stopped.value.number == signal.SIGTERM
+    with stopped_after(step):
+        fit(train__dataloader_num_workers=workers, train__save_steps=1000)
     fit(train__dataloader_num_workers=workers)
     assert hashes() == golden
     assert not runs(), "nothing is left behind"
@@ -348,10 +246,8 @@ def test_a_learning_rate_that_diverges_stops_with_the_step(folder):
     assert not Path("adapter").exists()
 
 
-def test_a_second_signal_ends_at_once_and_the_first_is_undone_afterwards(folder, monkeypatch):
+def test_a_second_signal_ends_at_once_and_the_first_is_undone_afterwards(folder):
     before = signal.getsignal(signal.SIGINT)
-    break_at(monkeypatch, 2, signal.SIGINT)
-    with pytest.raises(StoppedError) as stopped:
+    with stopped_after(2, signal.SIGINT):
         fit()
-    assert stopped.value.number == signal.SIGINT
     assert signal.getsignal(signal.SIGINT) is before

@@ -3,30 +3,30 @@
 import re
 import time
 
+import param_files as files
 import pytest
-import test_params as lists
 import tiny
 from faults.harness import repro, stage_command
 from ruamel.yaml import YAML
 
 LIMIT_S = 5.0
 TYPES = (
-    lists.WHOLE,
-    lists.NUMBER,
-    lists.SWITCH,
-    lists.WORD,
-    lists.TARGETS,
+    files.WHOLE,
+    files.NUMBER,
+    files.SWITCH,
+    files.WORD,
+    files.TARGETS,
     "not empty",
     "a list, such as",
     "two numbers",
 )
-ODD = {name: text for name, (text, _) in lists.ODD_FILES.items()}
-VALUES = {f"{key} {value}": (lists.changed(key, value), rule) for key, value, _, rule in lists.BAD_VALUES}
+ODD = {name: text for name, (text, _) in files.ODD_FILES.items()}
+VALUES = {f"{key} {value}": (files.changed(key, value), rule) for key, value, _, rule in files.BAD_VALUES}
 KINDS = {name: text for name, (text, rule) in VALUES.items() if rule.startswith(TYPES)}
 RANGES = {name: text for name, (text, _) in VALUES.items() if name not in KINDS}
-PAIRS = {" ".join(each[0]): lists.changed_all(each[0]) for each in lists.NOT_TOGETHER}
-GOOD = {f"{key} {value}": lists.changed(key, value) for key, value, _ in lists.GOOD_VALUES}
-GOOD |= {name: lists.changed_all(values) for name, values in lists.GOOD_FILES.items()}
+PAIRS = {" ".join(each[0]): files.changed_all(each[0]) for each in files.NOT_TOGETHER}
+GOOD = {f"{key} {value}": files.changed(key, value) for key, value, _ in files.GOOD_VALUES}
+GOOD |= {name: files.changed_all(values) for name, values in files.GOOD_FILES.items()}
 STAGES = ("train", "download")
 
 
@@ -39,7 +39,7 @@ def many(texts, quick=1):
 
 def refused_at_once(tmp_path, number, text):
     begun = time.monotonic()
-    done = lists.stage(STAGES[number % 2], text, tmp_path)
+    done = files.run_stage(STAGES[number % 2], text, tmp_path)
     assert time.monotonic() - begun <= LIMIT_S
     assert done.returncode == 1
     lines = done.stderr.splitlines()
@@ -69,7 +69,7 @@ def test_a_value_out_of_range_is_refused_by_the_stage(tmp_path, number, text):
 @pytest.mark.survives("F27-F29", "a good parameter file: let through to the data")
 @pytest.mark.parametrize(("number", "text"), many(GOOD))
 def test_a_good_file_is_let_through_by_the_stage(tmp_path, number, text):
-    done = lists.stage("train", text, tmp_path)
+    done = files.run_stage("train", text, tmp_path)
     assert f"error: {tmp_path}/base: missing" in done.stderr, done.stderr
 
 
