@@ -16,6 +16,9 @@ setup: $(READY) ## build .venv from the hashed lock
 repro: $(READY) ## run the pipeline: only the stages whose inputs changed
 	@$(BIN)/vitlora run
 
+# One thread in each process that tests start: two workers with two each crowd two cores, and tiny models gain nothing.
+test faults unit: export OMP_NUM_THREADS = 1
+
 test: check ## lint, types and all tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 

@@ -3,6 +3,8 @@
 import os
 import signal
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded; as the Makefile has it
+
 import pytest
 import torch
 
