@@ -124,7 +124,7 @@ class Slow:
 
 def test_waiting_is_counted_and_the_remedy_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    timing = Timing()
+    timing = Timing("simplejpeg")
     timing.feed = Feed(Slow(), CPU)
     timing.begin()
     assert [batch["labels"].item() for batch in timing.feed] == [0, 1, 2]
@@ -139,7 +139,7 @@ def test_waiting_is_counted_and_the_remedy_named(tmp_path, monkeypatch):
 
 def test_an_epoch_that_does_not_wait_needs_no_remedy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    timing = Timing()
+    timing = Timing("simplejpeg")
     timing.feed = Feed(Slow(pause_s=0), CPU)
     timing.begin()
     assert len(list(timing.feed)) == 3
@@ -147,3 +147,18 @@ def test_an_epoch_that_does_not_wait_needs_no_remedy(tmp_path, monkeypatch):
     timing.end()
     line, *_ = timing.report(1, 2.0, 50.0)
     assert "waiting for images" in line
+
+
+def test_a_remedy_that_is_taken_already_is_not_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def note(decoder):
+        timing = Timing(decoder)
+        timing.feed = Feed(Slow(), CPU)
+        timing.begin()
+        assert len(list(timing.feed)) == 3
+        timing.end()
+        return list(timing.report(1, 2.0, 50.0))[1]
+
+    assert "train.decoder: simplejpeg" in note("pil")
+    assert "train.decoder" not in note("simplejpeg")

@@ -161,7 +161,7 @@ def test_the_onnx_file_is_whole_takes_any_batch_and_names_no_folder(finished_run
 def test_the_export_report_says_how_well_every_form_agrees(finished_run):
     report = json.loads((finished_run / "metrics/export.json").read_text())
     assert {report[f"{form}_agreement"] for form in ("merged", "onnx", "pipeline")} == {1.0}
-    assert 0 <= report["onnx_max_logit_diff"] < 1e-3
+    assert "onnx_max_logit_diff" not in report, "rounding noise is checked and printed, but is no metric"
     assert report["images"] == 6
 
 

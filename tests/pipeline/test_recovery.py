@@ -134,7 +134,7 @@ def test_run_says_which_parameters_are_not_those_of_the_last_commit(project):
     tiny.set_params(project / "params.yaml", {"evaluate.top_k": 3})
     code, out, err = vitlora(project, "run")
     assert code == 0, err
-    assert "note: not as in the last commit: evaluate.top_k: 2 -> 3" in out
+    assert out.count("parameters that differ from the last commit:\n  evaluate.top_k: 2 -> 3\n") == 1
 
 
 def test_run_does_not_believe_a_success_without_its_results(project):

@@ -330,10 +330,9 @@ class Lora(Params):
         return self._own
 
     @property
-    def without_effect(self) -> dict[str, Any]:
-        """Keys of this section that hold a value which the method never reads, with these values."""
-        named = ((key, getattr(self, key)) for key in UNREAD.get(self.method, ()))
-        return {key: value for key, value in named if value is not None}
+    def without_effect(self) -> list[str]:
+        """Keys of this section that hold a value which the method never reads."""
+        return [key for key in UNREAD.get(self.method, ()) if getattr(self, key) is not None]
 
     @field_validator("target_modules", mode="before")
     @classmethod

@@ -36,12 +36,13 @@ def _changed() -> Iterator[str]:
 
 def _without_effect() -> Iterator[str]:
     try:
-        lora, _ = validate(Lora, read_document(PARAMS).get("lora"), "lora")
+        section = read_document(PARAMS).get("lora")
     except VitloraError:  # refused elsewhere, with its reason
         return
+    lora, _ = validate(Lora, section, "lora")
     if lora is None or not lora.without_effect:
         return
-    idle = ", ".join(f"lora.{key} ({shown(value)})" for key, value in lora.without_effect.items())
+    idle = ", ".join(f"lora.{key} ({shown(section[key])})" for key in lora.without_effect)
     own = ", ".join(f"{key} ({shown(value)})" for key, value in lora.own.model_dump().items())
     yield f"without effect, since lora.method {lora.method} does not read them: {idle}"
     if own:

@@ -266,4 +266,4 @@ def test_parameters_left_by_a_killed_experiment_are_announced(project, number):
     assert YAML(typ="safe").load(project / "params.yaml")["lora"]["r"] == 4
     done = tiny.run(project, *REPRO, "train")
     assert done.returncode == 0, done.stderr
-    assert "note: not as in the last commit: lora.r: 2 -> 4" in done.stdout
+    assert "parameters that differ from the last commit:\n  lora.r: 2 -> 4\n" in done.stdout

@@ -1,0 +1,68 @@
+"""What has no effect is said, and said once."""
+
+import subprocess
+from typing import get_args
+
+import pytest
+from param_files import TEXT, changed_all
+
+from vitlora.core.params import load_params, read_document
+from vitlora.model.methods import configure
+from vitlora.model.params import MIXTURES, PLAIN, UNREAD, WITHOUT_ADAPTER, Method
+from vitlora.safety.announce import announce
+from vitlora.train.params import TrainStage
+
+OTHER = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.25, "bias": "all", "use_rslora": True}
+WITH_CONFIG = [name for name in get_args(Method) if name not in (*MIXTURES, *WITHOUT_ADAPTER)]
+
+
+def section(tmp_path, changes):
+    path = tmp_path / "p.yaml"
+    path.write_text(changed_all({f"lora.{key}": str(value).lower() for key, value in changes.items()}))
+    return load_params(TrainStage, read_document(path), path).lora
+
+
+@pytest.mark.parametrize("method", WITH_CONFIG)
+def test_the_keys_said_to_have_no_effect_are_those_that_leave_pefts_config_as_it_is(tmp_path, method):
+    def config(**changes):
+        lora = section(tmp_path, {"method": method, **changes})
+        return configure(lora, ["a.q_proj"], ["classifier"], 100).to_dict()
+
+    idle = {key for key in PLAIN if config(**{key: OTHER[key]}) == config()}
+    assert idle == set(UNREAD.get(method, ())) & set(PLAIN)
+
+
+def test_a_value_of_null_is_no_setting_that_could_have_an_effect(tmp_path):
+    lora = section(tmp_path, {"method": "head", "target_modules": "null"})
+    assert lora.without_effect == list(PLAIN)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(TEXT)
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "m"]):
+        subprocess.run(["git", *words], check=True)
+    return tmp_path
+
+
+def test_nothing_is_said_where_nothing_was_changed(project, capsys):
+    announce(project)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_stages_of_a_run_say_it_once_and_again_when_it_is_another(project, capsys):
+    (project / "params.yaml").write_text(changed_all({"lora.method": "loha", "lora.r": "32"}))
+    for _ in range(5):
+        announce(project)
+    out = capsys.readouterr().out
+    assert out.splitlines()[:3] == [
+        "parameters that differ from the last commit:",
+        '  lora.method: "lora" -> "loha"',
+        "  lora.r: 16 -> 32",
+    ]
+    assert out.count("does not read them: lora.r (32), lora.lora_alpha (16), ") == 1
+    assert "\n  it reads lora.options: r (8), alpha (8), " in out
+    (project / "params.yaml").write_text(changed_all({"lora.r": "8"}))
+    announce(project)
+    assert capsys.readouterr().out == "parameters that differ from the last commit:\n  lora.r: 16 -> 8\n"
