@@ -486,7 +486,7 @@ PNG = saved(picture(64, 48), format="PNG")
         (PNG[: len(PNG) // 2], "the PNG file ends before its last chunk"),
         (saved(picture(64, 48), format="WEBP")[:200], "the WEBP file has 200 bytes, fewer than its header says"),
         (saved(picture(64, 48), format="BMP")[:200], "truncated"),
-        (saved(picture(64, 48), format="TIFF", compression="tiff_lzw")[:900], "the TIFF file ends "),
+        (saved(picture(64, 48), format="TIFF", compression="tiff_lzw")[:900], "only got"),
         (bomb(20_000, 20_000), "too many pixels: 20000 x 20000; the rule: at most 52,000,000"),
         (bomb(10_000, 9_000), "too many pixels: 10000 x 9000; the rule"),
         (bomb(100, 100), "the PNG rows end after 100 of 30,100 bytes"),

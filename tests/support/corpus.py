@@ -369,7 +369,7 @@ def cuts():
         for share in (10, 50, 90):
             yield f"{share} percent.{name}", data[: len(data) * share // 100], "truncated"
         if name != "raw.tif":  # it loses a value that the pixels don't need
-            yield f"the last two.{name}", data[:-2], "truncated"
+            yield f"the last two.{name}", data[:-2], "corrupt" if name == "lzw.tif" else "truncated"
     first = saved(NOISE, "TIFF")  # its directory stands before the pixels
     for share in (10, 50, 99):
         yield f"{share} percent.tif", first[: len(first) * share // 100], "truncated"
@@ -394,7 +394,7 @@ def corruption():
     yield "adler.png", png(ihdr(64, 48), b"", packed=rows[:-4] + b"abcd"), "corrupt"
     yield "no such colour.png", png(ihdr(64, 48, 8, 5), filtered(NOISE)), "corrupt"
     yield "no such depth.png", png(ihdr(64, 48, 7), filtered(NOISE)), "corrupt"
-    yield "no rows.png", without(PNG, idat - 8, len(PNG) - 12), "corrupt"
+    yield "no rows.png", without(PNG, idat - 8, len(PNG) - 12), "truncated"
     yield "no header.png", without(PNG, 8, 33), "corrupt"
     yield "rubbish chunk.png", put(PNG, 37, b"\0\1\2\3"), "corrupt"
     plte = chunk(b"PLTE", noisy(16, 1).tobytes(), wrong=1)
@@ -414,9 +414,9 @@ def corruption():
     yield "rubbish.webp", WEBP[:30] + bytes(len(WEBP) - 30), "corrupt"
     yield "rubbish lossy.webp", LOSSY_WEBP[:40] + b"\xff" * (len(LOSSY_WEBP) - 40), "corrupt"
     yield "no chunk.webp", put(WEBP, 12, b"ABCD"), "corrupt"
-    yield "header.bmp", put(BMP, 14, struct.pack("<I", 66)), "corrupt"
-    yield "bits.bmp", put(BMP, 28, struct.pack("<H", 77)), "corrupt"
-    yield "narrow.bmp", put(BMP, 18, struct.pack("<i", -64)), "corrupt"
+    yield "header.bmp", put(BMP, 14, struct.pack("<I", 66)), "unsupported"
+    yield "bits.bmp", put(BMP, 28, struct.pack("<H", 77)), "unsupported"
+    yield "narrow.bmp", put(BMP, 18, struct.pack("<i", -64)), "bomb"
     yield "points to nothing.tif", tiff("<", [(256, 4, [64]), (257, 4, [48])], NOISE.tobytes()), "corrupt"
     yield "rows.tif", put(DEFLATE, len(DEFLATE) // 2, bytes(40)), "corrupt"
 
@@ -473,7 +473,7 @@ def extremes():
     yield "column.png", saved(noisy(1, 500), "PNG"), "too_small"
     yield "row.jpg", saved(noisy(500, 1), "JPEG"), "too_small"
     yield "no size.png", png(ihdr(0, 0), b""), "too_small"
-    yield "no width.bmp", put(BMP, 18, struct.pack("<i", 0)), "too_small"
+    yield "no width.bmp", put(BMP, 18, struct.pack("<i", 0)), "corrupt"
     yield "no height.jpg", put(JPEG, FRAME + 5, b"\0\0"), "too_small"
     yield "four pixels.png", saved(noisy(2, 2), "PNG"), None, noisy(2, 2)
     yield "white.png", saved(np.full((32, 32, 3), 255, np.uint8), "PNG"), None, np.full((32, 32, 3), 255, np.uint8)
@@ -485,8 +485,8 @@ def foreigners():
     for kind in ("JPEG2000", "ICO", "PPM", "TGA", "DDS", "PCX", "SGI", "EPS", "XBM", "ICNS", "MSP"):
         mode = "1" if kind in ("XBM", "MSP") else None
         yield f"photo.{kind.lower()}", saved(photo(64, 64), kind, mode), "unsupported"
-    yield "photo.im", b"Image type: RGB\r\nName: photo\r\n" + bytes(600), "unsupported"
-    yield "packed.tga", saved(PHOTO, "TGA", compression="tga_rle"), "unsupported"
+    yield "photo.im", b"Image type: RGB\r\nName: photo\r\n" + bytes(600), "not_an_image"
+    yield "packed.tga", saved(PHOTO, "TGA", compression="tga_rle"), "not_an_image"
     yield "old.tga", saved(PHOTO, "TGA")[:-26], "unsupported"
     yield "photo.psd", b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 48, 64, 8, 3) + bytes(300), "unsupported"
     yield "photo.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300), "unsupported"
@@ -499,8 +499,8 @@ def foreigners():
     yield "lossless.jpg", put(JPEG, FRAME + 1, b"\xc3"), "unsupported"
     yield "12 bits.jpg", put(JPEG, FRAME + 4, b"\x0c"), "unsupported"
     yield "jpeg within.bmp", put(BMP, 30, struct.pack("<I", 4)), "unsupported"
-    yield "24 bits.tif", tiff_of(NOISE[..., 0], 1, t258=(3, [24])), "unsupported"
-    yield "no such packing.tif", tiff_of(NOISE, 2, compression=34925 + 1000), "unsupported"
+    yield "24 bits.tif", tiff_of(NOISE[..., 0], 1, t258=(3, [24])), "corrupt"
+    yield "no such packing.tif", tiff_of(NOISE, 2, compression=34925 + 1000), "corrupt"
     yield "apple.png", put(PNG, 8, chunk(b"CgBI", b"\x50\0\x20\6")) + PNG[8:], "unsupported"
 
 

@@ -14,7 +14,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from vitlora.images.formats import MAX_BYTES, BadImageError, Reason, essence, is_cut, refuse_length, refuse_size
+from vitlora.images.formats import MAX_BYTES, BadImageError, Reason, essence, refuse_length, refuse_size
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 SCALED_PIXELS = 100_000_000
@@ -30,9 +30,13 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 RARE = ("lzma", "zstd", "webp", "tiff_sgilog", "tiff_sgilog24", "tiff_thunderscan")  # what a libtiff may lack
+# Its directory ends early, or the places and lengths of its strips or tiles are beyond the end.
+CUT = r"Corrupt EXIF data|Tag data larger than file\. Skipping tag (25[67]|273|279|324|325)\b"
 PILLOW_SAYS: tuple[tuple[str, Reason], ...] = (
     ("decoder error -9", "bomb"),  # it got no memory
     ("truncated", "truncated"),
+    ("only got", "truncated"),
+    ("larger than file", "truncated"),
     ("palette size", "corrupt"),
     ("unsupported", "unsupported"),
     ("not available", "unsupported"),
@@ -124,8 +128,6 @@ def _decode(kind: str, kept: bytes) -> Image.Image:
     try:
         image.load()
     except OSError:
-        if kind == "TIFF" and is_cut(kept):
-            raise BadImageError("truncated", "the TIFF file ends before its last pixels") from None
         if image.info.get("compression") in RARE:
             raise BadImageError("unsupported", f"TIFF compression {image.info['compression']}") from None
         raise
@@ -136,13 +138,13 @@ def _decode(kind: str, kept: bytes) -> Image.Image:
 
 
 def _open(kind: str, kept: bytes) -> ImageFile.ImageFile:
+    if kind == "TIFF":  # of a cut one, Pillow shows what it finds
+        warnings.filterwarnings("error", CUT)
     try:
         image = Image.open(io.BytesIO(kept), formats=(kind,))
     except UnidentifiedImageError:
-        reason: Reason = "corrupt"
-        if kind == "TIFF":  # which holds more kinds of pixels than Pillow knows
-            reason = "truncated" if is_cut(kept) else "unsupported"
-        raise BadImageError(reason, f"a {kind} file that cannot be read") from None
+        rare = ", or of a rare kind" if kind == "TIFF" else ""
+        raise BadImageError("corrupt", f"a {kind} file that is damaged{rare}") from None
     refuse_size(*image.size)
     return image
 
