@@ -8,6 +8,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# uv is five times as fast as pip here and shows how far it is; pip fetches it, by its hash in the lock.
+UV := $(BIN)/uv pip install --python $(VENV)
+INSTALL := $(UV) --require-hashes --requirement requirements.lock
+# make TORCH=cpu takes PyTorch's own CPU-only build from PyTorch's index: 1 GB on the disk in place of 6.6. The lock has no
+# hashes of it, so PyTorch alone is installed by version.
+ifeq ($(TORCH),cpu)
+CUDA := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==
+INSTALL = awk '/^[^ ]/ { wanted = !/$(CUDA)/ } wanted' requirements.lock > $(VENV)/rest.lock && \
+	$(UV) --no-deps --require-hashes --requirement $(VENV)/rest.lock && \
+	$(UV) --no-deps --torch-backend cpu $$(sed -nE 's/^(torch|torchvision)(==[0-9.]+).*/\1\2/p' requirements.lock)
+endif
+
 help: ## list what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-7s %s\n", $$1, $$2}'
 
@@ -34,8 +46,8 @@ check: $(READY) ## lint, format and types
 	$(BIN)/mypy
 	PYTHONPATH=src $(BIN)/lint-imports --no-cache --no-logo
 
-lock: ## renew requirements.lock from pyproject.toml (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --group dev --no-header pyproject.toml -o requirements.lock
+lock: $(READY) ## renew requirements.lock from pyproject.toml
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --group dev --no-header pyproject.toml -o requirements.lock
 
 audit: ## look every pinned package up in PyPI's list of known vulnerabilities (needs the network)
 	$(PYTHON) -m venv .work/audit
@@ -50,8 +62,11 @@ clean: ## remove the environment and caches, keep data and models
 # `vitlora` one that runs this tree: an installed copy would go stale, and queued experiments must run their own code.
 $(READY): requirements.lock Makefile
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"Python 3.11 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}; make PYTHON=python3.12" if v < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@echo 'making $(VENV): uv fetches what requirements.lock pins, some 3 GB the first time on Linux (less with TORCH=cpu)'
+	@$(PYTHON) -m venv $(VENV)
+	@awk '/^[^ ]/ { wanted = /^uv==/ } wanted' requirements.lock > $(VENV)/uv.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(VENV)/uv.lock
+	@$(INSTALL)
 	@printf '#!/bin/sh\nbin=$$(cd "$$(dirname "$$0")" && pwd)\nPATH="$$bin:$$PATH" PYTHONPATH="$$bin/../../src" exec "$$bin/python" -m vitlora.safety.dvc_command "$$@"\n' > $(BIN)/dvc
 	@printf '#!/bin/sh\nbin=$$(cd "$$(dirname "$$0")" && pwd)\nPYTHONPATH="$$bin/../../src" exec "$$bin/python" -m vitlora "$$@"\n' > $(BIN)/vitlora
 	@chmod +x $(BIN)/dvc $(BIN)/vitlora

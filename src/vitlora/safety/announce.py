@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.params import read_document, shown, validate
@@ -36,7 +37,7 @@ def _changed() -> Iterator[str]:
 
 def _without_effect() -> Iterator[str]:
     try:
-        section = read_document(PARAMS).get("lora")
+        section: Any = read_document(PARAMS).get("lora")
     except VitloraError:  # refused elsewhere, with its reason
         return
     lora, _ = validate(Lora, section, "lora")
