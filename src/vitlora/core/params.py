@@ -46,7 +46,9 @@ class TogetherError(ValueError):
 class Params(BaseModel):
     """Base of every section and of every stage's set of sections: immutable, strict, no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 Section = TypeVar("Section", bound=Params)

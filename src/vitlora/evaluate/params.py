@@ -10,8 +10,11 @@ class Evaluate(Params):
     """Images scored at once (speed only), the precision on a GPU, and the k of top-k accuracy."""
 
     precision: Precision
+    """On a GPU; elsewhere fp32 is used, said and recorded."""
     batch_size: int = Field(ge=1)
+    """Images at once; speed only."""
     top_k: int = Field(ge=1)
+    """Also count an image as right if its class is among so many."""
 
 
 class EvaluateStage(Params):

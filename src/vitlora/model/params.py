@@ -303,16 +303,29 @@ class Lora(Params):
     """PEFT's LoraConfig, key by key. What the base model allows of it is checked when the model is there."""
 
     method: Method
+    """Lora and its kin, other PEFT methods, mixtures of adapters, head or full: docs/methods.md."""
     r: int = Field(ge=1)
+    """Rank of each adapter; trained parameters grow with it."""
     lora_alpha: float = Field(gt=0)
+    """Scale: updates are multiplied by lora_alpha / r."""
     lora_dropout: float = Field(ge=0, lt=1)
+    """Share of the adapter's inputs that is dropped in training."""
     bias: Literal["none", "all", "lora_only"]
+    """Which biases are trained too."""
     use_rslora: bool
+    """Scale by lora_alpha / sqrt(r) instead."""
     target_modules: Name | list[Name] | None
+    """Layers that get adapters: names in any family's spelling, a regex, a group (attention-qv, attention, mlp,
+    all-linear), null for query and value.
+    """
     exclude_modules: Name | list[Name] | None
+    """Names or a regex, taken from those."""
     layers_to_transform: list[int] | None = Field(min_length=1)
+    """Numbers of the blocks that get adapters; null is all."""
     modules_to_save: list[Name] = Field(min_length=1)
+    """Layers trained in full and saved with the adapter; the new head must be among them."""
     options: dict[str, Any]
+    """The method's own keys: docs/methods.md."""
     _own: Params = PrivateAttr()
 
     @model_validator(mode="after")

@@ -11,7 +11,9 @@ class Image(Params):
     """Side of the square in pixels, and the resize filter, by torchvision's names."""
 
     size_px: int = Field(ge=8, le=2048)
+    """Side of the squares, a multiple of the model's patch; time grows with its square."""
     interpolation: Literal["bilinear", "bicubic"]
+    """Resize filter, by torchvision's name."""
 
 
 class Split(Params):
@@ -22,10 +24,15 @@ class Split(Params):
     """
 
     seed: int = Field(ge=0, lt=2**32)
+    """Of the random division."""
     val_from: Literal["train", "official"]
+    """With train, val is carved from the training images and an official split is the test; with official, it is val."""
     val_fraction: float = Field(gt=0, lt=1)
+    """Share of each class that picks the best epoch."""
     test_fraction: float = Field(gt=0, lt=1)
+    """Share of each class that is only scored; used where the data has no official split."""
     max_per_class: int | None = Field(ge=1)
+    """At most so many images of each class in each split, for small trials."""
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> "Split":
@@ -42,8 +49,11 @@ class Ingest(Params):
     """
 
     on_bad: Literal["fail", "skip"]
+    """A file that can't be decoded: fail names it and stops, skip names it and goes on."""
     max_bad_fraction: float = Field(ge=0, le=1)
+    """With skip: more than this share of bad files stops all the same."""
     on_duplicate: Literal["fail", "skip"]
+    """One picture in two classes or in two official splits: fail stops, skip leaves it out of train."""
 
 
 class PreprocessStage(Params):

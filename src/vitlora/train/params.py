@@ -14,8 +14,11 @@ class Augment(Params):
     """Random crop and flip of training images: torchvision's RandomResizedCrop and RandomHorizontalFlip."""
 
     scale: tuple[float, float]
+    """Least and largest share of the area that a crop covers."""
     ratio: tuple[float, float]
+    """Least and largest width over height of a crop."""
     horizontal_flip_p: float = Field(ge=0, le=1)
+    """How often an image is mirrored."""
 
     @field_validator("scale", "ratio", mode="before")
     @classmethod
@@ -43,32 +46,57 @@ class Train(Params):
     """TrainingArguments, key by key. Validation happens once an epoch."""
 
     learning_rate: float = Field(gt=0, le=10)
+    """Peak of the schedule."""
     per_device_train_batch_size: int = Field(ge=1)
+    """Images of a micro-batch."""
     per_device_eval_batch_size: int = Field(ge=1)
+    """Images at once in validation; speed only."""
     gradient_accumulation_steps: int = Field(ge=1)
+    """Micro-batches of one optimiser step."""
     num_train_epochs: int = Field(ge=1)
+    """Passes over the training images."""
     weight_decay: float = Field(ge=0, le=1)
+    """Of AdamW."""
     warmup_steps: float = Field(ge=0)
+    """Steps, or a fraction of all steps if below 1."""
     lr_scheduler_type: Literal[
         "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
     ]
+    """Shape of the learning rate after the warm-up."""
     label_smoothing_factor: float = Field(ge=0, lt=1)
+    """Share of a label that is spread over all classes."""
     max_grad_norm: float = Field(gt=0)
+    """Longer gradients are cut to this length."""
     optim: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd"]
+    """Optimiser, by the Trainer's name."""
     early_stopping_patience: int | None = Field(ge=1)
+    """Epochs without a better val score before training stops; null is never."""
     load_best_model_at_end: bool
+    """Keep the epoch that is best on val, not the last."""
     metric_for_best_model: Literal["accuracy", "loss"]
+    """What best means; both on val."""
     fp16: bool
+    """Half precision on a GPU; elsewhere fp32 is used, said and recorded."""
     bf16: bool
+    """Bfloat16 on a GPU, or on a processor that has it."""
     step: Literal["fused", "compiled", "eager"]
+    """On a GPU: fused (our own passes: ViT, DeiT, DINOv2 with LoRA on q, k, v), compiled, eager."""
     fp8: bool
+    """Fused on Ada, Hopper and later: frozen products behind attention in 8 bits, faster and coarser."""
     join_micro_batches: bool
+    """On a GPU: accumulated micro-batches run as one where memory holds it; equal gradients."""
     dataloader_num_workers: int | None = Field(ge=0, le=256)
+    """Processes that decode; speed only; null: cores - 2 on a GPU (at most 14), else 0."""
     decoder: Decoder
+    """Training photos: simplejpeg (fast, a level off here and there) or pil (bit-equal with torchvision)."""
     logging_steps: int = Field(ge=1)
+    """Optimiser steps between rows of steps.csv."""
     save_steps: int = Field(ge=1)
+    """Steps between checkpoints; an interrupted run goes on from the newest with the same result."""
     full_determinism: bool
+    """On a GPU: the same bits every time, slower; on a CPU they are the same anyway."""
     seed: int = Field(ge=0, lt=2**32)
+    """Of head, adapters, order, augmentation and dropout."""
 
     @field_validator("warmup_steps")
     @classmethod
