@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from foreign import GOOD, classifier, fill
 from PIL import Image
-from tiny import ROOT, make_images, set_params
+from tiny import DIGITS, ROOT, make_images, set_params
 
 from vitlora.cli.predict import names
 from vitlora.core.errors import VitloraError
@@ -160,7 +160,7 @@ def stage(root, **env):
 @pytest.fixture
 def project(tmp_path):
     """Pictures in odd folders, and a base model of one number."""
-    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (tmp_path / "params.yaml").write_bytes(DIGITS.read_bytes())
     fill(tmp_path / "tiny", GOOD)
     make_images(tmp_path / "pictures", per_class=1)
     (tmp_path / "pictures/blue").rename(tmp_path / "pictures/bleu très pâle 🐈")

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save
-from tiny import ROOT, make_images, set_params
+from tiny import DIGITS, ROOT, make_images, set_params
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json
@@ -180,7 +180,7 @@ def make_sources(root):
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
-    (root / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (root / "params.yaml").write_bytes(DIGITS.read_bytes())
     set_params(root / "params.yaml", {"model.source": "folder", "model.path": "tiny"})
     make_sources(root)
     return root

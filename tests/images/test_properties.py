@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
+from tiny import DIGITS
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_csv, read_json, write_csv, write_json
@@ -21,8 +22,7 @@ from vitlora.storage.manifest import MANIFEST, digest, problems, write_manifest
 from vitlora.storage.packed import BYTES, INDEX, Packed, write_packed
 from vitlora.train.augment import epoch_crops, epoch_order
 
-ROOT = Path(__file__).parents[2]
-PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
+PARAMS = YAML(typ="safe").load(DIGITS)
 KEYS = [(section, key) for section, values in PARAMS.items() for key in values]
 SEEDS = st.integers(0, 2**32 - 1)
 settings.register_profile(

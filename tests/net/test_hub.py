@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save
-from tiny import ROOT, set_params
+from tiny import DIGITS, ROOT, set_params
 
 from vitlora.core.files import read_json
 from vitlora.storage.manifest import MANIFEST
@@ -254,7 +254,7 @@ class Project:
     def __init__(self, root, endpoint):
         self.root, self.endpoint = root, endpoint
         self.cache = root / ".cache/huggingface"
-        shutil.copy(ROOT / "params.yaml", root)
+        shutil.copy(DIGITS, root / "params.yaml")
         for name, data in {"pictures/cat/1.png": b"cat", "pictures/dog/1.png": b"dog"}.items():
             (root / name).parent.mkdir(parents=True)
             (root / name).write_bytes(data)

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from collections import Counter
 from functools import partial
-from pathlib import Path
 
 import hostile
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from tiny import DIGITS, ROOT
 from torchvision import transforms
 
 from vitlora.core.errors import VitloraError
@@ -25,7 +25,6 @@ from vitlora.storage.manifest import write_manifest
 from vitlora.storage.packed import Packed, write_packed
 from vitlora.storage.squares import load_split
 
-ROOT = Path(__file__).parents[2]
 FAIL = Ingest(on_bad="fail", max_bad_fraction=0.05, on_duplicate="fail")
 SKIP = Ingest(on_bad="skip", max_bad_fraction=0.25, on_duplicate="skip")
 SQUARE = Image(size_px=16, interpolation="bilinear")
@@ -610,7 +609,7 @@ def test_the_stage_writes_the_same_bytes_under_any_hash_seed_and_worker_count(tm
     """600 images go through the process pool of the stage, and through none here."""
     rows = images((300, 300))
     raw = write_raw(tmp_path / "raw", rows)
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    text = DIGITS.read_text(encoding="utf-8")
     (tmp_path / "p.yaml").write_text(text.replace("  size_px: 42", "  size_px: 14"))
     monkeypatch.setattr(module, "CHUNK", 10_000)
     expected = contents(run(tmp_path, rows, image=Image(size_px=14, interpolation="bilinear")))
@@ -644,7 +643,7 @@ def test_the_light_stages_load_nothing_heavy(name):
 
 def test_a_bad_file_whose_name_is_not_utf8_is_named_and_left_out(tmp_path):
     raw = write_raw(tmp_path / "raw", [*images((30, 30)), ("cat/caf\udce9.png", "train", 0, b"")])
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    text = DIGITS.read_text(encoding="utf-8")
     (tmp_path / "p.yaml").write_text(text.replace("  on_bad: fail", "  on_bad: skip"))
     done = stage(raw, tmp_path / "out")
     assert done.returncode == 0, done.stderr

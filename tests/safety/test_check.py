@@ -1,6 +1,7 @@
 """Every mistake in a parameter file is refused at once, by name, value and rule; every sensible file is taken."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from param_files import (
     run_stage,
 )
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 from tiny import ROOT
 
 from vitlora.core.errors import VitloraError
@@ -126,6 +128,20 @@ def test_values_that_go_together_are_taken(tmp_path, name):
     document = check(tmp_path, changed_all(GOOD_FILES[name]))
     for key, value in GOOD_FILES[name].items():
         assert str(loaded(document, key)).lower() == value.strip("'")
+
+
+def test_the_committed_parameters_have_the_keys_of_the_digits_preset():
+    """Their values are the user's own, and so is the file in the working tree."""
+    committed = [
+        subprocess.run(["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True, check=False)
+        for name in ("params.yaml", "presets/digits.yaml")
+    ]
+    if any(done.returncode for done in committed):
+        pytest.skip("no Git repository with these two files")
+    ours, preset = (YAML(typ="safe").load(done.stdout) for done in committed)
+    assert {name: list(section) for name, section in ours.items()} == {
+        name: list(section) for name, section in preset.items()
+    }
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -249,8 +265,5 @@ def test_only_stages_after_download_hold_the_base_model_on_disk_against_the_file
     """Until download has run, models/base may be that of an earlier choice: the wheel's, say, whose patch is 14."""
     write_json(tmp_path / "models/base/config.json", {"hidden_size": 384, "patch_size": 14})
     text = changed_all({**HUB_MODEL, "image.size_px": "256"})
-    assert "imported onnx" in run_stage("download", text, tmp_path, cwd=tmp_path).stderr
-    assert (
-        "p.yaml: image.size_px: got 256; the rule: a multiple"
-        in run_stage("train", text, tmp_path, cwd=tmp_path).stderr
-    )
+    assert "imported onnx" in run_stage("download", text, tmp_path).stderr
+    assert "p.yaml: image.size_px: got 256; the rule: a multiple" in run_stage("train", text, tmp_path).stderr

@@ -5,9 +5,9 @@ import re
 import subprocess
 import sys
 
-from tiny import ROOT
+from tiny import DIGITS, ROOT
 
-TEXT = (ROOT / "presets/digits.yaml").read_text(encoding="utf-8")
+TEXT = DIGITS.read_text(encoding="utf-8")
 R_LINE = 1 + TEXT[: TEXT.index("  r: 16\n")].count("\n")
 COMMIT = "b4569560a39a0f1af58e3ddaf17facf20ab919b0"
 
@@ -339,7 +339,7 @@ GOOD_FILES = {
 }
 
 
-def run_stage(name, text, tmp_path, cwd=ROOT):
+def run_stage(name, text, tmp_path):
     """Run a stage as DVC does, in a place where importing anything heavy is a loud failure."""
     for heavy in ("torch", "transformers", "peft", "datasets", "sklearn", "onnx"):
         (tmp_path / "traps" / heavy).mkdir(parents=True, exist_ok=True)
@@ -353,4 +353,6 @@ def run_stage(name, text, tmp_path, cwd=ROOT):
     command = [sys.executable, "-m", f"stages.{name}", "--params", str(params)]
     command += [word for path in paths for word in (f"--{path}", str(tmp_path / path))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tmp_path / "traps", ROOT / "src", ROOT)))}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=5, check=False)
+    return subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=5, check=False
+    )

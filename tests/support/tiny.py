@@ -12,12 +12,12 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
+DIGITS = ROOT / "presets/digits.yaml"  # what tests start from; params.yaml is the user's own
 DVC = str(Path(sys.executable).parent / "dvc")  # the wrapper that `make setup` writes
 CODE = [
     "src",
     "stages",
     "dvc.yaml",
-    "params.yaml",
     "presets",
     ".gitignore",
     ".dvcignore",
@@ -107,6 +107,7 @@ def make_project(root: Path, params: dict | None = None) -> Path:
             shutil.copy2(source, target)
     make_images(root / "pictures")
     make_base(root / "tiny")
+    shutil.copy2(DIGITS, root / "params.yaml")
     set_params(root / "params.yaml", {**PARAMS, **(params or {})})
     git(root, "init", "-q", "-b", "main")
     commit(root)
@@ -119,6 +120,8 @@ def environment(root: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DVC_SITE_CACHE_DIR": str(root / ".dvc/tmp/site"),
         "DVC_NO_ANALYTICS": "1",
+        "DVC_GLOBAL_CONFIG_DIR": str(root / ".dvc/tmp/none"),
+        "GIT_CONFIG_GLOBAL": os.devnull,  # commits that must be signed, say
         "GIT_AUTHOR_NAME": "t",
         "GIT_AUTHOR_EMAIL": "t@example.org",
         "GIT_COMMITTER_NAME": "t",

@@ -59,7 +59,7 @@ def link(prepared, folder):
 
 
 def settings(changes=None):
-    document = YAML(typ="safe").load(tiny.ROOT / "params.yaml")
+    document = YAML(typ="safe").load(tiny.DIGITS)
     for key, value in {**SETTINGS, **(changes or {})}.items():
         section, name = key.split(".")
         document[section][name] = value

@@ -23,7 +23,7 @@ def stages(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny.make_images(tmp_path / "pictures")
     tiny.make_base(tmp_path / "tiny")
-    (tmp_path / "params.yaml").write_bytes((tiny.ROOT / "params.yaml").read_bytes())
+    (tmp_path / "params.yaml").write_bytes(tiny.DIGITS.read_bytes())
     return tiny.stage_runner(tmp_path)
 
 

@@ -42,7 +42,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 def parameters(folder, changes: dict) -> dict:
     path = folder / "params.yaml"
-    path.write_bytes((tiny.ROOT / "params.yaml").read_bytes())
+    path.write_bytes(tiny.DIGITS.read_bytes())
     tiny.set_params(path, {**tiny.PARAMS, "train.num_train_epochs": 1, **changes})
     return read_document(path)
 
