@@ -1,6 +1,6 @@
 # make repro: build the environment and run the pipeline.  make test: build it and check everything.
 # Everything lives in .venv; nothing is installed twice unless requirements.lock changes.
-.PHONY: help setup repro test faults check unit lock audit clean
+.PHONY: help setup repro test faults check unit docs lock audit clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -45,6 +45,9 @@ check: $(READY) ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=src $(BIN)/lint-imports --no-cache --no-logo
+
+docs: $(READY) ## renew the tables of README.md and docs/ from the code and benchmarks/results
+	@PYTHONPATH=src $(BIN)/python docs/generate.py
 
 lock: $(READY) ## renew requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --group dev --no-header pyproject.toml -o requirements.lock

@@ -19,8 +19,8 @@ VERBS = {
 }
 
 
-def main() -> None:
-    """Run the verb that the command line names."""
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
     parser = argparse.ArgumentParser(
         prog="vitlora", description="Fine-tune a Vision Transformer with LoRA, reproducibly."
     )
@@ -30,7 +30,12 @@ def main() -> None:
         verb = verbs.add_parser(name, help=summary, description=module.__doc__)
         module.add_arguments(verb)
         verb.set_defaults(act=module.act, verb=name)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Run the verb that the command line names."""
+    args = command_line().parse_args()
     run(lambda: _act(args))
 
 

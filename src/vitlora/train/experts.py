@@ -60,7 +60,8 @@ def _proposal(path: str) -> str:
     """Say what to write instead of a path alone."""
     if Path(path).is_dir():
         return f"write {path}@sha256:{digest(Path(path))[:SHOWN]}"
-    return f"{RULE}, and there is no folder {path} here"
+    newest = _commit("HEAD")  # train's own output is deleted before it runs
+    return f"{RULE}; the last commit's is {path}@{newest[:SHOWN]}" if newest else f"{RULE}, and there is no such folder"
 
 
 def _pinned(name: str, path: str, wanted: str) -> Path:

@@ -1,0 +1,199 @@
+"""Write the tables of README.md and docs/*.md from the code and from benchmarks/results (`make docs`).
+
+A table stands between `<!-- NAME: docs/generate.py -->` and `<!-- end -->`; a test compares.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from ruamel.yaml import YAML
+
+from vitlora.core.params import Params, shown
+from vitlora.model.methods import CONFIGS
+from vitlora.model.params import LORA_FAMILY, MIXTURES, OPTIONS, WITHOUT_ADAPTER
+from vitlora.safety.check import STAGES, sections
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"(<!-- ([a-z-]+): docs/generate\.py -->\n).*?(<!-- end -->)", re.DOTALL)
+AFTER = {"download": "all five", "preprocess": "preprocess, train, evaluate, export"}
+AFTER |= {"train": "train, evaluate, export", "evaluate": "evaluate", "export": "export"}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(map(cell, line))} |\n" for line in lines)
+
+
+def cell(content: object) -> str:
+    """Return text that fits into one cell."""
+    return " ".join(str(content).split()).replace("``", "`").replace("|", "\\|")
+
+
+def results(name: str) -> Any:
+    """Return what a benchmark measured."""
+    return json.loads((ROOT / "benchmarks/results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+# --- parameters ---
+
+
+def allowed(annotation: Any, limits: Iterable[Any] = ()) -> str:
+    """Return the values that a key may have, in words."""
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(annotation))
+    parts = [part for part in get_args(annotation) if part is not type(None)]
+    if type(None) in get_args(annotation):
+        return f"{' or '.join(allowed(part, limits) for part in parts)}, or null"
+    if get_origin(annotation) in (list, tuple):
+        return "list" if get_origin(annotation) is list else "two numbers"
+    if get_origin(annotation) is dict:
+        return "mapping"
+    if parts:  # Annotated, or a union of kinds
+        return " or ".join(allowed(part) for part in parts if isinstance(part, type) or get_origin(part))
+    name = {bool: "true, false", int: "whole number", float: "number"}.get(annotation, "text")
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    bounds = [
+        f"{sign} {getattr(each, key):.10g}" for each in limits for key, sign in signs.items() if hasattr(each, key)
+    ]
+    return f"{name} {', '.join(bounds)}".strip()
+
+
+def parameters() -> str:
+    """Every key: what it may be, what the built-in run has, what it does."""
+    preset = YAML(typ="safe").load(ROOT / "presets/digits.yaml")
+    parts = []
+    for section, (classes, *_) in sections().items():
+        stage = next(name for name, stage in STAGES.items() if section in stage.model_fields)
+        parts.append(f"\n## {section}\n\nRead by {stage}. A change runs: {AFTER[stage]}.\n\n")
+        rows = []
+        for key, field in classes.model_fields.items():
+            kind = "the methods below" if key == "method" else allowed(field.annotation, field.metadata)
+            rows.append((f"`{section}.{key}`", kind, f"`{shown(preset[section][key])}`", field.description))
+        parts.append(table(("key", "may be", "built-in run", "what it does"), rows))
+    return "".join(parts)
+
+
+def method_options() -> str:
+    """Every method: PEFT's class, its own keys with their defaults, what it is."""
+
+    def row(method: str) -> tuple[str, ...]:
+        kind: type[Params] = OPTIONS[method]
+        fields = kind.model_fields.items()
+        own = ", ".join(
+            f"`{key}`" if field.is_required() else f"`{key}: {shown(field.default)}`" for key, field in fields
+        )
+        about = "" if method in LORA_FAMILY or method in WITHOUT_ADAPTER else (kind.__doc__ or "").split("\n")[0]
+        if method in MIXTURES:
+            about = (kind.__doc__ or "").split(";")[0].split("\n")[0].rstrip(".") + "."
+        return f"`{method}`", CONFIGS.get(method, "–"), own or "–", about
+
+    head = ("`lora.method`", "PEFT's config", "its own keys, in `lora.options`", "what it is")
+    return table(head, map(row, OPTIONS))
+
+
+# --- results ---
+
+
+def methods(data: str, memory: str) -> str:
+    """Accuracy of every method, best first."""
+    rows = sorted((row for row in results("methods") if row["data"] == data), key=lambda row: -row["accuracy"])
+    return table(
+        ("`lora.method`", "test accuracy", "95 % interval", "seeds", "above plain LoRA", "learning rate", "trained")
+        + ("adapter, MB", "images/s", "memory, MB"),
+        (
+            (
+                row["method"],
+                f"{row['accuracy']:.3f}",
+                f"{row['low']:.3f} to {min(1, row['high']):.3f}",
+                len(row["seeds"]),
+                above(row["beyond_lora"]),
+                f"{row['learning_rate']:.1e}",
+                f"{row['trainable_parameters']:,}",
+                f"{row['adapter_bytes'] / 1e6:.2f}",
+                f"{row['train_images_per_s']:,.0f}",
+                f"{row[memory]:,}",
+            )
+            for row in rows
+        ),
+    )
+
+
+def above(found: dict[str, float] | None) -> str:
+    """Return a difference with its interval, bold where that leaves out zero."""
+    if found is None:
+        return ""
+    text = f"{found['difference']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+    return f"**{text}**" if found["low"] > 0 or found["high"] < 0 else text
+
+
+def mixtures() -> str:
+    """Accuracy of two adapters put together."""
+    found = results("mixture")
+    trained = {run["name"]: run["trainable_parameters"] for run in found["runs"]}
+    rows = sorted(found["test_accuracy"].items(), key=lambda item: -item[1]["mean"])
+    return table(
+        ("on all ten classes, with a newly trained head", "test accuracy", "three seeds from, to", "trained"),
+        (
+            (name, f"{row['mean']:.3f}", f"{row['least']:.3f}, {row['most']:.3f}", f"{trained[name]:,}")
+            for name, row in rows
+        ),
+    )
+
+
+def speed() -> str:
+    """End-to-end training speed, slowest first."""
+    rows = [row for row in results("train_speed")["rows"] if "failed" not in row]
+    rows += [row for row in results("train_speed_workers")["rows"] if row["name"] == "workers"]
+
+    def rate(found: dict[str, float]) -> str:
+        return f"{found['median']:,.0f} ({found['min']:,.0f} to {found['max']:,.0f})"
+
+    return table(
+        ("", "training, images/s", "validation, images/s", "of the matrix rate", "GPU idle for data", "5 epochs, min"),
+        (
+            (
+                row["what"],
+                rate(row["train_images_per_s"]),
+                rate(row["val_images_per_s"]),
+                f"{row['mfu']:.0%}",
+                f"{row['data_wait_gpu_idle_share']:.1%}",
+                f"{row['recipe_s'] / 60:.1f}",
+            )
+            for row in sorted(rows, key=lambda row: row["train_images_per_s"]["median"])
+        ),
+    )
+
+
+def faults() -> str:
+    """What was broken on purpose, how often, and how often it ended well."""
+    rows = [row for row in results("faults") if row["tries"] >= 5]
+    return table(("what was done", "tries", "survived"), ((row["what"], row["tries"], row["survived"]) for row in rows))
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "parameters": parameters,
+    "method-options": method_options,
+    "methods-food": lambda: methods("food101-10", "peak_gpu_mb"),
+    "methods-digits": lambda: methods("digits", "peak_rss_mb"),
+    "mixtures": mixtures,
+    "speed": speed,
+    "faults": faults,
+}
+
+
+def renewed(text: str) -> str:
+    """Return a page with all its tables made anew."""
+    return BLOCK.sub(lambda found: found[1] + BLOCKS[found[2]]() + found[3], text)
+
+
+if __name__ == "__main__":
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        before = page.read_text(encoding="utf-8")
+        if (now := renewed(before)) != before:
+            page.write_text(now, encoding="utf-8")
+            print(f"renewed {page.relative_to(ROOT)}", file=sys.stderr)
