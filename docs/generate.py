@@ -56,10 +56,8 @@ def allowed(annotation: Any, limits: Iterable[Any] = ()) -> str:
     if parts:  # Annotated, or a union of kinds
         return " or ".join(allowed(part) for part in parts if isinstance(part, type) or get_origin(part))
     name = {bool: "true, false", int: "whole number", float: "number"}.get(annotation, "text")
-    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-    bounds = [
-        f"{sign} {getattr(each, key):.10g}" for each in limits for key, sign in signs.items() if hasattr(each, key)
-    ]
+    signs = ("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤")
+    bounds = [f"{sign} {getattr(each, key):.10g}" for each in limits for key, sign in signs if hasattr(each, key)]
     return f"{name} {', '.join(bounds)}".strip()
 
 
@@ -90,7 +88,7 @@ def method_options() -> str:
         about = "" if method in LORA_FAMILY or method in WITHOUT_ADAPTER else (kind.__doc__ or "").split("\n")[0]
         if method in MIXTURES:
             about = (kind.__doc__ or "").split(";")[0].split("\n")[0].rstrip(".") + "."
-        return f"`{method}`", CONFIGS.get(method, "–"), own or "–", about
+        return f"`{method}`", CONFIGS.get(method, "none"), own or "none", about
 
     head = ("`lora.method`", "PEFT's config", "its own keys, in `lora.options`", "what it is")
     return table(head, map(row, OPTIONS))
@@ -102,9 +100,9 @@ def method_options() -> str:
 def methods(data: str, memory: str) -> str:
     """Accuracy of every method, best first."""
     rows = sorted((row for row in results("methods") if row["data"] == data), key=lambda row: -row["accuracy"])
+    measured = ("test accuracy", "95 % interval", "seeds", "above plain LoRA", "learning rate")
     return table(
-        ("`lora.method`", "test accuracy", "95 % interval", "seeds", "above plain LoRA", "learning rate", "trained")
-        + ("adapter, MB", "images/s", "memory, MB"),
+        ("`lora.method`", *measured, "trained", "adapter, MB", "images/s", "memory, MB"),
         (
             (
                 row["method"],

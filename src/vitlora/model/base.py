@@ -1,4 +1,4 @@
-"""The base model with a fresh head, and scoring of uint8 images with any image classifier."""
+"""The base model with a fresh head, and the normalisation that it was trained with."""
 
 import json
 from collections.abc import Sequence
