@@ -556,7 +556,7 @@ def test_names_are_escaped_in_the_page(tmp_path):
     assert not re.findall("<script|<b>|<i>|<u>|[\x00-\x09\x0b-\x1f\u202e]", page)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "&lt;i&gt;\\x07.jpg" in page
-    assert "a&quot;b&amp;c\\u202e" in page
+    assert "a&#34;b&amp;c\\u202e" in page
 
 
 def test_a_page_of_many_classes_and_duplicates_stays_small(tmp_path):
