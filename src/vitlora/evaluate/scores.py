@@ -18,12 +18,15 @@ def softmax(logits: Floats) -> Floats:
 
 
 def accuracy(labels: Ints, predicted: Ints) -> float:
-    """Return the share of equal entries."""
+    """Return the share of equal entries of two int64 (N,)."""
     return float((labels == predicted).mean())
 
 
 def top_k_accuracy(labels: Ints, logits: Floats, k: int) -> float:
-    """Return the share of images whose label is among the k largest logits; 1.0 where k covers all classes."""
+    """Return the share of images whose label, of (N,), is among the k largest logits, of (N, C).
+
+    It is 1.0 where k covers all classes.
+    """
     largest = np.argsort(-logits, axis=1, kind="stable")[:, :k]
     return float((largest == labels[:, None]).any(axis=1).mean())
 

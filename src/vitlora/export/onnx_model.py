@@ -17,7 +17,7 @@ class _Logits(torch.nn.Module):
         self.model = model
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Return the logits alone."""
+        """Return the logits (N, C) of normalised float (N, 3, H, W)."""
         logits: Tensor = self.model(pixel_values=pixel_values).logits
         return logits
 

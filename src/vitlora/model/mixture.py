@@ -70,7 +70,7 @@ class Inner(torch.nn.Module):
         self.model, self.config = model, model.config
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> Any:
-        """Run the classifier."""
+        """Run the classifier on float (N, 3, H, W); its output holds logits (N, C)."""
         return self.model(pixel_values=pixel_values, labels=labels, **kwargs)
 
 

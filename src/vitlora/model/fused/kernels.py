@@ -281,7 +281,7 @@ def _lora_input_grad(
 
 
 def lora_input_grad(dxh: Tensor, a: Tensor, dropout: Dropout, layer: int) -> None:
-    """Add to the first D columns of ``dxh``, in place, what reaches x through the columns behind them."""
+    """Add to the first D columns of ``dxh`` (tokens, D + ranks), in place, what reaches x through those behind them."""
     slots, rank, width = a.shape
     _lora_input_grad[(triton.cdiv(width, 128), triton.cdiv(len(dxh), 64))](
         dxh, dxh.stride(0), a, dropout.seeds, layer, len(dxh), dropout.threshold, dropout.scale, width, rank, slots,
