@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.params import read_document, shown, validate
 from vitlora.model.params import Lora
 from vitlora.safety.workspace import PARAMS, changed_params
+
+WIDTH = 100
 
 
 def announce(work: Path) -> None:
@@ -43,8 +46,13 @@ def _without_effect() -> Iterator[str]:
     lora, _ = validate(Lora, section, "lora")
     if lora is None or not lora.without_effect:
         return
-    idle = ", ".join(f"lora.{key} ({shown(section[key])})" for key in lora.without_effect)
-    own = ", ".join(f"{key} ({shown(value)})" for key, value in lora.own.model_dump().items())
-    yield f"without effect, since lora.method {lora.method} does not read them: {idle}"
-    if own:
-        yield f"  it reads lora.options: {own}"
+    yield f"these keys of lora have no effect, since lora.method {lora.method} does not read them:"
+    yield from _listed({key: section[key] for key in lora.without_effect})
+    if own := lora.own.model_dump():
+        yield "it reads lora.options:"
+        yield from _listed(own)
+
+
+def _listed(values: dict[str, Any]) -> list[str]:
+    text = ", ".join(f"{key}: {shown(value)}" for key, value in values.items())
+    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ", break_long_words=False)

@@ -29,6 +29,7 @@ from dvc.commands.repro import CmdRepro
 from dvc.commands.status import CmdDataStatus
 from dvc.fs import LocalFileSystem
 from dvc.stage.cache import StageCache
+from dvc.stage.exceptions import StageCmdFailedError
 from dvc.ui import ui
 from tqdm import tqdm
 
@@ -42,6 +43,7 @@ NOISE = {  # loggers of DVC's, and how their messages begin
 }
 open_in_place = LocalFileSystem.open
 load_on_trust = StageCache._load_cache
+failed = StageCmdFailedError.__init__
 
 
 def open_whole(fs: LocalFileSystem, path: str, mode: str = "r", **options: Any) -> AbstractContextManager[IO[Any]]:
@@ -97,6 +99,12 @@ def without_advice(command: CmdRepro) -> int:
     return 0
 
 
+def failed_shortly(error: StageCmdFailedError, command: str, status: int | None = None) -> None:
+    """Say which stage's command failed, without its paths, of which there are 300 characters."""
+    name = command.split(" --")[0].removeprefix("exec env PYTHONPATH=src ")
+    failed(error, name, status)
+
+
 def ask_stage(number: int, frame: object) -> None:
     """Hand a request to stop to the stage at work, whose end will be dvc's; end at once where none is."""
     import psutil  # not where nothing is to stop
@@ -127,6 +135,7 @@ if __name__ == "__main__":
     LocalFileSystem.open = open_whole
     StageCache._load_cache = load_whole
     CmdRepro.run = without_advice
+    StageCmdFailedError.__init__ = failed_shortly
     if "--dry" not in sys.argv:  # which asks for the commands
         for name, start in NOISE.items():
             logging.getLogger(name).addFilter(partial(wanted, start))

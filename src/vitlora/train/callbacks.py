@@ -97,6 +97,7 @@ class Bar(TrainerCallback):  # type: ignore[misc]  # likewise
 
     def __init__(self, timing: Timing) -> None:
         self.timing = timing
+        self.bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar."""
@@ -126,6 +127,7 @@ class Bar(TrainerCallback):  # type: ignore[misc]  # likewise
         for line in self.timing.report(round(state.epoch), scores["eval_runtime"], scores["eval_samples_per_second"]):
             tqdm.write(line)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar."""
-        self.bar.close()
+    def close(self) -> None:
+        """End the bar's line: whatever is printed next, an error too, begins its own."""
+        if self.bar is not None:
+            self.bar.close()

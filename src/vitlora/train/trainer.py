@@ -62,7 +62,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.timing = Timing(images.decoder)
-        self.add_callback(Bar(self.timing))
+        self.progress = Bar(self.timing)
+        self.add_callback(self.progress)
         self.add_callback(StepSeed())
         self.best: State | None = None  # weights of the epoch that is best on val so far
         self.best_ranks: Any = None  # AdaLoRA's at that time
@@ -95,6 +96,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
             try:
                 self.train(resume_from_checkpoint=str(newest) if newest else None)
             finally:
+                self.progress.close()
                 if self.timing.feed:
                     self.timing.feed.close()
 

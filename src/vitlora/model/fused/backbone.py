@@ -436,7 +436,7 @@ class _Encoder(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, fused: FusedBackbone, images: Tensor, *weights: Tensor) -> Tensor:
-        """Return hidden states (N or N x S, D) of uint8 (N, 3, H, W); weights are named so that autograd asks for them."""
+        """Return hidden states (N or N x S, D) of uint8 (N, 3, H, W); weights are named, so autograd asks for them."""
         fused._load_adapters()
         seeds = torch.randint(2**31 - 1, (len(fused.layers),), dtype=torch.int32, device=images.device)
         training = fused.backbone.training
