@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 import training
+from huggingface_hub import ModelCard
 from method_runs import logits
 from peft import PeftModel
 from PIL import Image
@@ -131,6 +132,9 @@ def test_a_mixture_is_exported_whole_to_onnx_and_predicts(folder, capsys):
     assert "no one set of weights" in report["not_merged"]
     assert sorted(path.name for path in Path("export").iterdir()) == ["README.md", "model.onnx", "vitlora.json"]
     assert "can't be merged" in Path("export/README.md").read_text()
+    (accuracy,) = ModelCard.load("export/README.md").data.eval_results
+    right = [row["predicted"] == row["actual"] for row in read_csv(made[0])]
+    assert (accuracy.metric_type, accuracy.metric_value) == ("accuracy", sum(right) / len(right))
     write_manifest(Path("export"))
     Image.fromarray(load_split(Path("test")).images[0].transpose(1, 2, 0)).save("one.png")
     capsys.readouterr()

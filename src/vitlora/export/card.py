@@ -5,39 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-TEXT = """\
----
-{front}---
-# Image classifier of {count} classes
-
-A {base} fine-tuned with method `{method}` ({settings}){merged}. Accuracy {accuracy:.4f} on
-{images:,} test images that played no part in training or in choosing the epoch.
-
-{usage}`model.onnx` gives {same} from `pixel_values`, float32 (batch, 3, {size}, {size}): the picture's shorter side
-scaled to {size} px ({interpolation}), the centre cut out, divided by 255, minus {mean}, over {std}.
-`vitlora.json` holds class names and preprocessing.
-
-Classes: {classes}
-"""
-USAGE = """\
-```python
-from transformers import pipeline
-
-pipeline("image-classification", model="models/export")("picture.jpg")
-```
-
-"""
-MIXED = """\
-A mixture is no one set of weights: a gate weighs the adapters anew for every part of a picture. So it can't be merged
-into a model that transformers loads; `vitlora predict` and onnxruntime run it whole.
-
-"""
+TEMPLATE = Path(__file__).with_suffix(".md")
+TASK = "image-classification"
 
 
 def write_card(path: Path, right: int, images: int, bundle: Mapping[str, Any]) -> None:
-    """Write README.md with front matter as the Hub reads it.
+    """Write README.md with front matter as the Hub reads it, the accuracy among it.
 
     Args:
         path: Of the card.
@@ -45,31 +20,32 @@ def write_card(path: Path, right: int, images: int, bundle: Mapping[str, Any]) -
         images: All test images.
         bundle: vitlora.json of the adapter.
     """
-    mixed = bundle["method"].get("name") == "xlora"
-    front = yaml.safe_dump(
-        {
-            "library_name": "onnx" if mixed else "transformers",
-            "pipeline_tag": "image-classification",
-            "tags": ["lora", "vit", "vitlora"],
-        },
-        sort_keys=True,
+    mixed, accuracy = bundle["method"].get("name") == "xlora", right / images
+    data = ModelCardData(
+        library_name="onnx" if mixed else "transformers",
+        pipeline_tag=TASK,
+        tags=["lora", "vit", "vitlora"],
+        model_name="vitlora",
+        eval_results=[
+            EvalResult(
+                task_type=TASK,
+                dataset_type="imagefolder",
+                dataset_name="test images of this pipeline",
+                dataset_split="test",
+                metric_type="accuracy",
+                metric_value=accuracy,
+            )
+        ],
     )
     settings = {**bundle["method"]["settings"], "layers": ", ".join(bundle["method"]["layers"]) or "none of its own"}
-    text = TEXT.format(
-        front=front,
-        count=len(bundle["class_names"]),
-        base=bundle["base"]["model_type"],
-        method=bundle["method"]["name"],
+    card = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        bundle=bundle,
+        mixed=mixed,
         settings="; ".join(f"{key} {value}" for key, value in settings.items()),
-        merged="" if mixed else " and merged",
-        usage=MIXED if mixed else USAGE,
-        same="the logits" if mixed else "the same logits",
-        accuracy=right / images,
+        accuracy=accuracy,
         images=images,
-        size=bundle["image_size"],
-        interpolation=bundle["interpolation"],
-        mean=bundle["image_mean"],
-        std=bundle["image_std"],
         classes=html.escape(", ".join(bundle["class_names"]), quote=False),  # a card is shown as a web page
     )
-    path.write_text(text, encoding="utf-8")
+    card.save(path)
