@@ -15,7 +15,7 @@ from vitlora.storage.squares import load_split
 
 ROOT = Path(__file__).parents[1]
 GREEN, RED = "#2e7d32", "#c62828"
-SHOWN = 10  # all that were got wrong, then right ones, evenly spaced
+SHOWN = 10  # the first right one of each class, as far as the wrong ones leave room
 
 
 def main() -> None:
@@ -25,9 +25,8 @@ def main() -> None:
     epochs = read_csv(ROOT / "metrics/train/plots/epochs.csv")
     scores = read_json(ROOT / "metrics/evaluate/scores.json")
     wrong = [number for number, row in enumerate(rows) if row["predicted"] != row["actual"]]
-    right = [number for number in range(len(rows)) if number not in wrong]
-    count = SHOWN - len(wrong)
-    chosen = [*right[len(right) // (2 * count) :: len(right) // count][:count], *wrong]
+    right = {row["actual"]: number for number, row in reversed(list(enumerate(rows))) if number not in wrong}
+    chosen = [*(number for _, number in sorted(right.items())[: SHOWN - len(wrong)]), *wrong]
     figure = pyplot.figure(figsize=(11, 3.1), layout="constrained")
     left, curve = figure.subfigures(1, 2, width_ratios=(1.55, 1))
     for axes, number in zip(left.subplots(2, 5).flat, chosen, strict=True):
