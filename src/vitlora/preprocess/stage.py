@@ -39,7 +39,7 @@ Answer = TypeVar("Answer")
 
 
 def preprocess(
-    data: Ingest,
+    ingest: Ingest,
     image: Image,
     split: Split,
     raw: Path,
@@ -53,7 +53,7 @@ def preprocess(
     """Write the three splits, the labels, and what is in the data: as numbers, and as a page.
 
     Args:
-        data: What to do with pictures that can't be decoded, and with duplicates.
+        ingest: What to do with pictures that can't be decoded, and with duplicates.
         image: Side of the square and resize filter.
         split: Seed, shares and caps.
         raw: Folder that download wrote.
@@ -73,10 +73,10 @@ def preprocess(
     with Isolated(min(os.cpu_count() or 1, -(-len(source) // CHUNK) or 1)) as workers:
         checked = list(_spread(workers, partial(_check, source, image.size_px), range(len(source))))
         bad = {source.rows[row]["path"]: reason for row, reason in _reasons(checked)}
-        refuse_bad(bad, len(source), data)
+        refuse_bad(bad, len(source), ingest)
         good = {row: found for row, found in enumerate(checked) if isinstance(found, Inspected)}
         contents = _name_contents(workers, source, good)
-        duplicates = settle_duplicates(source, good, contents, split, data)
+        duplicates = settle_duplicates(source, good, contents, split, ingest)
         rows = divide(source, sorted(good.keys() - set(duplicates.left_out)), contents, split, class_names)
         for name, out in (("val", val), ("test", test)):
             _write_squares(workers, source, rows[name], out, image)
