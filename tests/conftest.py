@@ -33,25 +33,3 @@ def folder(prepared, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     return training.link(prepared, tmp_path)
-
-
-# Files that take longest, each for a good reason: many runs, many odd files, real servers and time limits.
-SLOW = [
-    "resume",
-    "methods",
-    "bundle",
-    "fetch",
-    "hostile_archives",
-    "hostile_models",
-    "ingest",
-    "isolated",
-    "predict",
-    "duplicates",
-]
-SLOW += ["preprocess", "properties", "mixture"]
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.stem.removeprefix("test_") in SLOW:
-            item.add_marker("slow")

@@ -148,6 +148,7 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     assert done.stderr == f"error: {tmp_path}/none: No such file or directory\n"
 
 
+@pytest.mark.slow
 def test_the_largest_pictures_stay_within_time_and_memory(tmp_path):
     """Each way that makes copies: transparency, a turn, a progressive JPEG's coefficients, WEBP's canvases."""
     width, height = 8192, 6144

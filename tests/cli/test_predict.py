@@ -73,6 +73,7 @@ def picture_server():
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_private_address_is_read_only_if_asked_for(model, picture_server):
     url, asked = picture_server
     _, said = predict(model, f"{url}/a.png", code=1)
@@ -83,6 +84,7 @@ def test_a_private_address_is_read_only_if_asked_for(model, picture_server):
     assert asked == ["/a.png"]
 
 
+@pytest.mark.slow
 def test_control_characters_in_names_of_files_and_classes_are_escaped(model, tmp_path):
     for name in ("a\x1b]0;owned\x07.png", "b\r\n.png", "c\x9b2J.png", "d\u202egnp.exe", "é\u200d.png"):
         (tmp_path / name).write_bytes(png() if name != "b\r\n.png" else b"no picture")
@@ -96,6 +98,7 @@ def test_control_characters_in_names_of_files_and_classes_are_escaped(model, tmp
     assert json.loads(shown.splitlines()[0])["predictions"][0]["class"] == "\x1b[2Jcat"
 
 
+@pytest.mark.slow
 def test_pipes_and_devices_are_no_pictures_and_do_not_hang(model, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "loop.png").symlink_to("loop.png")
@@ -106,6 +109,7 @@ def test_pipes_and_devices_are_no_pictures_and_do_not_hang(model, tmp_path):
     assert list(names([str(tmp_path)])) == [f"{tmp_path}/x.png"]
 
 
+@pytest.mark.slow
 def test_a_byte_in_a_name_that_is_not_utf8_is_shown_as_an_escape_in_any_locale(model, tmp_path):
     odd = os.path.join(os.fsencode(tmp_path), b"\xff.png")
     with open(odd, "wb") as file:
@@ -169,6 +173,7 @@ def project(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_c_locale_without_utf8_gives_the_same_bytes(project):
     results = []
     for env in ({}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):

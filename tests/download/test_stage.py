@@ -220,6 +220,7 @@ def runs(root):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", PLACES)
 def test_the_stage_run_twice_gives_the_same_bytes(runs, source):
     (first, _), (second, _) = runs[source]
@@ -229,11 +230,13 @@ def test_the_stage_run_twice_gives_the_same_bytes(runs, source):
     assert first["raw/index.csv"].count(b"\n") == 1 + {"digits": 1797, "hub_folder": 6}.get(source, 12)
 
 
+@pytest.mark.slow
 def test_an_archive_gives_the_same_outputs_as_its_folder_and_leaves_no_scratch(root, runs):
     assert runs["archive"][0][0] == runs["folder"][0][0]
     assert sorted(path.name for path in (root / ".work").rglob("*")) == ["download", "download.lock"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", PLACES)
 def test_no_source_of_images_imports_torch(runs, source):
     """It costs seconds and half a gigabyte; `datasets` would import it for every stream."""

@@ -35,7 +35,14 @@ def names(classes):
     return [*ODD, *LONG, *(f"class_{label}" for label in range(classes))][:classes]
 
 
-@pytest.mark.parametrize(("classes", "least"), [(2, 300), (10, 500), (31, 1000), (101, 1600), (150, 1600)])
+@pytest.mark.parametrize(
+    ("classes", "least"),
+    [
+        (2, 300),
+        (31, 1000),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((10, 500), (101, 1600), (150, 1600))),
+    ],
+)
 def test_any_number_of_classes_is_drawn_without_a_warning(tmp_path, classes, least):
     path = tmp_path / "deep/er/confusion.png"
     draw_confusion(matrix(classes), names(classes), path)

@@ -22,6 +22,8 @@ from vitlora.storage.manifest import MANIFEST, digest, problems, write_manifest
 from vitlora.storage.packed import BYTES, INDEX, Packed, write_packed
 from vitlora.train.augment import epoch_crops, epoch_order
 
+pytestmark = pytest.mark.slow
+
 PARAMS = YAML(typ="safe").load(DIGITS)
 KEYS = [(section, key) for section, values in PARAMS.items() for key in values]
 SEEDS = st.integers(0, 2**32 - 1)

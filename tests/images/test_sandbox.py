@@ -42,6 +42,7 @@ def reasons(items, **options):
         return [answer.reason if isinstance(answer, BadImageError) else answer for answer in answers]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "reason"),
     [
@@ -57,6 +58,7 @@ def test_whatever_an_item_does_costs_that_item_only(what, reason):
     assert reasons([1, 2, what, 3, 4, 5, 6], limit_s=0.5) == [1, 2, reason, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_many_that_die_in_many_processes_leave_the_others_in_order():
     items = ["SIGSEGV" if number % 7 == 3 else number for number in range(60)]
     assert reasons(items, workers=3) == ["corrupt" if number % 7 == 3 else number for number in range(60)]

@@ -42,7 +42,10 @@ OLD = [
     ("mlp.fc1", "intermediate.dense"),
     ("mlp.fc2", "output.dense"),
 ]
-pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled"),
+]
 
 
 def dinov2(folder):
@@ -306,9 +309,9 @@ def test_adalora_ranks_are_those_that_are_left(base, tmp_path):
 CASES = ("sound", "changed", "cut")
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def looks(bases, tmp_path_factory):
-    """A process for each adapter below, started early as the stage does: it imports while the other tests run."""
+    """A process for each adapter below, started as the stage does: all import at once, while the first one waits."""
     root = tmp_path_factory.mktemp("looks")
     squares(root / "val")
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
@@ -317,12 +320,14 @@ def looks(bases, tmp_path_factory):
         yield root, started
 
 
+@pytest.mark.xdist_group("last look")  # one set of processes
 def test_a_fresh_process_finds_a_sound_adapter_sound(base, looks, capsys):
     root, checks = looks
     checks["sound"](make(base, root / "sound"), HALF)
     assert "was loaded in a fresh process and gives the same logits" in capsys.readouterr().out
 
 
+@pytest.mark.xdist_group("last look")  # one set of processes
 def test_an_adapter_that_is_not_the_trained_model_is_refused(base, looks):
     root, checks = looks
     model = make(base, root / "changed")
@@ -333,6 +338,7 @@ def test_an_adapter_that_is_not_the_trained_model_is_refused(base, looks):
         checks["changed"](model, HALF)
 
 
+@pytest.mark.xdist_group("last look")  # one set of processes
 def test_an_adapter_that_cannot_be_read_is_refused(base, looks):
     root, checks = looks
     model = make(base, root / "cut")

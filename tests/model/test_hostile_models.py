@@ -34,6 +34,7 @@ def refused(tmp_path, files, said):
 # Pickles
 
 
+@pytest.mark.slow
 def test_no_pickle_is_opened_wherever_it_lies(tmp_path):
     """The hook would see it: the last step opens one on purpose."""
     assert len(pickles("x")) >= 38

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks are impl
 METHODS = tuple(name for name in get_args(Method) if name not in MIXTURES)  # which have a file of their own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_trains_reloads_merges_evaluates_and_resumes_to_the_bit(folder, trained_logits, method):
     before = hashes_of(Path("base"))
@@ -50,6 +51,7 @@ def test_a_method_trains_reloads_merges_evaluates_and_resumes_to_the_bit(folder,
     assert hashes() == golden
 
 
+@pytest.mark.slow
 def test_adalora_prunes_to_its_target_and_says_which_ranks_are_left(folder):
     fit("adalora", train__load_best_model_at_end=False)
     pattern = read_json(Path("adapter/adapter_config.json"))["rank_pattern"]
@@ -69,6 +71,7 @@ def test_a_method_that_the_model_cannot_take_is_one_line(folder):
         fit("c3a", lora__options={"block_size": 7})
 
 
+@pytest.mark.slow
 def test_changing_the_method_starts_afresh(folder, capsys):
     with stopped_after(3):
         fit("lora")

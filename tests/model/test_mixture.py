@@ -36,6 +36,8 @@ from vitlora.storage.packed import Packed, write_packed
 from vitlora.storage.squares import create_split, load_split, open_pixels
 from vitlora.train.experts import find_experts, locate
 
+pytestmark = pytest.mark.slow
+
 COLOURS = {**tiny.COLOURS, "yellow": (220, 200, 50)}
 HALVES = {"a": ["blue", "green"], "b": ["red", "yellow"]}
 

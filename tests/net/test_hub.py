@@ -359,6 +359,7 @@ def test_a_model_comes_by_its_commit_untouched_and_only_the_files_we_load(hub, p
     assert fetched == set(MODEL)
 
 
+@pytest.mark.slow
 def test_a_data_set_comes_by_its_commit_untouched_and_a_full_cache_needs_no_request(hub, project, pets):
     hub.repos["datasets/owner/pets"] = {NEW: {}, OLD: pets}
     project.use_data()
@@ -371,6 +372,7 @@ def test_a_data_set_comes_by_its_commit_untouched_and_a_full_cache_needs_no_requ
         hub.requests.clear()
 
 
+@pytest.mark.slow
 def test_a_large_file_with_a_wrong_sha256_is_refused_removed_and_both_hashes_named(hub, project):
     hub.repos["models/owner/vit"] = {OLD: MODEL}
     hub.spoiled = {"model.safetensors"}
@@ -388,6 +390,7 @@ def test_a_large_file_with_a_wrong_sha256_is_refused_removed_and_both_hashes_nam
     assert project.files("models/base") == {**MODEL, "source.json": NOTE}
 
 
+@pytest.mark.slow
 def test_an_unreachable_host_fails_within_a_minute_with_the_way_out(project):
     with closed_port() as endpoint:
         project.endpoint = endpoint
@@ -470,6 +473,7 @@ def test_a_file_damaged_in_the_cache_is_found_before_it_is_used(hub, client, rep
     assert client.fetch(repo) == MODEL
 
 
+@pytest.mark.slow
 def test_a_part_of_a_repository_that_another_program_cached_does_not_pass_for_the_whole(hub, tmp_path, repo):
     from huggingface_hub import hf_hub_download
 
@@ -533,6 +537,7 @@ def test_a_body_shorter_than_announced_is_fetched_again(hub, client, repo):
     assert hub.requests.count(short) == 2
 
 
+@pytest.mark.slow
 def test_a_host_that_never_answers_does_not_hang_the_stage(tmp_path, repo):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -544,6 +549,7 @@ def test_a_host_that_never_answers_does_not_hang_the_stage(tmp_path, repo):
     assert time.perf_counter() - start < 20  # three times 0.3 s
 
 
+@pytest.mark.slow
 def test_a_hub_that_falls_silent_before_its_list_of_files_does_not_hang_the_stage(hub, tmp_path, repo):
     hub.repos[f"models/{repo}"] = {OLD: MODEL}
     over = threading.Event()

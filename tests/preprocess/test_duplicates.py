@@ -79,6 +79,7 @@ def scenes():
     return thumbnails_of([saved(scene(number)) for number in range(500)])
 
 
+@pytest.mark.slow
 def test_of_200_altered_copies_at_least_95_in_100_are_found(scenes):
     rng = np.random.default_rng(0)
     copies = [list(ALTERED.values())[number % 8](scene(number), rng) for number in range(200)]
@@ -87,6 +88,7 @@ def test_of_200_altered_copies_at_least_95_in_100_are_found(scenes):
     assert len(missed) <= 10, missed
 
 
+@pytest.mark.slow
 def test_of_500_other_pictures_at_most_1_in_100_is_taken_for_a_copy(scenes):
     assert len({row for pair in alike(scenes) for row in (pair.first, pair.second)}) <= 5
 
@@ -128,6 +130,7 @@ def test_plain_pictures_are_not_compared():
     assert has_contrast(np.stack(made).astype(np.uint8)).tolist() == [False, False, True]
 
 
+@pytest.mark.slow
 def test_thousands_that_are_all_alike_give_a_few_pairs_each_and_take_seconds():
     base = thumbnails_of([saved(scene(0))])
     noise = np.random.default_rng(0).integers(-3, 4, (3000, 16, 16))

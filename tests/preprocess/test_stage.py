@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from functools import partial
 
 import hostile
@@ -18,6 +19,7 @@ from torchvision import transforms
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json, write_json
+from vitlora.images.sandbox import Isolated
 from vitlora.preprocess import stage as module
 from vitlora.preprocess.params import Image, Ingest, Split
 from vitlora.preprocess.stage import check_class_names, preprocess
@@ -55,6 +57,18 @@ def images(counts, names=("cat", "dog"), start=0, split="train"):
         (f"{split}/{names[label]}/{start + row}.png", split, label, picture(start + row))
         for row, label in enumerate(labels)
     ]
+
+
+@pytest.fixture(scope="module")
+def workers():
+    with Isolated(2) as processes:
+        yield processes
+
+
+@pytest.fixture(autouse=True)
+def one_set_of_processes(workers, monkeypatch):
+    """Every run here uses the same ones: to start them takes longer than most runs."""
+    monkeypatch.setattr(module, "Isolated", lambda count: nullcontext(workers))
 
 
 def run(tmp_path, rows, names=("cat", "dog"), data=FAIL, image=SQUARE, split=SPLIT, out="out"):
@@ -223,9 +237,10 @@ def test_a_picture_too_narrow_to_be_scaled_is_a_bad_file(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_picture_that_takes_its_process_down_or_holds_it_is_a_bad_file(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_check", hostile.check)
-    monkeypatch.setattr(module, "Isolated", partial(module.Isolated, limit_s=0.5))
+    monkeypatch.setattr(module, "Isolated", partial(Isolated, limit_s=0.5))
     rows = images((20, 20))
     rows[3:3] = [("crash.png", "train", 0, b"crash")]
     rows[30:30] = [("hang.png", "train", 1, b"hang"), ("crash too.png", "train", 1, b"crash")]
@@ -605,6 +620,7 @@ def stage(raw, out, **environment):
     )
 
 
+@pytest.mark.slow
 def test_the_stage_writes_the_same_bytes_under_any_hash_seed_and_worker_count(tmp_path, monkeypatch):
     """600 images go through the process pool of the stage, and through none here."""
     rows = images((300, 300))
@@ -641,6 +657,7 @@ def test_the_light_stages_load_nothing_heavy(name):
     assert "numpy" in done.stdout.split()
 
 
+@pytest.mark.slow
 def test_a_bad_file_whose_name_is_not_utf8_is_named_and_left_out(tmp_path):
     raw = write_raw(tmp_path / "raw", [*images((30, 30)), ("cat/caf\udce9.png", "train", 0, b"")])
     text = DIGITS.read_text(encoding="utf-8")

@@ -70,7 +70,9 @@ def test_values_that_do_not_go_together_are_shown_alone(tmp_path, values, keys, 
     assert rule in line
 
 
-@pytest.mark.parametrize("name", ODD_FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "thousands of brackets" else n for n in ODD_FILES]
+)
 def test_an_odd_file_is_refused_with_one_line(tmp_path, name):
     text, said = ODD_FILES[name]
     (line,) = check(tmp_path, text)

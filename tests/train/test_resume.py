@@ -17,6 +17,8 @@ from vitlora.train.checkpoints import Checkpoints
 from vitlora.train.stage import CHECKPOINTS
 from vitlora.train.trainer import ImageTrainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def golden(prepared, tmp_path_factory):

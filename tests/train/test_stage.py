@@ -55,6 +55,7 @@ def trained(folder, inputs, name: str, changes: dict) -> tuple[dict, dict]:
     return load_file(out / "adapter/adapter_model.safetensors"), read_json(out / "metrics.json")
 
 
+@pytest.mark.slow
 def test_accumulated_micro_batches_give_the_gradient_of_one_large_batch(inputs, tmp_path):
     whole, _ = trained(tmp_path, inputs, "whole", {"lora.lora_dropout": 0.0, "train.per_device_train_batch_size": 8})
     small = {"train.per_device_train_batch_size": 2, "train.gradient_accumulation_steps": 4}

@@ -115,6 +115,7 @@ def test_logits_and_gradients_are_those_of_the_modules(kind, targets, p, monkeyp
         torch.testing.assert_close(mine, other, **LOOSE, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.slow
 def test_evaluation_merges_the_adapters_as_they_are_now():
     torch.manual_seed(0)
     model = adapted(BASES["vit"](), r".*\.(q|v)_proj", lora_dropout=0.5)
