@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+from filelock import FileLock, Timeout
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import printable
-from vitlora.safety.guard import WORK, try_lock
+from vitlora.safety.guard import WORK
 from vitlora.safety.workspace import (
     LOCK,
     cache_folder,
@@ -57,10 +58,11 @@ def _refuse_live() -> None:
     """Refuse while a process holds a stage's lock, or one of DVC's is alive."""
     for path in [*WORK.glob("*.lock"), DVC_TMP / "lock"]:
         if path.exists():
-            with path.open("a+", encoding="utf-8") as file:
-                if not try_lock(file):
-                    file.seek(0)
-                    raise VitloraError(f"{path} is held ({file.read().strip()}); wait for it, or end that process")
+            try:
+                FileLock(path, timeout=0, fallback_to_soft=False).acquire().lock.release()
+            except Timeout:
+                holder = path.read_text(encoding="utf-8").strip()
+                raise VitloraError(f"{path} is held ({holder}); wait for it, or end that process") from None
     for pid in sorted(_holders()):
         if _is_dvc(pid):
             raise VitloraError(f"process {pid}, a dvc, is at work here; wait for it, or end it")

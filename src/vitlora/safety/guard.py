@@ -5,7 +5,6 @@ It decides whether a stage's outputs arrive, never what they hold, so no cached 
 
 import atexit
 import errno
-import fcntl
 import os
 import shutil
 import signal
@@ -15,9 +14,9 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 import psutil
+from filelock import FileLock, Timeout
 
 from vitlora.core.durable import faultpoint, sync, sync_one
 from vitlora.core.entry import Places
@@ -137,27 +136,17 @@ def _adopted(parent: int) -> bool:
 
 @contextmanager
 def _only_writer(stage: str) -> Iterator[None]:
+    """Hold the stage's lock, which the system frees when its holder ends, however that ends."""
     WORK.mkdir(exist_ok=True)
-    with (WORK / f"{stage}.lock").open("a+", encoding="utf-8") as file:
-        deadline = time.monotonic() + LOCK_WAIT_S
-        while not try_lock(file):
-            if time.monotonic() > deadline:
-                file.seek(0)
-                raise VitloraError(f"{stage} is already running here ({file.read().strip() or 'unknown process'})")
-            time.sleep(0.1)
-        file.truncate(0)
-        file.write(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        file.flush()
-        yield
-
-
-def try_lock(file: IO[str]) -> bool:
-    """Take the lock if nobody holds it; the system frees it when its holder ends, however that ends."""
+    path = WORK / f"{stage}.lock"
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        held = FileLock(path, LOCK_WAIT_S, fallback_to_soft=False).acquire()
+    except Timeout:
+        holder = path.read_text(encoding="utf-8").strip() or "unknown process"
+        raise VitloraError(f"{stage} is already running here ({holder})") from None
+    with held:
+        path.write_text(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}", encoding="utf-8")
+        yield
 
 
 def _check_inputs(paths: Iterable[Path]) -> None:
