@@ -102,6 +102,7 @@ def test_each_kind_of_copy_is_found(kind):
     assert all(pair.mirrored == (kind == "mirrored") for pair in found)
 
 
+@pytest.mark.slow
 def test_mirroring_turns_over_just_the_bits_of_odd_frequencies(scenes):
     turned = hash_bits(np.ascontiguousarray(scenes[:, :, ::-1]))
     unlike = np.bitwise_count(hash_bits(scenes) ^ turned ^ MIRROR)
@@ -109,6 +110,7 @@ def test_mirroring_turns_over_just_the_bits_of_odd_frequencies(scenes):
     assert unlike.mean() < 0.05
 
 
+@pytest.mark.slow
 def test_similarity_is_the_correlation(scenes):
     first, second = scenes[:100], scenes[100:200]
     expected = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(first, second, strict=True)]
@@ -146,6 +148,7 @@ def test_nothing_and_one_picture_are_compared_with_nothing(scenes):
     assert alike(scenes[:0]) == alike(scenes[:1]) == []
 
 
+@pytest.mark.slow
 def test_pairs_are_the_same_whatever_the_rows_compared_at_a_time(scenes, monkeypatch):
     doubled = np.concatenate([scenes[:150], scenes[:150]])
     expected = sorted(alike(doubled))
