@@ -68,6 +68,7 @@ def repeat(packed: Path, raw: Path, count: int) -> None:
 
     write_packed(raw, ("path", "split", "label", "sha256"), items())
     write_json(raw / "classes.json", [f"class {label:03d}" for label in range(max(labels) + 1)])
+    write_json(raw / "left_out.json", [])
 
 
 def run(raw: Path, work: Path) -> float:

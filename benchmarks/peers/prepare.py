@@ -57,6 +57,7 @@ def download_folder(data: Path, raw: Path) -> None:
     rows = ((_row(picture), picture.data) for picture in found.pictures)
     write_packed(raw, RAW_COLUMNS, rows)
     write_json(raw / "classes.json", found.class_names)
+    write_json(raw / "left_out.json", [])
 
 
 def _row(picture: Picture) -> tuple[str, str, int, str]:

@@ -214,7 +214,9 @@ def test_a_bad_picture_is_named_with_its_control_characters_escaped(capsys):
 
     with pytest.raises(VitloraError):
         refuse_bad(
-            {"cat/\x1b[2J.png": "broken \x07"}, 9, Ingest(on_bad="fail", max_bad_fraction=0.1, on_duplicate="fail")
+            {"cat/\x1b[2J.png": "broken \x07"},
+            9,
+            Ingest(on_bad="fail", max_bad_fraction=0.1, on_left_out="fail", on_duplicate="fail"),
         )
     assert capsys.readouterr().out == "bad image: cat/\\x1b[2J.png: broken \\x07\n"
 
@@ -225,4 +227,4 @@ def test_a_socket_among_the_pictures_is_left_out_and_named(project):
         held.bind("s\x1b.png")
         code, shown, _ = stage(project)
     assert code == 0
-    assert "note: left out red/s\\x1b.png: not a regular file\n" in shown
+    assert "note: 1 not used (a link, pipe, socket or device): red/s\\x1b.png\n" in shown

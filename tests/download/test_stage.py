@@ -135,7 +135,9 @@ def test_what_is_written_are_the_original_bytes_with_split_label_and_hash(tmp_pa
         assert names[int(row["label"])] == row["path"].split("/")[0]
         assert row["sha256"] == hashlib.sha256(original[row["path"]]).hexdigest()
     size = sum(map(len, original.values())) / 1e6
-    assert capsys.readouterr().out == f"9 images of 3 classes, {size:.1f} MB, from pictures\n"
+    assert capsys.readouterr().out == (
+        f"9 images of 3 classes, {size:.1f} MB, from pictures\n  blue 3, green 3, red 3\n"
+    )
 
 
 def test_a_home_folder_may_be_written_with_a_tilde(tmp_path, monkeypatch):
@@ -205,6 +207,7 @@ def run_stage(root, source, path, out, *command, **env):
     return contents(root / out), done.stdout.decode()
 
 
+RAW = ("images.bin", "index.csv", "classes.json", "left_out.json")
 PLACES = {"digits": None, "folder": "pictures", "archive": "pictures.tar.gz", "hub_folder": "hub"}
 
 
@@ -225,7 +228,7 @@ def runs(root):
 def test_the_stage_run_twice_gives_the_same_bytes(runs, source):
     (first, _), (second, _) = runs[source]
     assert first == second
-    names = {f"base/{name}" for name in BASE} | {f"raw/{name}" for name in ("images.bin", "index.csv", "classes.json")}
+    names = {f"base/{name}" for name in BASE} | {f"raw/{name}" for name in RAW}
     assert first.keys() == names | {f"base/{MANIFEST}", f"raw/{MANIFEST}"}
     assert first["raw/index.csv"].count(b"\n") == 1 + {"digits": 1797, "hub_folder": 6}.get(source, 12)
 
@@ -253,8 +256,7 @@ def test_names_of_files_left_out_are_printed_whatever_bytes_they_hold(root, tmp_
     _, stdout = run_stage(root, "folder", str(tmp_path / "pictures"), "odd")
     notes = [line for line in stdout.splitlines() if line.startswith("note: ")]
     assert sorted(notes) == [
-        "note: left out \\udcff\\n.txt: in no class folder",
-        "note: left out é.txt: in no class folder",
+        "note: 2 not used (in no class folder): é.txt, \\udcff\\n.txt",
     ]
 
 

@@ -27,8 +27,9 @@ from vitlora.storage.manifest import write_manifest
 from vitlora.storage.packed import Packed, write_packed
 from vitlora.storage.squares import load_split
 
-FAIL = Ingest(on_bad="fail", max_bad_fraction=0.05, on_duplicate="fail")
-SKIP = Ingest(on_bad="skip", max_bad_fraction=0.25, on_duplicate="skip")
+LEFT_OUT = []  # what download recorded
+FAIL = Ingest(on_bad="fail", max_bad_fraction=0.05, on_left_out="fail", on_duplicate="fail")
+SKIP = Ingest(on_bad="skip", max_bad_fraction=0.25, on_left_out="skip", on_duplicate="skip")
 SQUARE = Image(size_px=16, interpolation="bilinear")
 SPLIT = Split(seed=0, val_from="train", val_fraction=0.1, test_fraction=0.2, max_per_class=None)
 OUTPUTS = ("train/images.bin", "train/index.csv", "val/images.npy", "val/index.csv", "test/images.npy")
@@ -47,6 +48,7 @@ def write_raw(folder, rows, names=("cat", "dog")):
     digested = (((path, split, label, hashlib.sha256(data).hexdigest()), data) for path, split, label, data in rows)
     write_packed(folder, ("path", "split", "label", "sha256"), digested)
     write_json(folder / "classes.json", list(names))
+    write_json(folder / "left_out.json", LEFT_OUT)
     return folder
 
 
@@ -108,6 +110,7 @@ def test_the_report_counts_every_image_once(tmp_path):
         "test": 10,
         "classes": 2,
         "bad": 0,
+        "left_out": 0,
         "imbalance": 1.5,
         "upscaled": 1.0,
         "exact_duplicates": 0,
@@ -679,3 +682,25 @@ def test_squares_and_labels_that_do_not_belong_together_are_refused(tmp_path):
     (folder / "val/index.csv").write_text("".join(index[:-1]))
     with pytest.raises(VitloraError, match=r"val: uint8 \(2, 3, 16, 16\) pixels for 1 labels; make it anew"):
         load_split(folder / "val")
+
+
+# What download didn't take
+
+
+LOST = {"reason": "a link, pipe, socket or device", "count": 30, "names": ["cat/a.png", "dog"], "expected": False}
+STRAY = {"reason": "in no class folder", "count": 1, "names": ["README.md"], "expected": True}
+
+
+def test_what_the_run_would_not_use_is_refused_by_name_or_stands_in_the_report(tmp_path, monkeypatch):
+    rows = images((30, 20))
+    monkeypatch.setattr(sys.modules[__name__], "LEFT_OUT", [LOST, STRAY])
+    message = refused(tmp_path, rows, match="the data has what the run would not use: 30 .a link")
+    assert "cat/a.png, dog. Put files in place of links (cp -rL)" in message
+    assert "README.md" not in message
+    folder = run(tmp_path / "skip", rows, data=SKIP)
+    report = read_json(folder / "report.json")
+    assert report["left_out"] == 31
+    assert report["left_out_files"] == [{k: v for k, v in each.items() if k != "expected"} for each in (LOST, STRAY)]
+    page = (folder / "report.html").read_text()
+    assert "<h2>Not used</h2>" in page
+    assert "cat/a.png, dog" in page

@@ -16,9 +16,9 @@ def is_address(path: str | None) -> bool:
     return path is not None and "://" in path
 
 
-def counted(count: int, noun: str) -> str:
-    """Return `1 image` or `1,797 images`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return `1 image` or `1,797 images`; nouns with another plural bring it."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def shown_seconds(seconds: float) -> str:

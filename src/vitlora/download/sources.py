@@ -5,10 +5,9 @@ Every reader gives ``Found``: class names, and pictures in a fixed order that ar
 
 import io
 import os
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -16,9 +15,7 @@ from PIL import Image
 
 from vitlora.core.errors import VitloraError
 from vitlora.download.archives import Entry, Reader, kind_of, open_archive
-
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
+from vitlora.download.layout import UNUSED, Left, arrange, checked_names
 
 
 @dataclass(frozen=True)
@@ -33,11 +30,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Found:
-    """What a source holds: class names (position = label), pictures in a fixed order, and notes for the reader."""
+    """What a source holds: class names (position = label), pictures in a fixed order; what is not used, by reason."""
 
     class_names: list[str]
     pictures: Iterable[Picture]
-    notes: list[str]
+    left_out: Left
 
 
 def from_digits() -> Found:
@@ -53,7 +50,7 @@ def from_digits() -> Found:
             Image.fromarray((values * (255 / 16)).round().astype("uint8")).save(buffer, format="PNG")
             yield Picture(f"digits/{row:04d}.png", "train", int(label), buffer.getvalue())
 
-    return Found([str(name) for name in digits.target_names], pictures(), [])
+    return Found([str(name) for name in digits.target_names], pictures(), {})
 
 
 def from_hub_layout(folder: Path, image_column: str, label_column: str, splits: dict[str, str]) -> Found:
@@ -84,7 +81,7 @@ def from_hub_layout(folder: Path, image_column: str, label_column: str, splits: 
         for ours, theirs in splits.items()
     }
     labels = _labels(features[label_column], chosen.values(), label_column, folder)
-    names = _checked_names(getattr(features[label_column], "names", None) or map(str, labels), folder)
+    names = checked_names(getattr(features[label_column], "names", None) or map(str, labels), folder)
     allowed = ", ".join(map(str, labels)) if len(labels) <= 10 else f"one of {len(labels)} classes"
 
     def pictures() -> Iterator[Picture]:
@@ -95,14 +92,14 @@ def from_hub_layout(folder: Path, image_column: str, label_column: str, splits: 
                     raise VitloraError(f"{folder}: {splits[ours]} row {row}: label {value}; the rule: {allowed}")
                 yield Picture(f"{splits[ours]}/{row:06d}", ours, label, _image_bytes(example[image_column], folder))
 
-    return Found(names, pictures(), [])
+    unused = [name for name in streams if name not in splits.values()]
+    return Found(names, pictures(), {UNUSED: unused} if unused else {})
 
 
 def from_folder(root: Path) -> Found:
     """Read class sub-folders, with or without train/val/test folders above them.
 
-    The first folder below the root (or below the split) is the class; deeper folders only group its pictures. A lone
-    folder around all others is looked through.
+    What is taken for a class is told in ``layout``.
 
     Raises:
         VitloraError: The root is not a folder, can't be read in full, or holds no class folder.
@@ -121,7 +118,7 @@ def from_folder(root: Path) -> Found:
                     _refuse_unread(error)
                 yield str(path.relative_to(root)), kind, path
 
-    return _arrange(entries(), Path.read_bytes, root)
+    return _arranged(entries(), Path.read_bytes, root)
 
 
 def from_archive(path: Path, scratch: Path | None = None) -> Found:
@@ -143,94 +140,23 @@ def from_archive(path: Path, scratch: Path | None = None) -> Found:
         raise
     except Exception as error:  # each kind of compression raises its own
         raise VitloraError(f"data.path: {path} is neither a whole zip nor a whole tar: {_first_line(error)}") from None
-    return _arrange(entries, read, path)
+    return _arranged(entries, read, path)
 
 
-def _arrange(entries: Iterable[Entry], read: Reader, root: Path) -> Found:
-    """Turn names into splits and classes."""
-    files, folders, notes = _sort_out(entries)
-    while _is_wrapped(files, folders):
-        notes += [f"left out {path}: in no class folder" for path in sorted(files) if len(path.parts) == 1]
-        files = {PurePosixPath(*path.parts[1:]): handle for path, handle in files.items() if len(path.parts) > 1}
-        folders = [PurePosixPath(*path.parts[1:]) for path in folders if len(path.parts) > 1]
-    depth = _split_depth(files, root)
-    notes += [f"left out {path}: in no class folder" for path in sorted(files) if len(path.parts) <= depth + 1]
-    inside = sorted(path for path in files if len(path.parts) > depth + 1)
-    names = sorted({path.parts[depth] for path in [*inside, *folders] if len(path.parts) > depth})
-    if not inside:
-        raise VitloraError(f"data.path: {root} holds no class folder with files; the rule: {root.name}/CLASS/PICTURE")
-    numbers = {name: number for number, name in enumerate(_checked_names(names, root))}
+def _arranged(entries: Iterable[Entry], read: Reader, root: Path) -> Found:
+    """Find out what lies where; read each picture when it is asked for."""
+    layout = arrange(entries, root)
+    numbers = {name: number for number, name in enumerate(layout.class_names)}
 
     def pictures() -> Iterator[Picture]:
-        for path in inside:
-            split = SPLIT_FOLDERS[path.parts[0].lower()] if depth else "train"
+        for path, handle in layout.files.items():
             try:
-                data = read(files[path])
+                data = read(handle)
             except Exception as error:  # the file system's, and each kind of compression's own
                 raise VitloraError(f"{root}: cannot read {path}: {_first_line(error)}") from None
-            yield Picture(str(path), split, numbers[path.parts[depth]], data)
+            yield Picture(str(path), layout.split(path), numbers[path.parts[layout.depth]], data)
 
-    return Found(names, pictures(), notes)
-
-
-def _checked_names(names: Iterable[str], root: Path) -> list[str]:
-    """Refuse class names that would break a path, a table or a terminal; all others are kept as they are."""
-    kept = list(names)
-    for name in kept:
-        odd = [char for char in name if char in "/\\" or unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")]
-        if odd or not name:
-            raise VitloraError(
-                f"data.path: {root} has the class {name!r}; the rule: a name in UTF-8, without slashes and control "
-                "characters"
-            )
-    return kept
-
-
-def _sort_out(entries: Iterable[Entry]) -> tuple[dict[PurePosixPath, Any], list[PurePosixPath], list[str]]:
-    """Drop litter; note what is neither file nor folder, and names that lead out of an archive.
-
-    Raises:
-        VitloraError: Two members of an archive have one name, so that one picture would silently go.
-    """
-    files: dict[PurePosixPath, Any] = {}
-    folders, notes = [], []
-    for name, kind, handle in entries:
-        parts = [part for part in PurePosixPath(name).parts if part not in ("/", "//", ".")]
-        path = PurePosixPath(*parts)
-        if ".." in parts:
-            notes.append(f"left out {name}: leads out of the archive")
-        elif not parts or any(part in LITTER or part.startswith(".") for part in parts):
-            continue
-        elif kind == "other":
-            notes.append(f"left out {name}: not a regular file")
-        elif kind == "folder":
-            folders.append(path)
-        elif path in files:
-            raise VitloraError(f"data.path: the archive holds {path} twice; pack it anew")
-        else:
-            files[path] = handle
-    return files, folders, sorted(notes)
-
-
-def _is_wrapped(files: Iterable[PurePosixPath], folders: Iterable[PurePosixPath]) -> bool:
-    """Whether a single folder lies around everything, as in archives; alone, it can't be a class."""
-    tops = {path.parts[0] for path in files if len(path.parts) > 1} | {path.parts[0] for path in folders}
-    return len(tops) == 1 and any(len(path.parts) > 2 for path in files) and "train" not in map(str.lower, tops)
-
-
-def _split_depth(files: Iterable[PurePosixPath], root: Path) -> int:
-    """Return 1 where folders such as train and test lie above the classes, else 0."""
-    tops = {path.parts[0] for path in files if len(path.parts) > 1}
-    splits = {top for top in tops if top.lower() in SPLIT_FOLDERS}
-    if splits == tops and "train" in map(str.lower, splits):
-        return 1
-    # One alone may be a class, such as vehicles of kind "train".
-    if len(splits) > 1:
-        raise VitloraError(
-            f"data.path: {root} holds the folders {', '.join(sorted(tops))}; the rule: train, with or without "
-            f"{', '.join(list(SPLIT_FOLDERS)[1:])}, and nothing beside them; or classes only"
-        )
-    return 0
+    return Found(layout.class_names, pictures(), layout.left_out)
 
 
 def _refuse_unread(error: OSError) -> NoReturn:

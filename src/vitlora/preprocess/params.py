@@ -52,6 +52,8 @@ class Ingest(Params):
     """A file that can't be decoded: fail names it and stops, skip names it and goes on."""
     max_bad_fraction: float = Field(ge=0, le=1)
     """With skip: more than this share of bad files stops all the same."""
+    on_left_out: Literal["fail", "skip"]
+    """Links, pipes, splits that no parameter names: fail names what the run would not use, skip goes on without it."""
     on_duplicate: Literal["fail", "skip"]
     """One picture in two classes or in two official splits: fail stops, skip leaves it out of train."""
 

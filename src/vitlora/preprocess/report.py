@@ -31,6 +31,7 @@ class Facts:
         rows: Rows of `train`, `val` and `test`.
         class_names: By label.
         bad: Path to reason.
+        left_out: What download found and didn't take: reason, count, names of the first.
         duplicates: Among the usable pictures.
         alike: Pairs of rows that look alike, among those in a split.
         not_compared: How many of those are too small or too plain to be compared.
@@ -44,6 +45,7 @@ class Facts:
     rows: Rows
     class_names: Sequence[str]
     bad: Mapping[str, str]
+    left_out: Sequence[Mapping[str, Any]]
     duplicates: Duplicates
     alike: Sequence[Pair]
     not_compared: int
@@ -64,6 +66,8 @@ def summarise(facts: Facts) -> dict[str, Any]:
         **_count_duplicates(facts),
         "images_per_class": classes,
         "small_classes": [entry["class"] for entry in classes if entry["train"] < SMALL],
+        "left_out": sum(entry["count"] for entry in facts.left_out),
+        "left_out_files": [{key: entry[key] for key in ("reason", "count", "names")} for entry in facts.left_out],
         "bad_images": [{"path": path, "reason": reason} for path, reason in sorted(facts.bad.items())],
         "sizes": list(_measure(facts)),
         "shorter_sides": [{"px": name, "images": count} for name, count in _by_octave(shorter)],

@@ -70,6 +70,8 @@ def preprocess(
     """
     source = Packed(raw)
     class_names = check_class_names(read_json(raw / "classes.json"))
+    left_out = read_json(raw / "left_out.json")
+    refuse_left_out(left_out, ingest)
     with Isolated(min(os.cpu_count() or 1, -(-len(source) // CHUNK) or 1)) as workers:
         checked = list(_spread(workers, partial(_check, source, image.size_px), range(len(source))))
         bad = {source.rows[row]["path"]: reason for row, reason in _reasons(checked)}
@@ -82,7 +84,7 @@ def preprocess(
             _write_squares(workers, source, rows[name], out, image)
         alike, not_compared = _find_alike(workers, good, contents, rows)
         columns = ([row["path"] for row in source.rows], _labels(source), source.spans[:, 1].tolist())
-        facts = Facts(*columns, good, rows, class_names, bad, duplicates, alike, not_compared, image.size_px)
+        facts = Facts(*columns, good, rows, class_names, bad, left_out, duplicates, alike, not_compared, image.size_px)
         numbers = summarise(facts)
         write_json(report, numbers)
         write_text(page, render(numbers, _draw(workers, source, facts)))
@@ -130,6 +132,26 @@ def refuse_bad(bad: dict[str, str], count: int, policy: Ingest) -> None:
         raise VitloraError(
             f"{len(bad)} of {count} images cannot be used, more than ingest.max_bad_fraction {policy.max_bad_fraction}"
             f": {named}{more}{AFRESH}"
+        )
+
+
+def refuse_left_out(left_out: Sequence[Mapping[str, Any]], policy: Ingest) -> None:
+    """Name what the data has and the run would not use, unless it is what one expects or the policy allows it.
+
+    Args:
+        left_out: As download recorded it.
+        policy: Of ``ingest``.
+
+    Raises:
+        VitloraError: A link, pipe, unlabelled or unnamed split with ``on_left_out: fail``.
+    """
+    lost = [f"{entry['count']:,} ({entry['reason']}): {', '.join(entry['names'][:5])}" for entry in left_out]
+    lost = [line for line, entry in zip(lost, left_out, strict=True) if not entry["expected"]]
+    if lost and policy.on_left_out == "fail":
+        raise VitloraError(
+            f"the data has what the run would not use: {'; '.join(lost)}. Put files in place of links (cp -rL), name "
+            "splits in data.train_split, val_split and test_split, remove what is not meant, or set "
+            f"ingest.on_left_out: skip{AFRESH}"
         )
 
 
