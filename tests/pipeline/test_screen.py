@@ -24,12 +24,12 @@ def test_a_run_shows_its_stages_and_results_and_ends_with_what_to_commit(project
 
 
 def test_a_failed_stage_is_named_without_its_paths(project):
-    tiny.set_params(project / "params.yaml", {"lora.r": 1000})
+    tiny.set_params(project / "params.yaml", {"lora.modules_to_save": ["nothing"]})
     done = tiny.run(project, tiny.DVC, "repro")
     assert done.returncode == 255
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
     assert error == "ERROR: failed to reproduce 'train': failed to run: python -m stages.train, exited with 1"
-    assert "error: params.yaml: lora.r: got 1000" in done.stderr
+    assert "error: lora.modules_to_save: got nothing, which names no module" in done.stderr
 
 
 def test_a_dry_run_shows_the_commands(project):

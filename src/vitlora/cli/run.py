@@ -8,14 +8,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from vitlora.core.entry import BASE
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json
-from vitlora.core.params import read_document
 from vitlora.core.text import printable, shown_seconds
-from vitlora.safety.check import check_document
+from vitlora.safety.preflight import check_params
 from vitlora.safety.workspace import (
-    PARAMS,
     cache_folder,
     check_present,
     differs_from_commit,
@@ -44,7 +41,7 @@ def act(args: argparse.Namespace) -> None:
             reported success, as it does when its cache ran out of space.
     """
     require_project()
-    check_document(read_document(PARAMS), PARAMS, BASE)
+    check_params()
     read_lock()
     begun = time.monotonic()
     if code := _repro(args.stages):

@@ -11,6 +11,9 @@ It dies of a SIGTERM at once, and its stage soon after. Here the stage is asked 
 It shows commands that are longer than the screen, and advice on `git add` and `dvc push` that leaves out most of what
 belongs into the commit; here these lines are left out.
 
+It removes the outputs of a stage before that can refuse a parameter. Here parameters are checked first, what `-S` sets
+too.
+
 A Ctrl-C that meets DVC while it makes a progress bar ends it, without the traceback of a bar that was never finished.
 """
 
@@ -18,7 +21,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -27,6 +30,7 @@ from typing import IO, Any
 from dvc.cli import main
 from dvc.commands.repro import CmdRepro
 from dvc.commands.status import CmdDataStatus
+from dvc.exceptions import DvcException
 from dvc.fs import LocalFileSystem
 from dvc.stage.cache import StageCache
 from dvc.stage.exceptions import StageCmdFailedError
@@ -34,6 +38,7 @@ from dvc.ui import ui
 from tqdm import tqdm
 
 from vitlora.core.durable import faultpoint, sync_one
+from vitlora.core.errors import VitloraError
 from vitlora.core.text import printable
 
 NOISE = {  # loggers of DVC's, and how their messages begin
@@ -93,10 +98,36 @@ def load_whole(runs: StageCache, key: str, value: str | None) -> dict[str, Any] 
 
 
 def without_advice(command: CmdRepro) -> int:
-    """Reproduce as DVC's command does; where something ran, its stages have said so."""
+    """Check the parameters, then reproduce as DVC's command does; where something ran, its stages have said so."""
+    _refuse_mistakes()
     if not command.repo.reproduce(**command._common_kwargs, **command._repro_kwargs):
         ui.write(CmdDataStatus.UP_TO_DATE_MSG)
     return 0
+
+
+def checked_overrides(apply: Callable[[str, list[str]], None], path: str, overrides: list[str]) -> None:
+    """Set what `-S` says as DVC does, and refuse a mistake: DVC then takes everything back."""
+    apply(path, overrides)
+    _refuse_mistakes()
+
+
+def checked_run(run: Callable[[Any], int], command: Any) -> int:
+    """Check params.yaml before an experiment, unless `-S` is yet to change it."""
+    if not command.args.set_param:
+        _refuse_mistakes()
+    return run(command)
+
+
+def _refuse_mistakes() -> None:
+    from vitlora.safety.preflight import check_params  # not where only a file is looked up
+
+    try:
+        check_params()
+    except VitloraError as error:
+        print("\n".join(f"error: {printable(line)}" for line in str(error).split("\n")), file=sys.stderr)
+        raise DvcException(
+            "refused before anything ran; parameters set by -S and all outputs are as they were"
+        ) from None
 
 
 def failed_shortly(error: StageCmdFailedError, command: str, status: int | None = None) -> None:
@@ -135,6 +166,13 @@ if __name__ == "__main__":
     LocalFileSystem.open = open_whole
     StageCache._load_cache = load_whole
     CmdRepro.run = without_advice
+    if sys.argv[1:2] in (["exp"], ["experiments"]):
+        from dvc.commands.experiments.run import CmdExperimentsRun
+        from dvc.utils import hydra
+
+        hydra.apply_overrides = partial(checked_overrides, hydra.apply_overrides)
+        run = CmdExperimentsRun.run
+        CmdExperimentsRun.run = lambda command: checked_run(run, command)
     StageCmdFailedError.__init__ = failed_shortly
     if "--dry" not in sys.argv:  # which asks for the commands
         for name, start in NOISE.items():

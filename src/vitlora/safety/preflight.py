@@ -1,0 +1,35 @@
+"""Refuse a mistake in the parameters before DVC starts: it removes the outputs of a stage before that could refuse."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from vitlora.core.entry import BASE
+from vitlora.core.params import read_document
+from vitlora.safety.check import check_document
+from vitlora.safety.workspace import PARAMS, read_lock
+
+PASSED = Path(".work/params.passed")  # what passed last, so that a run with nothing to do costs no check
+
+
+def check_params() -> None:
+    """Check params.yaml, unless it is as it was when it last passed.
+
+    Raises:
+        VitloraError: All mistakes, one a line.
+    """
+    about = [PARAMS, BASE / "config.json", Path("dvc.lock"), Path(__file__).with_name("check.py")]
+    seen = [path.read_bytes() if path.is_file() else b"" for path in about]
+    digest = hashlib.sha256(b"\0".join(seen)).hexdigest()
+    if PASSED.is_file() and PASSED.read_text(encoding="utf-8") == digest:
+        return
+    document = read_document(PARAMS)
+    check_document(document, PARAMS, base_of(document))
+    PASSED.parent.mkdir(exist_ok=True)
+    PASSED.write_text(digest, encoding="utf-8")
+
+
+def base_of(document: dict[str, Any]) -> Path | None:
+    """Return the base model's folder if it is the one that the document names: an earlier choice may lie there."""
+    fetched = read_lock().get("download", {}).get("params", {}).get(str(PARAMS), {}).get("model")
+    return BASE if fetched is not None and fetched == document.get("model") else None

@@ -1,0 +1,45 @@
+"""A parameter that is refused costs nothing: no output goes, and `-S` leaves no value behind."""
+
+import pytest
+import tiny
+
+
+def state(root):
+    names = ("params.yaml", "dvc.lock", "models/adapter/adapter_model.safetensors", "metrics/evaluate/scores.json")
+    return {name: (root / name).read_bytes() for name in names}
+
+
+REFUSED = {
+    "repro": ["repro"],
+    "exp run": ["exp", "run"],
+    "exp run -S": ["exp", "run", "-S", "lora.r=1000", "-S", "train.learning_rate=-1"],
+    "exp run --queue": ["exp", "run", "--queue", "-S", "lora.r=2,1000"],
+}
+
+
+@pytest.mark.parametrize("words", REFUSED.values(), ids=REFUSED)
+def test_a_refused_parameter_deletes_nothing_and_leaves_nothing_behind(project, words):
+    if "-S" not in words:
+        tiny.set_params(project / "params.yaml", {"lora.r": 1000})
+    before = state(project)
+    done = tiny.run(project, tiny.DVC, *words)
+    assert done.returncode == 255, done.stdout
+    assert "error: params.yaml: lora.r: got 1000; the rule: no larger than the base model's layers, 32" in done.stderr
+    assert "refused before anything ran" in done.stderr
+    assert "Running stage" not in done.stdout
+    assert state(project) == before
+
+
+def test_an_experiment_that_mends_a_bad_parameter_runs(project):
+    tiny.set_params(project / "params.yaml", {"evaluate.top_k": 0})
+    assert tiny.dvc(project, "exp", "run", "-S", "evaluate.top_k=3") == ["evaluate"]
+
+
+def test_the_base_model_of_an_earlier_choice_refuses_nothing(project):
+    """Its patch of 8 px does not divide 36; what it says does not hold for the model that is yet to be fetched."""
+    changes = {"model.source": "folder", "model.path": "another", "image.size_px": 36}
+    tiny.set_params(project / "params.yaml", changes)
+    done = tiny.run(project, tiny.DVC, "repro")
+    assert done.returncode == 255
+    assert "image.size_px" not in done.stderr
+    assert "model.path" in done.stderr, "which download says"
