@@ -228,3 +228,16 @@ def test_a_socket_among_the_pictures_is_left_out_and_named(project):
         code, shown, _ = stage(project)
     assert code == 0
     assert "note: 1 not used (a link, pipe, socket or device): red/s\\x1b.png\n" in shown
+
+
+def test_a_reader_that_has_seen_enough_ends_a_verb_quietly():
+    script = "from vitlora.core.entry import run; run(lambda: [print('x' * 1000) for _ in range(1000)])"
+    done = subprocess.run(
+        ["bash", "-c", f'{sys.executable} -c "{script}" | head -1; echo ${{PIPESTATUS[0]}}'],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] == "141"

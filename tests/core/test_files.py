@@ -4,11 +4,12 @@ import csv
 import hashlib
 import io
 import json
+import os
 
 import numpy as np
 import pytest
 
-from vitlora.core.files import read_csv, read_json, sha256_file, write_csv, write_json
+from vitlora.core.files import make_readable, read_csv, read_json, sha256_file, write_csv, write_json
 
 ODD_TEXT = [
     "plain",
@@ -91,3 +92,16 @@ def test_a_files_hash_is_that_of_its_bytes(tmp_path):
     data = np.random.default_rng(0).bytes(3_000_001)
     (tmp_path / "a.bin").write_bytes(data)
     assert sha256_file(tmp_path / "a.bin") == hashlib.sha256(data).hexdigest()
+
+
+def test_files_that_are_handed_on_can_be_read_by_others(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in ("a", "deep/b"):
+        (tmp_path / name).write_text("x")
+        (tmp_path / name).chmod(0o600)
+    before = os.umask(0o022)
+    try:
+        make_readable(tmp_path)
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "deep/b")] == [0o644, 0o644]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vitlora.core.entry import BASE
 from vitlora.core.errors import VitloraError
+from vitlora.core.files import make_readable
 from vitlora.storage.manifest import MANIFEST, problems, write_manifest
 
 
@@ -32,6 +33,7 @@ def act(args: argparse.Namespace) -> None:
     if damage:
         raise VitloraError(f"{damage}; `vitlora recover && dvc repro` makes it anew, or copy the folder anew")
     (_convert if args.form == "convert" else _as_lora)(args)
+    make_readable(args.out)
     write_manifest(args.out)
 
 

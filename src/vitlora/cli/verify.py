@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vitlora.core.errors import VitloraError
-from vitlora.core.text import printable
+from vitlora.core.text import counted, printable
 from vitlora.safety.workspace import (
     Finding,
     cache_folder,
@@ -39,7 +39,7 @@ def act(args: argparse.Namespace) -> None:
     if found:
         cure = "copy the folder anew" if args.folders else CURE
         raise VitloraError(f"{len(found)} finding{'s' if len(found) > 1 else ''}, named above; {cure}")
-    what = f"{len(args.folders)} folders" if args.folders else f"{len(outputs())} outputs and DVC's cache"
+    what = counted(len(args.folders), "folder") if args.folders else f"{len(outputs())} outputs and DVC's cache"
     print(f"{what}: sound")
 
 

@@ -79,6 +79,10 @@ def run(main: Callable[[], None]) -> None:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see stages/__init__.py
             signal.signal(signal.SIGINT, signal.default_int_handler)
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # as by `| head`: whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes when it ends
+        sys.exit(128 + signal.SIGPIPE)
     except VitloraError as error:
         for line in str(error).split("\n"):
             print(f"error: {printable(line)}", file=sys.stderr)

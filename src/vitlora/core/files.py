@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -56,6 +57,15 @@ def _cell(value: object) -> str:
 def significant(value: float | None, digits: int = 4) -> float | None:
     """Return a figure with the digits that mean something: another kind of processor moves those behind them."""
     return None if value is None else float(f"{value:.{digits}g}")
+
+
+def make_readable(path: Path) -> None:
+    """Give a file, or all files below a folder, ordinary modes: safetensors writes what only its owner may open."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        if file.is_file():
+            file.chmod(0o666 & ~mask)
 
 
 def sha256_file(path: Path) -> str:

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from vitlora.core.durable import faultpoint, sync, sync_one
 from vitlora.core.entry import Places
 from vitlora.core.errors import VitloraError
+from vitlora.core.files import make_readable
 from vitlora.core.text import shown_bytes, shown_seconds
 from vitlora.safety.announce import announce
 from vitlora.safety.workspace import md5_of
@@ -77,6 +78,8 @@ def guarded(stage: str, places: Places) -> Iterator[dict[str, Path]]:
             path.parent.mkdir()
         yield {**places.inputs, **hidden}
         faultpoint("worked")
+        for path in hidden.values():
+            make_readable(path)
         for name in places.outputs:
             if hidden[name].is_dir():
                 write_manifest(hidden[name])

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from vitlora.train.timing import Timing
 AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of the importance of each rank
 
 
+SIGN_OF_LIFE_S = 30.0
 Log = Mapping[str, float]
 
 
@@ -101,6 +103,7 @@ class Bar(TrainerCallback):  # type: ignore[misc]  # likewise
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar."""
+        self.told = time.monotonic()
         self.bar = tqdm(total=state.max_steps, unit="step", dynamic_ncols=True, disable=None, file=sys.stderr)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -108,8 +111,11 @@ class Bar(TrainerCallback):  # type: ignore[misc]  # likewise
         self.timing.begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Advance the bar."""
+        """Advance the bar; where there is none, as in CI, print a line now and then."""
         self.bar.update(state.global_step - self.bar.n)
+        if self.bar.disable and time.monotonic() - self.told > SIGN_OF_LIFE_S:
+            self.told = time.monotonic()
+            print(f"step {state.global_step:,} of {state.max_steps:,}", flush=True)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop the clock before validation."""
