@@ -17,7 +17,7 @@ def test_a_run_shows_its_stages_and_results_and_ends_with_what_to_commit(project
     assert [line.split()[0] for line in lines if " took " in line] == ["train", "evaluate", "export"]
     assert done.stdout.count("parameters that differ") == done.stdout.count("have no effect") == 1
     assert not any(word in done.stdout for word in ("PYTHONPATH", "Updating lock", "dvc push", "autostage"))
-    assert lines[-1] == "keep this result: git add params.yaml dvc.lock metrics && git commit"
+    assert lines[-1] == "keep this result: git add params.yaml source.yaml dvc.lock metrics && git commit"
     assert lines[-3].startswith("test accuracy ")
     again = tiny.run(project, sys.executable, "-m", "vitlora", "run", env={"PYTHONPATH": "src"})
     assert "\nData and pipelines are up to date.\ntest accuracy " in again.stdout

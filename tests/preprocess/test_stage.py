@@ -190,7 +190,7 @@ def with_bad(count, good=(30, 30)):
 def test_a_bad_file_stops_everything_and_is_named_with_its_reason(tmp_path, capsys):
     message = refused(tmp_path, with_bad(2), match="^2 of 62 images cannot be used: ")
     assert "bad/0.png: empty: empty file; bad/1.png: not_an_image: not a picture of a known format" in message
-    assert "mend or remove them, or set ingest.on_bad: skip; after a change in the source, `dvc repro -f" in message
+    assert "mend or remove them, or set ingest.on_bad: skip; then `dvc repro`, which notices" in message
     assert "bad image: bad/0.png: empty: empty file\n" in capsys.readouterr().out
 
 
@@ -216,7 +216,7 @@ def test_bad_files_move_no_good_one_to_another_split(tmp_path):
 def test_more_bad_files_than_allowed_stop_everything(tmp_path):
     message = refused(tmp_path, with_bad(21), data=SKIP, match="21 of 81 images cannot be used, more than ingest")
     assert "max_bad_fraction 0.25: bad/0.png: empty: empty file; " in message
-    assert "and 16 more (all are printed above); after a change in the source" in message
+    assert "and 16 more (all are printed above); then `dvc repro`" in message
 
 
 def test_just_as_many_bad_files_as_allowed_are_left_out(tmp_path):

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "presets/digits.yaml"  # what tests start from; params.yaml is the user's own
 DVC = str(Path(sys.executable).parent / "dvc")  # the wrapper that `make setup` writes
 CODE = [
+    "source.yaml",
     "src",
     "stages",
     "dvc.yaml",

@@ -25,7 +25,7 @@ from vitlora.storage.manifest import problems
 
 MODELS = Path("models")
 SCORES = Path("metrics/evaluate/scores.json")
-RESULTS = ("params.yaml", "dvc.lock", "metrics")
+RESULTS = ("params.yaml", "source.yaml", "dvc.lock", "metrics")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -29,8 +29,7 @@ from vitlora.storage.packed import Item, Packed, write_packed
 from vitlora.storage.squares import create_split, write_square
 
 CHUNK = 256
-# DVC keys download by where the images are, not by what is there.
-AFRESH = "; after a change in the source, `dvc repro -f -s download && dvc repro` reads it afresh"
+AFRESH = "; then `dvc repro`, which notices what has changed at data.path"
 DRAWN = 144  # px, the longer side of a picture on the page
 TRAIN_COLUMNS = ("path", "label", "width", "height", "plain")
 Rows = dict[str, list[int]]

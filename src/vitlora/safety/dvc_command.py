@@ -11,6 +11,8 @@ It dies of a SIGTERM at once, and its stage soon after. Here the stage is asked 
 It shows commands that are longer than the screen, and advice on `git add` and `dvc push` that leaves out most of what
 belongs into the commit; here these lines are left out.
 
+It does not notice what changes at ``data.path``. Here that is written down first, in source.yaml.
+
 It removes the outputs of a stage before that can refuse a parameter. Here parameters are checked first, what `-S` sets
 too.
 
@@ -119,10 +121,13 @@ def checked_run(run: Callable[[Any], int], command: Any) -> int:
 
 
 def _refuse_mistakes() -> None:
+    """Check the parameters, and write down what lies where they point."""
     from vitlora.safety.preflight import check_params  # not where only a file is looked up
+    from vitlora.safety.source import write_source
 
     try:
         check_params()
+        write_source()
     except VitloraError as error:
         print("\n".join(f"error: {printable(line)}" for line in str(error).split("\n")), file=sys.stderr)
         raise DvcException(

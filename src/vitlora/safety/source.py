@@ -1,0 +1,99 @@
+"""Notice what was added, changed or removed where the images and the base model come from.
+
+DVC knows the download stage by ``data.path``, not by what lies there. So dvc's wrapper writes that down before it
+starts, in ``source.yaml``, which is a parameter of the stage: Git keeps it, and experiments carry it along.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vitlora.core.errors import VitloraError
+from vitlora.core.files import sha256_file, write_text
+from vitlora.core.params import read_document
+from vitlora.core.text import counted, is_address
+from vitlora.safety.workspace import PARAMS
+
+SOURCE = Path("source.yaml")
+HASHES = Path(".work/source_hashes.json")  # of files, by place, size and time, so that only new ones are read
+HEAD = "# What lay at data.path and model.path when dvc last looked; a change reruns download. Made by dvc's wrapper.\n"
+LOCAL = ("folder", "archive", "hub_folder")
+Known = dict[str, list[Any]]
+
+
+def write_source() -> None:
+    """Bring source.yaml up to date; it stays as it is where nothing has changed."""
+    try:
+        document = read_document(PARAMS)
+    except VitloraError:  # refused elsewhere, with its reason
+        return
+    before = _read_hashes()
+    known: Known = {}
+    noted = _noted()
+    seen = {name: _seen(document.get(name), noted.get(name), before, known) for name in ("data", "model")}
+    if seen != noted:
+        write_text(SOURCE, HEAD + "".join(f"{name}: {json.dumps(value)}\n" for name, value in seen.items()))
+    if known != before:
+        write_text(HASHES, json.dumps(known))
+
+
+def _noted() -> dict[str, Any]:
+    try:
+        return read_document(SOURCE)
+    except VitloraError:  # not there yet, or with the marks of a merge
+        return {}
+
+
+def _seen(section: Any, noted: str | None, before: Known, known: Known) -> str | None:
+    """Return the number of files at a section's path and a hash of their names and bytes; None where it is not local.
+
+    Where the path isn't there, as on a colleague's machine that has the outputs only, what was noted stays.
+    """
+    values = section if isinstance(section, Mapping) else {}
+    place = values.get("path")
+    if values.get("source") not in LOCAL or not isinstance(place, str) or is_address(place):
+        return None
+    root = Path(place).expanduser()
+    if not root.exists():
+        return noted
+    digest, count = hashlib.sha256(), 0
+    for count, path in enumerate(_files(root), 1):  # noqa: B007 - the last one is the number of files
+        content = _hash(path, before, known)
+        digest.update(f"{os.path.relpath(path, root)}\0{content}\n".encode("utf-8", "surrogateescape"))
+    return f"{counted(count, 'file')}, {digest.hexdigest()[:16]}"
+
+
+def _files(root: Path) -> Iterator[str]:
+    """Yield all files below a folder, links too, in name order; or the file itself."""
+    if root.is_file():
+        yield str(root)
+    for place, folders, files in os.walk(root):
+        folders.sort()
+        links = (name for name in folders if os.path.islink(os.path.join(place, name)))
+        yield from (os.path.join(place, name) for name in sorted([*files, *links]))
+
+
+def _hash(path: str, before: Known, known: Known) -> str:
+    """Return a file's SHA-256, from memory if size and time are as before; of a link or pipe, what it is."""
+    key = os.path.abspath(path)
+    try:
+        about = os.lstat(path)
+        if not os.path.isfile(path) or os.path.islink(path):
+            return f"mode {about.st_mode:o} {os.readlink(path) if os.path.islink(path) else ''}"
+        stamp = [about.st_size, about.st_mtime_ns]
+        kept = before.get(key, [])
+        known[key] = kept if kept[:2] == stamp else [*stamp, sha256_file(Path(path))]
+    except OSError as error:  # download will name it
+        return str(error.strerror)
+    return str(known[key][2])
+
+
+def _read_hashes() -> Known:
+    try:
+        found: Known = json.loads(HASHES.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found

@@ -1,0 +1,66 @@
+"""Who adds, changes or removes a picture and types `dvc repro` gets it used, with nothing else to remember."""
+
+import json
+import shutil
+
+import pytest
+import tiny
+from PIL import Image
+
+FIRST_TWO = ["download", "preprocess"]
+
+
+def counts(root):
+    found = json.loads((root / "metrics/preprocess.json").read_text())
+    return sum(found[name] for name in ("train", "val", "test"))
+
+
+def some_picture(root):
+    return sorted((root / "pictures").rglob("*.png"))[0]
+
+
+def add(root):
+    path = some_picture(root)
+    Image.effect_noise((40, 40), 90).convert("RGB").save(path.with_name("new.png"))
+
+
+def change(root):
+    Image.effect_noise((40, 40), 90).convert("RGB").save(some_picture(root))
+
+
+def remove(root):
+    some_picture(root).unlink()
+
+
+@pytest.mark.parametrize(("alter", "more"), [(add, 1), (change, 0), (remove, -1)])
+def test_a_picture_that_is_added_changed_or_removed_is_noticed(project, alter, more):
+    before = counts(project)
+    alter(project)
+    assert tiny.dvc(project, "repro", "preprocess") == FIRST_TWO
+    assert counts(project) == before + more
+    assert tiny.dvc(project, "repro", "preprocess") == []
+
+
+def test_the_same_pictures_in_another_place_or_with_another_time_change_nothing_that_follows(project):
+    shutil.copytree(project / "pictures", project / "elsewhere")
+    tiny.set_params(project / "params.yaml", {"data.path": "elsewhere"})
+    assert tiny.dvc(project, "repro") == ["download"]
+    some_picture(project).touch()
+    tiny.git(project, "checkout", "-q", "--", "params.yaml", "source.yaml", "dvc.lock")
+    assert tiny.dvc(project, "repro") == []
+
+
+def test_an_experiment_on_another_folder_sees_what_lies_there(project):
+    shutil.copytree(project / "pictures", project / "elsewhere")
+    add(project)
+    (project / "pictures").rename(project / "gone")
+    (project / "elsewhere").rename(project / "pictures")
+    (project / "gone").rename(project / "elsewhere")
+    before = counts(project)
+    assert tiny.dvc(project, "exp", "run", "-S", f"data.path={project / 'elsewhere'}", "preprocess") == FIRST_TWO
+    assert counts(project) == before + 1
+
+
+def test_who_has_the_outputs_but_not_the_pictures_runs_nothing(project):
+    shutil.rmtree(project / "pictures")
+    assert tiny.dvc(project, "repro") == []
