@@ -201,7 +201,7 @@ def test_a_preset_is_shown_then_copied(project):
     listed = vitlora(project, "preset").stdout
     assert [line.split()[0] for line in listed.splitlines()] == ["digits", "folder", "food101"]
     unknown = vitlora(project, "preset", "fodo101")
-    assert (unknown.returncode, unknown.stderr) == (1, "error: got fodo101; presets are digits, folder, food101\n")
+    assert (unknown.returncode, unknown.stderr) == (1, "error: got fodo101; presets are digits, folder, folder-offline, food101\n")
 
 
 def test_dvc_by_its_full_path_runs_stages_with_its_own_python(project):

@@ -263,7 +263,7 @@ def test_a_picture_that_takes_its_process_down_or_holds_it_is_a_bad_file(tmp_pat
 
 @pytest.mark.parametrize("names", [["cat"], []])
 def test_fewer_than_two_classes_are_refused(names):
-    with pytest.raises(VitloraError, match=rf"got {len(names)} class .*; the rule: at least two; after a change"):
+    with pytest.raises(VitloraError, match=rf"got {len(names)} class .*; the rule: at least two; then `dvc repro`"):
         check_class_names(names)
 
 
