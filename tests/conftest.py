@@ -1,5 +1,6 @@
 """Set what must stand before anything is imported."""
 
+import gc
 import os
 import signal
 
@@ -16,6 +17,12 @@ if not torch.cuda.is_available():
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background, whose children would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish():
+    """Take what is imported out of the rubbish collector's way, which every training calls: 0.3 s of 0.7 s."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,8 @@ OPTIONS = {
 
 def fit(method, **changes):
     """Train a method on all layers, with options that suit the tiny model."""
-    options = {"lora__options": OPTIONS.get(method, {}), "lora__target_modules": "all-linear"}
-    training.fit(lora__method=method, **{**options, **changes})
+    own = {"lora__options": OPTIONS.get(method, {}), "lora__target_modules": "all-linear", "train__save_steps": 1000}
+    training.fit(lora__method=method, **{**own, **changes})
 
 
 def logits(model):
