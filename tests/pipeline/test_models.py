@@ -199,9 +199,10 @@ def test_a_preset_is_shown_then_copied(project):
     assert (project / "params.yaml").read_bytes() == (project / "presets/digits.yaml").read_bytes()
     assert "has these values already" in vitlora(project, "preset", "digits").stdout
     listed = vitlora(project, "preset").stdout
-    assert [line.split()[0] for line in listed.splitlines()] == ["digits", "folder", "food101"]
+    assert [line.split()[0] for line in listed.splitlines()] == ["digits", "folder", "folder-offline", "food101"]
     unknown = vitlora(project, "preset", "fodo101")
-    assert (unknown.returncode, unknown.stderr) == (1, "error: got fodo101; presets are digits, folder, folder-offline, food101\n")
+    said = "error: got fodo101; presets are digits, folder, folder-offline, food101\n"
+    assert (unknown.returncode, unknown.stderr) == (1, said)
 
 
 def test_dvc_by_its_full_path_runs_stages_with_its_own_python(project):
