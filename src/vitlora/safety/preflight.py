@@ -4,10 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from vitlora.core.entry import BASE
-from vitlora.core.params import read_document
-from vitlora.safety.check import check_document
-from vitlora.safety.workspace import PARAMS, read_lock
+from vitlora.safety.workspace import LOCK, PARAMS, read_lock
 
 PASSED = Path(".work/params.passed")  # what passed last, so that a run with nothing to do costs no check
 
@@ -18,11 +15,16 @@ def check_params() -> None:
     Raises:
         VitloraError: All mistakes, one a line.
     """
-    about = [PARAMS, BASE / "config.json", Path("dvc.lock"), Path(__file__).with_name("check.py")]
+    about = [PARAMS, LOCK, Path(__file__).with_name("check.py")]  # dvc.lock says which base model there is
     seen = [path.read_bytes() if path.is_file() else b"" for path in about]
     digest = hashlib.sha256(b"\0".join(seen)).hexdigest()
     if PASSED.is_file() and PASSED.read_text(encoding="utf-8") == digest:
         return
+    from vitlora.core.params import (
+        read_document,  # pydantic takes longer than all of dvc's work where nothing is to run
+    )
+    from vitlora.safety.check import check_document
+
     document = read_document(PARAMS)
     check_document(document, PARAMS, base_of(document))
     PASSED.parent.mkdir(exist_ok=True)
@@ -32,4 +34,6 @@ def check_params() -> None:
 def base_of(document: dict[str, Any]) -> Path | None:
     """Return the base model's folder if it is the one that the document names: an earlier choice may lie there."""
     fetched = read_lock().get("download", {}).get("params", {}).get(str(PARAMS), {}).get("model")
+    from vitlora.core.entry import BASE
+
     return BASE if fetched is not None and fetched == document.get("model") else None

@@ -11,11 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vitlora.core.errors import VitloraError
 from vitlora.core.files import sha256_file, write_text
-from vitlora.core.params import read_document
 from vitlora.core.text import counted, is_address
-from vitlora.safety.workspace import PARAMS
+from vitlora.safety.workspace import PARAMS, read_yaml
 
 SOURCE = Path("source.yaml")
 HASHES = Path(".work/source_hashes.json")  # of files, by place, size and time, so that only new ones are read
@@ -26,25 +24,15 @@ Known = dict[str, list[Any]]
 
 def write_source() -> None:
     """Bring source.yaml up to date; it stays as it is where nothing has changed."""
-    try:
-        document = read_document(PARAMS)
-    except VitloraError:  # refused elsewhere, with its reason
-        return
+    document = read_yaml(PARAMS)  # what is wrong with it has been said
     before = _read_hashes()
     known: Known = {}
-    noted = _noted()
+    noted = read_yaml(SOURCE)  # nothing where it is not there yet, or has the marks of a merge
     seen = {name: _seen(document.get(name), noted.get(name), before, known) for name in ("data", "model")}
     if seen != noted:
         write_text(SOURCE, HEAD + "".join(f"{name}: {json.dumps(value)}\n" for name, value in seen.items()))
     if known != before:
         write_text(HASHES, json.dumps(known))
-
-
-def _noted() -> dict[str, Any]:
-    try:
-        return read_document(SOURCE)
-    except VitloraError:  # not there yet, or with the marks of a merge
-        return {}
 
 
 def _seen(section: Any, noted: str | None, before: Known, known: Known) -> str | None:

@@ -193,6 +193,15 @@ def _yaml(text: str) -> Any:
     return YAML(typ="safe").load(text)
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a file, empty where there is none; fast, for what is checked elsewhere."""
+    try:
+        found = _yaml(path.read_text(encoding="utf-8"))
+    except Exception:  # the reader's own, of which there are many
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def md5_of(path: Path) -> str:
     """Return a file's MD5, DVC's name for its content."""
     with path.open("rb") as file:
