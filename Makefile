@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # uv is five times as fast as pip here and shows how far it is; pip fetches it, by its hash in the lock.
-UV := $(BIN)/uv pip install --python $(VENV)
+UV := $(BIN)/uv pip install --python $(VENV) --compile-bytecode
 INSTALL := $(UV) --require-hashes --requirement requirements.lock
 # make TORCH=cpu takes PyTorch's own CPU-only build from PyTorch's index: 1 GB on the disk in place of 6.6. The lock has no
 # hashes of it, so PyTorch alone is installed by version.

@@ -168,7 +168,7 @@ def test_the_largest_pictures_stay_within_time_and_memory(tmp_path):
 
 
 def test_random_damage_gives_a_picture_or_a_reason_and_never_anything_else():
-    """More of it: python tests/fuzz.py 20000."""
+    """More of it: python tests/support/fuzz.py 20000."""
     counts, wrong = fuzz(range(300))
     assert wrong == []
     assert sum(counts.values()) == 300

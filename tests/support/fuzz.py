@@ -1,6 +1,6 @@
 """Random damage to real files: a decoder may give a picture or a reason, and nothing else.
 
-    PYTHONPATH=src:tests python tests/fuzz.py 20000
+    PYTHONPATH=src:tests python tests/support/fuzz.py 20000
 
 A line for every seed that gives anything else; the same seed makes the same file.
 """

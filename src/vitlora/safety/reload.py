@@ -1,7 +1,7 @@
 """The last look at a new adapter: a fresh process loads it from disk and must give the trained model's logits.
 
 It decides whether an adapter leaves the train stage, never what it holds. The process starts with the stage, since
-imports take most of its time, and waits for the adapter at the lowest priority.
+imports take most of its time, and waits for the adapter at a low priority.
 """
 
 import json
@@ -117,7 +117,7 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the stage too, which ends this process
     leave_with_parent()
-    os.nice(19)  # it has the whole training for its imports, and takes what that leaves
+    os.nice(5)  # training goes first; on a busy machine 19 would starve it, and train waits for it
     from vitlora.model.adapters import load_adapter
     from vitlora.model.layer_names import skeleton
 
