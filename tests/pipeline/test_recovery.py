@@ -164,7 +164,7 @@ def md5_of_labels(project):
 
 
 def test_a_copied_model_is_checked_by_its_manifest_and_predict_refuses_a_damaged_one(project):
-    assert vitlora(project, "verify", "models/export") == (0, "1 folders: sound\n", "")
+    assert vitlora(project, "verify", "models/export") == (0, "1 folder: sound\n", "")
     (project / "models/export/stray.txt").write_text("x")
     flip(project / "models/export/model.onnx")
     code, out, _ = vitlora(project, "verify", "models/export")

@@ -23,7 +23,7 @@ def act(args: argparse.Namespace) -> None:
     Raises:
         VitloraError: There is no such preset.
     """
-    presets = {path.stem: path for path in sorted(Path("presets").glob("*.yaml"))}
+    presets = {path.stem: path for path in sorted(Path("presets").glob("*.yaml"), key=lambda path: path.stem)}
     if not presets:
         raise VitloraError("no presets/ folder here; run vitlora in the project's folder")
     if args.name is None:
