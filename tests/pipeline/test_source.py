@@ -64,3 +64,14 @@ def test_an_experiment_on_another_folder_sees_what_lies_there(project):
 def test_who_has_the_outputs_but_not_the_pictures_runs_nothing(project):
     shutil.rmtree(project / "pictures")
     assert tiny.dvc(project, "repro") == []
+
+
+def test_a_queued_experiment_carries_what_lay_there_and_leaves_the_workspace_as_it_was(project):
+    before = (project / "source.yaml").read_text()
+    add(project)
+    done = tiny.run(project, tiny.DVC, "exp", "run", "--queue", "-S", "lora.r=4")
+    assert done.returncode == 0, done.stderr
+    queued = tiny.git(project, "show", "refs/exps/celery/stash:source.yaml")
+    assert queued != before
+    assert 'data: "37 files, ' in queued
+    assert (project / "source.yaml").read_text() == before
