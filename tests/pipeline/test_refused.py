@@ -30,6 +30,17 @@ def test_a_refused_parameter_deletes_nothing_and_leaves_nothing_behind(project, 
     assert state(project) == before
 
 
+def test_a_path_where_nothing_is_deletes_nothing(project):
+    before = state(project)
+    done = tiny.run(project, tiny.DVC, "exp", "run", "-S", "data.path=pictuers")
+    assert done.returncode == 255
+    assert (
+        "error: params.yaml: data.path: got pictuers, and nothing is there; the rule: a path that exists" in done.stderr
+    )
+    assert state(project) == before
+    assert (project / "data/raw/images.bin").is_file()
+
+
 def test_an_experiment_that_mends_a_bad_parameter_runs(project):
     tiny.set_params(project / "params.yaml", {"evaluate.top_k": 0})
     assert tiny.dvc(project, "exp", "run", "-S", "evaluate.top_k=3") == ["evaluate"]

@@ -27,8 +27,9 @@ def act(args: argparse.Namespace) -> None:
     if not presets:
         raise VitloraError("no presets/ folder here; run vitlora in the project's folder")
     if args.name is None:
+        width = max(map(len, presets))
         for name, path in presets.items():
-            print(f"{name:<10} {path.read_text(encoding='utf-8').splitlines()[0].removeprefix('# ')}")
+            print(f"{name:<{width}}  {path.read_text(encoding='utf-8').splitlines()[0].removeprefix('# ')}")
         return
     if args.name not in presets:
         raise VitloraError(f"got {args.name}; presets are {', '.join(presets)}")
@@ -41,7 +42,7 @@ def act(args: argparse.Namespace) -> None:
         shutil.copyfile(presets[args.name], params)
         data = wanted["data"]
         local = data["source"] in ("folder", "archive", "hub_folder") and not Path(data["path"]).exists()
-        first = f"set data.path (there is no {data['path']} here), then " if local else ""
+        first = f"set data.path, for there is no folder {data['path']}; then " if local else ""
         print(f"params.yaml is now a copy of {presets[args.name]}; {first}`dvc repro` runs what these changes touch")
 
 

@@ -32,7 +32,7 @@ class Split(Params):
     test_fraction: float = Field(gt=0, lt=1)
     """Share of each class that is only scored; used where the data has no official split."""
     max_per_class: int | None = Field(ge=1)
-    """At most so many images of each class in each split, for small trials."""
+    """At most so many images of each class, before val and test are taken from them; for small trials."""
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> "Split":

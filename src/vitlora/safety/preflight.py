@@ -4,6 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from vitlora.core.errors import VitloraError
+from vitlora.safety.source import local_path
 from vitlora.safety.workspace import LOCK, PARAMS, read_lock
 
 PASSED = Path(".work/params.passed")  # what passed last, so that a run with nothing to do costs no check
@@ -27,13 +29,31 @@ def check_params() -> None:
 
     document = read_document(PARAMS)
     check_document(document, PARAMS, base_of(document))
+    _refuse_missing(document)
     PASSED.parent.mkdir(exist_ok=True)
     PASSED.write_text(digest, encoding="utf-8")
 
 
+def _refuse_missing(document: dict[str, Any]) -> None:
+    """Refuse a new path where nothing is; one that has been read may be gone, as on a colleague's machine."""
+    read = _fetched()
+    for name in ("data", "model"):
+        place = local_path(document.get(name))
+        if place is not None and document.get(name) != read.get(name) and not Path(place).expanduser().exists():
+            raise VitloraError(
+                f"{PARAMS}: {name}.path: got {place}, and nothing is there; the rule: a path that exists"
+            )
+
+
+def _fetched() -> dict[str, Any]:
+    """Return the sections that download last ran with."""
+    params: dict[str, Any] = read_lock().get("download", {}).get("params", {}).get(str(PARAMS), {})
+    return params
+
+
 def base_of(document: dict[str, Any]) -> Path | None:
     """Return the base model's folder if it is the one that the document names: an earlier choice may lie there."""
-    fetched = read_lock().get("download", {}).get("params", {}).get(str(PARAMS), {}).get("model")
+    fetched = _fetched().get("model")
     from vitlora.core.entry import BASE
 
     return BASE if fetched is not None and fetched == document.get("model") else None

@@ -35,14 +35,21 @@ def write_source() -> None:
         write_text(HASHES, json.dumps(known))
 
 
+def local_path(section: Any) -> str | None:
+    """Return the path of a section, `data` or `model`, whose source lies on this machine; None for all others."""
+    values = section if isinstance(section, Mapping) else {}
+    place = values.get("path")
+    local = values.get("source") in LOCAL and isinstance(place, str) and not is_address(place)
+    return str(place) if local else None
+
+
 def _seen(section: Any, noted: str | None, before: Known, known: Known) -> str | None:
     """Return the number of files at a section's path and a hash of their names and bytes; None where it is not local.
 
     Where the path isn't there, as on a colleague's machine that has the outputs only, what was noted stays.
     """
-    values = section if isinstance(section, Mapping) else {}
-    place = values.get("path")
-    if values.get("source") not in LOCAL or not isinstance(place, str) or is_address(place):
+    place = local_path(section)
+    if place is None:
         return None
     root = Path(place).expanduser()
     if not root.exists():
