@@ -22,7 +22,10 @@ fused = pytest.importorskip("vitlora.model.fused.backbone", reason="needs Triton
 kernels = pytest.importorskip("vitlora.model.fused.kernels")
 
 # PEFT still asks for the old name; adapters.py knows of the same exception.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+pytestmark = [
+    pytest.mark.slow,  # on a CPU Triton is interpreted
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+]
 
 MEAN, STD = [0.5, 0.4, 0.6], [0.5, 0.4, 0.3]
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "num_labels": 5}
