@@ -164,9 +164,10 @@ def keep_classes(prepared: Path, target: Path, classes: list[str]) -> None:
     val = load_split(prepared / "val")
     kept = np.flatnonzero(np.isin(val.labels, list(new)))
     values = [new[label] for label in val.labels[kept].tolist()]
-    create_split(target / "val", labels["image_size"], [val.paths[row] for row in kept], values)
+    some = val.pick(kept.tolist())
+    create_split(target / "val", labels["image_size"], some.paths, values, some.digests)
     pixels = open_pixels(target / "val", "r+")
-    pixels[:] = val.images[kept]
+    pixels[:] = some.images
     pixels.flush()
 
 

@@ -162,7 +162,7 @@ def row(
 def scored(batch: int, args: argparse.Namespace) -> dict[str, object]:
     """Time ``score`` over 10,000 squares, each time with a model of its own, as the evaluate stage has it."""
     images = np.random.default_rng(0).integers(0, 256, (SQUARES, 3, 224, 224), np.uint8)
-    squares = Squares(images, np.zeros(SQUARES, np.int64), [""] * SQUARES)
+    squares = Squares(images, np.zeros(SQUARES, np.int64), [""] * SQUARES, [""] * SQUARES)
     rates = []
     for _ in range(1 + args.repeats):
         model = build(0.0).merge_and_unload().eval()

@@ -3,7 +3,8 @@
 from vitlora.core.entry import run, stage_arguments
 from vitlora.preprocess.params import PreprocessStage
 from vitlora.safety.check import check_document
-from vitlora.safety.guard import guarded
+from vitlora.safety.guard import WORK, guarded
+from vitlora.safety.same_test import tell_same_test
 
 
 def main() -> None:
@@ -22,6 +23,7 @@ def main() -> None:
         )
 
         preprocess(params.ingest, params.image, params.split, **paths)
+        tell_same_test(paths["test"] / "index.csv", WORK / "test_pictures.txt")
 
 
 if __name__ == "__main__":

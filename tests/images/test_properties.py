@@ -16,7 +16,7 @@ from tiny import DIGITS
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_csv, read_json, write_csv, write_json
 from vitlora.core.params import load_params, read_document
-from vitlora.preprocess.splits import cap, carve, in_row_order, rank_by_class
+from vitlora.preprocess.splits import _place, by_class, cap, carve
 from vitlora.safety.check import STAGES, check_document
 from vitlora.storage.manifest import MANIFEST, digest, problems, write_manifest
 from vitlora.storage.packed import BYTES, INDEX, Packed, write_packed
@@ -123,30 +123,31 @@ def test_good_values_survive_a_round_trip_through_yaml(rate, rank, dropout, seed
 IMAGES = st.lists(
     st.tuples(st.integers(0, 3), st.binary(min_size=1, max_size=3).map(bytes.hex)), min_size=1, max_size=60
 )
-FRACTIONS = st.floats(0.01, 0.99)
-
-
-def ranked(seed, images, rows=None):
-    labels, contents = zip(*images, strict=True)
-    return rank_by_class(seed, labels, contents, range(len(images)) if rows is None else rows)
+FRACTIONS = st.floats(0.01, 0.9)
+VAL = 0.05
 
 
 def carved(seed, images, fraction):
-    return carve(ranked(seed, images), fraction, [content for _, content in images])
+    labels, contents = zip(*images, strict=True)
+    return carve(by_class(labels, range(len(images))), fraction, VAL, seed, contents)
+
+
+def rows_of(part):
+    return [row for rows in part.values() for row in rows]
 
 
 @given(SEEDS, IMAGES, FRACTIONS)
 def test_a_split_is_a_partition_and_leaves_no_class_empty(seed, images, fraction):
-    taken, stay = carved(seed, images, fraction)
-    assert sorted(in_row_order(taken) + in_row_order(stay)) == list(range(len(images)))
-    for label, rows in stay.items():
-        count = len(rows) + len(taken[label])
+    parts = carved(seed, images, fraction)
+    assert sorted(row for part in parts for row in rows_of(part)) == list(range(len(images)))
+    for label, rows in parts[2].items():
+        different = {content for which, content in images if which == label}
         assert rows, "a class keeps an image to train on"
-        assert all(images[row][0] == label for row in [*rows, *taken[label]])
-        # Equal pictures go together, so a class with copies may give less than its share.
-        assert len(taken[label]) <= max(1, fraction * count + 0.5)
-    contents = [{images[row][1] for row in in_row_order(part)} for part in (taken, stay)]
-    assert len({label for label, _ in images}) > 1 or not contents[0] & contents[1], "no picture on both sides"
+        assert bool(parts[0][label]) == (len(different) > 1), "and gives one to test"
+        assert len(different) < 3 or parts[1][label], "and to val"
+        assert all(images[row][0] == label for part in parts for row in part[label])
+        contents = [{images[row][1] for row in part[label]} for part in parts]
+        assert sum(map(len, contents)) == len(different), "no picture is in two splits"
 
 
 @given(SEEDS, IMAGES, IMAGES, FRACTIONS)
@@ -159,16 +160,32 @@ def test_images_of_other_classes_move_none_of_this_one(seed, images, others, fra
 @given(SEEDS, IMAGES, FRACTIONS, st.randoms(use_true_random=False))
 def test_the_order_of_the_list_plays_no_part(seed, images, fraction, random):
     shuffled = random.sample(images, len(images))
-    found = [sorted(rows[row] for row in in_row_order(carved(seed, rows, fraction)[0])) for rows in (images, shuffled)]
+    found = [sorted(rows[row] for row in rows_of(carved(seed, rows, fraction)[0])) for rows in (images, shuffled)]
     assert found[0] == found[1]
 
 
+@given(SEEDS, IMAGES, IMAGES, FRACTIONS)
+def test_more_images_move_none_but_what_a_small_class_has_lent(seed, images, others, fraction):
+    """A class that has pictures of its own in each split, before and after, keeps every one where it was."""
+    before, after = carved(seed, images, fraction), carved(seed, [*images, *others], fraction)
+    contents = [content for _, content in [*images, *others]]
+    for label in before[0]:
+        places = [[_place(seed, contents[row]) for row in part[label]] for part in before]
+        borders = (fraction, fraction + VAL)
+        if all(places) and max(places[0]) < borders[0] <= min(places[1]) and max(places[1]) < borders[1]:
+            assert min(places[2]) >= borders[1]
+            for old, new in zip(before, after, strict=True):
+                assert {contents[row] for row in old[label]} <= {contents[row] for row in new[label]}
+
+
 @given(SEEDS, IMAGES, st.integers(1, 20))
-def test_a_cap_keeps_the_first_and_one_more_image_moves_at_most_one(seed, images, most):
-    kept = cap(ranked(seed, images), most)
+def test_a_cap_keeps_so_many_and_one_more_image_drops_at_most_one(seed, images, most):
+    labels, contents = zip(*images, strict=True)
+    kept, without = (
+        cap(by_class(labels, range(count)), most, seed, contents) for count in (len(images), len(images) - 1)
+    )
     assert all(len(rows) <= most for rows in kept.values())
-    without = cap(ranked(seed, images, range(len(images) - 1)), most)
-    assert len({*in_row_order(without)} - {*in_row_order(kept)}) <= 1
+    assert len({*rows_of(without)} - {*rows_of(kept)}) <= 1
 
 
 # --- crops ---

@@ -93,7 +93,7 @@ def test_a_batch_is_shared_out_in_chunks():
 
 def test_squares_come_in_order():
     images = np.random.default_rng(0).integers(0, 256, (7, 3, 4, 4), np.uint8)
-    feed = feed_squares(Squares(images, np.arange(7), []), 3, CPU)
+    feed = feed_squares(Squares(images, np.arange(7), [], []), 3, CPU)
     for _ in range(2):
         batches = list(feed)
         assert len(batches) == len(feed) == 3

@@ -224,7 +224,7 @@ def test_a_method_becomes_lora_exactly_at_full_rank(base, tmp_path, method):
 
 
 def squares(folder):
-    create_split(folder, 32, [f"{row}.png" for row in range(12)], [row % 3 for row in range(12)])
+    create_split(folder, 32, [f"{row}.png" for row in range(12)], [row % 3 for row in range(12)], [""] * 12)
     pixels = open_pixels(folder, "r+")
     pixels[:] = np.random.default_rng(3).integers(0, 256, pixels.shape, np.uint8)
     return folder

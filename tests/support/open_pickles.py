@@ -54,7 +54,7 @@ def places(root):
         return folder
 
     def dataset(data):
-        load_split(fill(root / "try", {"index.csv": b"path,label\na,0\n", "images.npy": as_array(data)}))
+        load_split(fill(root / "try", {"index.csv": b"path,label,sha256\na,0,b\n", "images.npy": as_array(data)}))
 
     def model(name, data):
         take(fill(root / "try", {**GOOD, "model.safetensors": None, name: data}), root / "out")

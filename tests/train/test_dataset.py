@@ -155,7 +155,7 @@ def folder(tmp_path_factory):
     def items():
         for number, data in enumerate(PICTURES):
             seen = inspect(data)
-            yield (f"{number}.jpg", number % 3, seen.width, seen.height, int(seen.plain)), data
+            yield (f"{number}.jpg", number % 3, "", seen.width, seen.height, int(seen.plain)), data
 
     path = tmp_path_factory.mktemp("train")
     write_packed(path, TRAIN_COLUMNS, items())

@@ -1,5 +1,6 @@
 """An adapter of another method written as plain LoRA, which more programs read, and what that costs."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from vitlora.model.adapters import BUNDLE, load_adapter, load_unmerged, quietly,
 from vitlora.model.base import device_of_choice
 from vitlora.model.inference import score
 from vitlora.model.layer_names import ADAPTER_WEIGHTS, require_new
+from vitlora.model.seen import SEEN
 from vitlora.storage.squares import Squares, load_split
 
 NOISE_IMAGES, BATCH = 64, 64
@@ -42,6 +44,8 @@ def write_as_lora(folder: Path, out: Path, base: Path, rank: int, test: Path | N
     model, labels, normalisation = load_unmerged(base, folder)
     _write(model, bundle["method"]["name"], out, base, rank)
     write_json(out / BUNDLE, bundle)
+    if (folder / SEEN).is_file():
+        shutil.copyfile(folder / SEEN, out / SEEN)
     squares = load_split(test) if test else _noise(labels.image_size)
     device = device_of_choice()
     scored = [score(load_adapter(base, each)[0].to(device), squares, normalisation, BATCH) for each in (folder, out)]
@@ -74,7 +78,7 @@ def _first(error: Exception) -> str:
 def _noise(size: int) -> Squares:
     """Return random pictures, the same each time."""
     images = np.random.default_rng(0).integers(0, 256, (NOISE_IMAGES, 3, size, size), np.uint8)
-    return Squares(images, np.zeros(NOISE_IMAGES, np.int64), [""] * NOISE_IMAGES)
+    return Squares(images, np.zeros(NOISE_IMAGES, np.int64), [""] * NOISE_IMAGES, [""] * NOISE_IMAGES)
 
 
 def compare(

@@ -15,6 +15,7 @@ from vitlora.model.adapters import load_adapter
 from vitlora.model.base import device_of_choice
 from vitlora.model.inference import device_precision, score
 from vitlora.model.params import Precision
+from vitlora.model.seen import count_seen
 from vitlora.storage.labels import read_labels
 from vitlora.storage.squares import Squares, load_split
 
@@ -43,6 +44,7 @@ def evaluate(evaluate: Evaluate, base: Path, adapter: Path, test: Path, labels: 
     kind = device_precision(evaluate.precision)
     logits = score(model.to(device_of_choice()), squares, normalisation, evaluate.batch_size, kind)
     write_scores(logits, squares, known.class_names, evaluate.top_k, out, kind)
+    _tell_seen(count_seen(adapter, squares.digests), len(squares.labels))
 
 
 def write_scores(
@@ -82,6 +84,19 @@ def write_scores(
     draw_confusion(counts, class_names, out / "confusion.png")
     images = counted(len(predicted), "image")
     print(f"test accuracy {scores['accuracy']:.4f} on {images}, macro F1 {scores['macro_f1']:.4f}")
+
+
+def _tell_seen(seen: int | None, images: int) -> None:
+    if seen:
+        print(
+            f"note: {seen:,} of {counted(images, 'test image')} played a part in training an adapter that this one is "
+            "made of, or in choosing its epoch, so the accuracy is too high; train those on today's splits"
+        )
+    elif seen is None:
+        print(
+            "note: an adapter that this one is made of does not record which pictures it was trained on; they may be "
+            "among the test images; train it anew with this version"
+        )
 
 
 def _rounded(value: object) -> object:

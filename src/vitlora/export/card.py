@@ -11,13 +11,14 @@ TEMPLATE = Path(__file__).with_suffix(".md")
 TASK = "image-classification"
 
 
-def write_card(path: Path, right: int, images: int, bundle: Mapping[str, Any]) -> None:
+def write_card(path: Path, right: int, images: int, seen: int | None, bundle: Mapping[str, Any]) -> None:
     """Write README.md with front matter as the Hub reads it, the accuracy among it.
 
     Args:
         path: Of the card.
         right: Test images classified rightly.
         images: All test images.
+        seen: Of them, how many the adapter has met before; None if it doesn't say.
         bundle: vitlora.json of the adapter.
     """
     mixed, accuracy = bundle["method"].get("name") == "xlora", right / images
@@ -46,6 +47,7 @@ def write_card(path: Path, right: int, images: int, bundle: Mapping[str, Any]) -
         settings="; ".join(f"{key} {value}" for key, value in settings.items()),
         accuracy=accuracy,
         images=images,
+        seen=seen,
         classes=html.escape(", ".join(bundle["class_names"]), quote=False),  # a card is shown as a web page
     )
     card.save(path)

@@ -20,6 +20,7 @@ from vitlora.model.base import Normalisation, device_of_choice
 from vitlora.model.inference import device_precision, score
 from vitlora.model.mixture import is_mixture
 from vitlora.model.params import Precision
+from vitlora.model.seen import count_seen
 from vitlora.storage.labels import Labels
 from vitlora.storage.squares import Squares, load_split
 
@@ -64,12 +65,14 @@ def export(
     shutil.copyfile(adapter / BUNDLE, model / BUNDLE)
     export_onnx(merged, labels.image_size, export.onnx_opset, model / "model.onnx")
     scored = read_csv(predictions)
-    squares, trained = _sample(load_split(test), [row["predicted"] for row in scored], export.max_check_images)
+    whole = load_split(test)
+    squares, trained = _sample(whole, [row["predicted"] for row in scored], export.max_check_images)
     checks = check_export(merged, model, squares, trained, labels, normalisation, export, device_precision(precision))
     difference = checks.pop("onnx_max_logit_diff")  # checked, but rounding noise, which no metric should show
     write_json(report, checks)
     right = sum(row["predicted"] == row["actual"] for row in scored)
-    write_card(model / "README.md", right, len(scored), read_json(adapter / BUNDLE))
+    seen = count_seen(adapter, whole.digests)
+    write_card(model / "README.md", right, len(scored), seen, read_json(adapter / BUNDLE))
     print(
         f"all exported forms give evaluate's class on {counted(len(trained), 'image')} "
         f"({counted(checks['near_ties'], 'near tie')}); largest logit difference of ONNX {difference:.1e}"
@@ -141,8 +144,7 @@ def _sample(squares: Squares, trained: Sequence[str], most: int | None) -> tuple
     rows = np.unique(np.linspace(0, count - 1, min(most or count, count)).round().astype(int))
     if len(rows) == count:
         return squares, trained
-    chosen = Squares(squares.images[rows], squares.labels[rows], [squares.paths[row] for row in rows])
-    return chosen, [trained[row] for row in rows]
+    return squares.pick(rows.tolist()), [trained[row] for row in rows]
 
 
 def pipeline_classes(folder: Path, squares: Squares, batch_size: int, device: str) -> list[str]:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json, write_json
+from vitlora.model.seen import SEEN
 from vitlora.model.targets import SPELLINGS
 
 CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -188,8 +189,9 @@ def convert(folder: Path, out: Path, model: Any, names: Names) -> int:
     save_file(renamed, out / file, metadata={"format": "pt"})
     if config is not None:
         write_json(out / CONFIG, rename_config(config, targets))
-    if (folder / "vitlora.json").is_file():
-        shutil.copyfile(folder / "vitlora.json", out / "vitlora.json")
+    for ours in ("vitlora.json", SEEN):
+        if (folder / ours).is_file():
+            shutil.copyfile(folder / ours, out / ours)
     return len(renamed.keys() - weights.keys())
 
 

@@ -1,18 +1,21 @@
-"""Seeded, stratified splits that hold still when images are added.
+"""Seeded splits that hold still: which one a picture belongs to follows from its own content, not from the others.
 
-Images of a class are ranked by a hash of the seed and their own content. A split takes ranks from the front, so a new
-image moves at most the ones at a border, and the order in which files were listed plays no part. Equal pictures of a
-class share a rank and are never split apart.
+A hash of the seed and the content gives every picture a place from 0 to 1. Below ``test_fraction`` it is test, below
+``test_fraction + val_fraction`` val, else train. So adding or removing pictures moves no other one, and the order in
+which files were listed plays no part. Equal pictures have one place and are never split apart.
+
+Small classes: a class with two different pictures or more gives at least one to test, with three or more one to val,
+and keeps at least one for train; the nearest one is taken. Such a one goes back once another has a place of its own.
 """
 
 import hashlib
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import groupby
 
 from vitlora.core.errors import VitloraError
 
-Ranked = list[int]
+Classes = Mapping[int, Sequence[int]]
 
 
 def roles(present: Collection[str], val_from: str) -> dict[str, str]:
@@ -32,68 +35,63 @@ def roles(present: Collection[str], val_from: str) -> dict[str, str]:
     return {"train": "train", **dict.fromkeys(official[:-1], "train"), **dict.fromkeys(official[-1:], "test")}
 
 
-def rank_by_class(seed: int, labels: Sequence[int], contents: Sequence[str], rows: Iterable[int]) -> dict[int, Ranked]:
-    """Order the given rows within each class, the same way every time.
+def by_class(labels: Sequence[int], rows: Iterable[int]) -> Classes:
+    """Return the given rows of each label, ascending; labels in order."""
+    members: dict[int, list[int]] = defaultdict(list)
+    for row in sorted(rows):
+        members[labels[row]].append(row)
+    return dict(sorted(members.items()))
 
-    Args:
-        seed: Another seed gives another order.
-        labels: Label of every row.
-        contents: What every row shows, as text: equal pictures stand side by side; the row number breaks the tie.
-        rows: Row numbers to rank.
 
-    Returns:
-        Label to row numbers, in rank order.
+def cap(classes: Classes, most: int | None, seed: int, contents: Sequence[str]) -> Classes:
+    """Keep at most ``most`` rows of each class, the same ones every time; None keeps all.
+
+    A larger cap keeps what a smaller one keeps. The draw is another than that of ``carve``, or few would be left to
+    train on.
     """
-    keyed: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    for row in rows:
-        key = hashlib.sha256(f"{seed}:{contents[row]}".encode()).hexdigest()
-        keyed[labels[row]].append((key, row))
-    return {label: [row for _, row in sorted(pairs)] for label, pairs in sorted(keyed.items())}
-
-
-def cap(ranked: Mapping[int, Ranked], max_per_class: int | None) -> dict[int, Ranked]:
-    """Keep at most ``max_per_class`` rows of each class; None keeps all."""
-    return {label: rows[:max_per_class] for label, rows in ranked.items()}
+    if most is None:
+        return classes
+    return {
+        label: sorted(sorted(rows, key=lambda row: (_place(seed, f"cap:{contents[row]}"), row))[:most])
+        for label, rows in classes.items()
+    }
 
 
 def carve(
-    ranked: Mapping[int, Ranked], fraction: float, contents: Sequence[str]
-) -> tuple[dict[int, Ranked], dict[int, Ranked]]:
-    """Take a share of each class away: at least one image, and never the last one.
-
-    Equal pictures go together. No more is taken than the share of the images, nor than that of the different ones, so
-    that a picture with many copies stays, and others stay with it.
+    classes: Classes, test: float, val: float, seed: int, contents: Sequence[str]
+) -> tuple[Classes, Classes, Classes]:
+    """Divide each class by the places of its pictures.
 
     Args:
-        ranked: Label to rows, in rank order.
-        fraction: Share of each class to take, above 0 and below 1.
-        contents: As in ``rank_by_class``.
+        classes: Label to rows.
+        test: Share of each class, from 0, where the data has a test split of its own, to below 1.
+        val: Likewise, above 0; both together are below 1.
+        seed: Another seed gives other places.
+        contents: What every row shows, as text.
 
     Returns:
-        The rows taken, and the rows that stay.
+        The rows of test, val and train, by label.
     """
-    taken = {label: _take(rows, fraction, contents) for label, rows in ranked.items()}
-    gone = {row for rows in taken.values() for row in rows}
-    return taken, {label: [row for row in rows if row not in gone] for label, rows in ranked.items()}
+    parts: tuple[dict[int, list[int]], ...] = ({}, {}, {})
+    for label, rows in classes.items():
+        places = {row: _place(seed, contents[row]) for row in rows}
+        different = sorted(set(places.values()))
+        first, second = _borders(different, test, test + val)
+        number = {place: (at >= first) + (at >= second) for at, place in enumerate(different)}
+        for part, chosen in enumerate(parts):
+            chosen[label] = [row for row in rows if number[places[row]] == part]
+    return parts[0], parts[1], parts[2]
 
 
-def _take(rows: Ranked, fraction: float, contents: Sequence[str]) -> Ranked:
-    groups = [list(group) for _, group in groupby(rows, key=contents.__getitem__)]
-    images, different = _share(len(rows), fraction), _share(len(groups), fraction)
-    taken: list[Ranked] = []
-    for group in groups:
-        if len(group) <= images and len(taken) < different:
-            taken.append(group)
-            images -= len(group)
-    if not taken and different:  # each has copies
-        taken = [min(groups, key=len)]
-    return [row for group in taken for row in group]
+def _borders(places: Sequence[float], low: float, high: float) -> tuple[int, int]:
+    """Return how many of the places, ascending, are test, and how many are test or val."""
+    count = len(places)
+    rest = 2 if count > 2 else 1  # for val, where there are enough, and train
+    first = min(max(bisect_left(places, low), 1), count - rest) if low > 0 else 0
+    second = min(max(bisect_left(places, high), first + 1), count - 1)
+    return first, max(first, second)
 
 
-def in_row_order(ranked: Mapping[int, Ranked]) -> list[int]:
-    """Return all rows of all classes, ascending."""
-    return sorted(row for rows in ranked.values() for row in rows)
-
-
-def _share(count: int, fraction: float) -> int:
-    return min(max(1, round(count * fraction)), count - 1) if count > 1 else 0
+def _place(seed: int, content: str) -> float:
+    """Return a place from 0 to below 1, of 52 bits, which a float holds in full."""
+    return int(hashlib.sha256(f"{seed}:{content}".encode()).hexdigest()[:13], 16) / 16**13

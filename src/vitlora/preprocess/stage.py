@@ -24,14 +24,14 @@ from vitlora.preprocess.near_duplicates import MIN_SIDE, ROWS, Pair, find_alike,
 from vitlora.preprocess.page import render
 from vitlora.preprocess.params import Image, Ingest, Split
 from vitlora.preprocess.report import Facts, shown_rows, summarise
-from vitlora.preprocess.splits import Ranked, cap, carve, in_row_order, rank_by_class, roles
+from vitlora.preprocess.splits import Classes, by_class, cap, carve, roles
 from vitlora.storage.packed import Item, Packed, write_packed
 from vitlora.storage.squares import create_split, write_square
 
 CHUNK = 256
 AFRESH = "; then `dvc repro`, which notices what has changed at data.path"
 DRAWN = 144  # px, the longer side of a picture on the page
-TRAIN_COLUMNS = ("path", "label", "width", "height", "plain")
+TRAIN_COLUMNS = ("path", "label", "sha256", "width", "height", "plain")
 Rows = dict[str, list[int]]
 Entry = TypeVar("Entry")
 Answer = TypeVar("Answer")
@@ -182,25 +182,24 @@ def divide(
     own = {row: source.rows[row]["split"] for row in good}
     serve_as = roles(set(own.values()), split.val_from)
 
-    def pool(role: str) -> dict[int, Ranked]:
+    def pool(role: str) -> Classes:
         members = [row for row, name in own.items() if serve_as[name] == role]
-        return cap(rank_by_class(split.seed, _labels(source), contents, members), split.max_per_class)
+        return cap(by_class(_labels(source), members), split.max_per_class, split.seed, contents)
 
     train, val, test = pool("train"), pool("val"), pool("test")
     if split.val_from == "official":
         val = val or test
     elif test:
-        val, train = carve(train, split.val_fraction, contents)
+        _, val, train = carve(train, 0, split.val_fraction, split.seed, contents)
     else:
-        test, train = carve(train, split.test_fraction, contents)
-        # The share is of the whole class, so that test_fraction and val_fraction mean the same thing.
-        val, train = carve(train, split.val_fraction / (1 - split.test_fraction), contents)
-    rows = {"train": in_row_order(train), "val": in_row_order(val), "test": in_row_order(test)}
+        test, val, train = carve(train, split.test_fraction, split.val_fraction, split.seed, contents)
+    named = {"train": train, "val": val, "test": test}
+    rows = {name: sorted(row for chosen in part.values() for row in chosen) for name, part in named.items()}
     _refuse_empty(train, rows, class_names)
     return rows
 
 
-def _refuse_empty(train: dict[int, Ranked], rows: Rows, class_names: Sequence[str]) -> None:
+def _refuse_empty(train: Classes, rows: Rows, class_names: Sequence[str]) -> None:
     empty = [name for label, name in enumerate(class_names) if not train.get(label)]
     if empty:
         raise VitloraError(
@@ -288,7 +287,8 @@ def _write_train(source: Packed, good: Mapping[int, Inspected], rows: Sequence[i
     def items() -> Iterator[Item]:
         for row in rows:
             known, found = source.rows[row], good[row]
-            yield (known["path"], known["label"], found.width, found.height, int(found.plain)), source[row]
+            about = (known["path"], known["label"], known["sha256"], found.width, found.height, int(found.plain))
+            yield about, source[row]
 
     write_packed(folder, TRAIN_COLUMNS, items())
 
@@ -297,7 +297,7 @@ def _write_squares(workers: Isolated, source: Packed, rows: Sequence[int], folde
     """Decode in workers that write straight into the file, so that no picture crosses a process border."""
     known = [source.rows[row] for row in rows]
     paths, labels = [row["path"] for row in known], [int(row["label"]) for row in known]
-    begin = create_split(folder, image.size_px, paths, labels)
+    begin = create_split(folder, image.size_px, paths, labels, [row["sha256"] for row in known])
     written = _spread(workers, partial(_fill, source, folder, begin, image), list(enumerate(rows)))
     for path, error in zip(paths, written, strict=True):
         if error:

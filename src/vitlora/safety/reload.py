@@ -94,12 +94,12 @@ def sample(val: Path) -> "Squares":
     """Return a few squares, evenly spaced: neighbours are often of one class."""
     import numpy as np
 
-    from vitlora.storage.squares import Squares, load_split
+    from vitlora.storage.squares import load_split
 
     squares = load_split(val)
     count = len(squares.paths)
     rows = np.unique(np.linspace(0, count - 1, min(IMAGES, count)).round().astype(int))
-    return Squares(squares.images[rows], squares.labels[rows], [squares.paths[row] for row in rows])
+    return squares.pick(rows.tolist())
 
 
 def logits(model: Any, normalisation: "Normalisation", squares: "Squares") -> "NDArray[np.float32]":

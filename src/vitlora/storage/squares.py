@@ -1,6 +1,6 @@
 """Splits that are decoded once: uint8 squares in one memory-mapped file, with their paths and labels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,17 +22,25 @@ class Squares:
         images: uint8 (N, 3, H, W), RGB, memory-mapped.
         labels: int64 (N,), positions in the class names.
         paths: Name of each image in its source.
+        digests: SHA-256 of each image's file.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     paths: list[str]
+    digests: list[str]
+
+    def pick(self, rows: Iterable[int]) -> "Squares":
+        """Return some of them, in the order given."""
+        rows = list(rows)
+        names = ([texts[row] for row in rows] for texts in (self.paths, self.digests))
+        return Squares(self.images[rows], self.labels[rows], *names)
 
 
-def create_split(folder: Path, size: int, paths: Sequence[str], labels: Sequence[int]) -> int:
-    """Write paths and labels, and a file of black squares to be filled in; return the byte where the squares begin."""
+def create_split(folder: Path, size: int, paths: Sequence[str], labels: Sequence[int], digests: Sequence[str]) -> int:
+    """Write paths, labels and digests, and a file of black squares to fill in; return the byte where these begin."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / INDEX, ("path", "label"), zip(paths, labels, strict=True))
+    write_csv(folder / INDEX, ("path", "label", "sha256"), zip(paths, labels, digests, strict=True))
     pixels = np.lib.format.open_memmap(folder / PIXELS, mode="w+", dtype=np.uint8, shape=(len(paths), 3, size, size))
     return pixels.offset
 
@@ -66,4 +74,5 @@ def load_split(folder: Path) -> Squares:
         raise VitloraError(f"{folder / PIXELS}: {str(error).splitlines()[0]}; make it anew") from None
     if images.dtype != np.uint8 or len(images) != len(rows):
         raise VitloraError(f"{folder}: {images.dtype} {images.shape} pixels for {len(rows)} labels; make it anew")
-    return Squares(images, np.array([int(row["label"]) for row in rows], np.int64), [row["path"] for row in rows])
+    labels = np.array([int(row["label"]) for row in rows], np.int64)
+    return Squares(images, labels, [row["path"] for row in rows], [row["sha256"] for row in rows])

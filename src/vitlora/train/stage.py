@@ -21,6 +21,7 @@ from vitlora.model.batches import feed_squares
 from vitlora.model.methods import described, ranks
 from vitlora.model.mixture import Expert, is_mixture, mean_scalings
 from vitlora.model.params import Lora, Merge, XLora
+from vitlora.model.seen import write_seen
 from vitlora.storage.labels import Labels, read_labels
 from vitlora.storage.manifest import digest
 from vitlora.storage.squares import load_split
@@ -100,6 +101,8 @@ def train(
     best = _best(epochs, train)
     method = described(lora, ready.adapted.adapted_modules)
     save_adapter(trainer.model, adapter, base, ready.labels, trainer.normalisation, method, best)
+    trained_on = (row["sha256"] for row in ready.images.packed.rows)
+    write_seen(adapter, trained_on, trainer.val.digests, (expert.folder for expert in ready.experts))
     write_csv(plots / "steps.csv", ("step", "epoch", "loss", "learning_rate", "grad_norm"), steps)
     write_csv(plots / "epochs.csv", ("epoch", "step", "train_loss", "val_loss", "val_accuracy"), epochs)
     write_csv(plots / "ranks.csv", ("block", "layer", "rank"), ranks(trainer.model))
@@ -109,13 +112,14 @@ def train(
 
 @dataclass(frozen=True)
 class Ready:
-    """All that training needs: the adapted model and what is known of it, its labels, and the Trainer around it."""
+    """All that training needs: the adapted model and what is known of it, its labels, pictures, and the Trainer."""
 
     method: str
     adapted: Adapted
     labels: Labels
     trainer: "ImageTrainer"
     experts: list[Expert]
+    images: TrainImages
 
 
 def get_ready(
@@ -136,7 +140,7 @@ def get_ready(
     way = install(moved, train.step, precision(train), normalisation, known.image_size, train.fp8)
     args = training_arguments(train, micro_batch(train, model.config, known.image_size))
     trainer = ImageTrainer(moved, args, images, load_split(val), normalisation, way)
-    return Ready(lora.method, adapted, known, trainer, experts)
+    return Ready(lora.method, adapted, known, trainer, experts, images)
 
 
 def curves(history: list[dict[str, Any]]) -> tuple[list[list[object]], list[list[object]]]:
