@@ -10,7 +10,8 @@ import torch
 from peers.job import places
 from vitlora.core.files import read_csv, write_csv, write_json
 from vitlora.core.params import load_params, read_document
-from vitlora.download.sources import Picture, from_hub_layout
+from vitlora.download.found import Picture
+from vitlora.download.sources import from_hub_layout
 from vitlora.preprocess.params import PreprocessStage
 from vitlora.preprocess.stage import preprocess
 from vitlora.storage.packed import INDEX, Packed, write_packed
@@ -53,7 +54,7 @@ def random_model(folder: Path, tiny: bool) -> int:
 
 def download_folder(data: Path, raw: Path) -> None:
     """Pack a folder in Hub layout as our download stage does."""
-    found = from_hub_layout(data, "image", "label", SPLITS)
+    found = from_hub_layout(data, None, "image", "label", SPLITS)
     rows = ((_row(picture), picture.data) for picture in found.pictures)
     write_packed(raw, RAW_COLUMNS, rows)
     write_json(raw / "classes.json", found.class_names)

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from vitlora.core.errors import VitloraError
-from vitlora.download.layout import LITTERED, LOOSE, ODD, UNLABELLED, arrange, split_of
+from vitlora.download.layout import LITTERED, LOOSE, ODD, UNLABELLED, arrange, sort_out, split_of
 
 ROOT = Path("pets")
 
@@ -17,7 +17,7 @@ def read(*names, links=()):
     folders = {str(parent) for name in (*names, *links) for parent in PurePosixPath(name).parents if parent.name}
     entries = [(name, "folder", None) for name in folders]
     entries += [(name, "file", name) for name in names] + [(name, "other", None) for name in links]
-    layout = arrange(entries, ROOT)
+    layout = arrange(sort_out(entries), ROOT)
     found = {str(path): (layout.split(path), path.parts[layout.depth]) for path in layout.files}
     return layout.class_names, found, layout.left_out
 

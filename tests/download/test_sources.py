@@ -1,6 +1,7 @@
 """Every kind of source gives the same pictures; whatever is damaged, hostile or odd is refused or named."""
 
 import io
+import json
 import os
 import random
 import stat
@@ -14,51 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+from trees import KINDS, fill, pack, read
 
 from vitlora.core.errors import VitloraError
 from vitlora.download.layout import LITTERED, LOOSE, ODD, OUTSIDE
 from vitlora.download.sources import from_archive, from_digits, from_folder, from_hub_layout
+from vitlora.download.table import from_table
 
 PLAIN = {"cat/1.png": b"c1", "cat/2.png": b"c2", "dog/1.png": b"d1"}
 SPLIT = {"train/cat/1.png": b"c1", "train/dog/1.png": b"d1", "valid/dog/2.png": b"d2", "test/cat/3.png": b"c3"}
-TARS = {"tar": "w:", "tar.gz": "w:gz", "tar.bz2": "w:bz2", "tar.xz": "w:xz"}
-KINDS = ["zip", *TARS]
-
-
-def fill(root, files):
-    for name, data in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return root
-
-
-def pack(path, files, folders=()):
-    """Write an archive of the kind that its name says, members in the order given."""
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in folders:
-                archive.writestr(zipfile.ZipInfo(name.rstrip("/") + "/"), b"")
-            for name, data in files.items():
-                archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
-        return path
-    with tarfile.open(path, TARS[path.name.partition(".")[2]]) as archive:
-        for name in folders:
-            info = tarfile.TarInfo(name)
-            info.type = tarfile.DIRTYPE
-            archive.addfile(info)
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
-
-
-def read(found):
-    """Class names, and split, class and bytes by path."""
-    return found.class_names, {
-        picture.path: (picture.split, found.class_names[picture.label], picture.data) for picture in found.pictures
-    }
 
 
 def everything_below(folder):
@@ -457,8 +422,8 @@ def make_hub(root, labels, feature=None, **more):
 BOTH = {"train": "train", "test": "validation"}
 
 
-def hub(root, image="image", label="label", splits=None):
-    return from_hub_layout(root, image, label, splits or {"train": "train"})
+def hub(root, image="image", label="label", splits=None, config=None):
+    return from_hub_layout(root, config, image, label, splits or {"train": "train"})
 
 
 def test_a_parquet_folder_gives_the_pictures_bytes_untouched(tmp_path):
@@ -471,6 +436,61 @@ def test_a_parquet_folder_gives_the_pictures_bytes_untouched(tmp_path):
         "train/000002": ("train", "cat", png(2)),
         "validation/000000": ("test", "dog", png(100)),
     }
+
+
+def two_configurations(root, default=False):
+    make_hub(root / "coarse", {"train": [0, 1]})
+    make_hub(root / "fine", {"train": [0, 1, 1]})
+    for name in ("coarse", "fine"):
+        (root / name / "README.md").unlink()
+    marked = "\n  default: true" if default else ""
+    (root / "README.md").write_text(
+        "---\nconfigs:\n- config_name: coarse\n  data_files: coarse/data/*\n"
+        f"- config_name: fine{marked}\n  data_files: fine/data/*\n---\n"
+    )
+    return root
+
+
+def test_one_of_several_configurations_is_chosen_or_their_names_are_told(tmp_path):
+    root = two_configurations(tmp_path)
+    assert len(read(hub(root, config="coarse"))[1]) == 2
+    assert len(read(hub(root, config="fine"))[1]) == 3
+    for wrong in (None, "finest", "default"):
+        got = json.dumps(wrong)
+        with pytest.raises(VitloraError, match=rf"data\.config: got {got}; .* has the configurations coarse, fine$"):
+            hub(root, config=wrong)
+
+
+def test_the_configuration_that_the_card_calls_default_needs_no_name(tmp_path):
+    assert len(read(hub(two_configurations(tmp_path, default=True)))[1]) == 3
+
+
+def test_the_only_configuration_may_be_named(tmp_path):
+    make_hub(tmp_path, {"train": [0, 1]})
+    assert len(read(hub(tmp_path, config="default"))[1]) == 2
+    with pytest.raises(VitloraError, match=r"has the configurations default$"):
+        hub(tmp_path, config="other")
+
+
+TABLES = {
+    "csv": ("train.csv", b"image,label\nimages/a/0.jpg,a\n"),
+    "jsonl": ("train.jsonl", b'{"image": "images/a/0.jpg", "label": "a"}\n'),
+    "more columns": ("train.csv", b"id,image,label\n7,images/a/0.jpg,3\n"),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_table_of_paths_is_said_to_hold_text_and_the_cure_reads_it(tmp_path, kind):
+    name, content = TABLES[kind]
+    fill(tmp_path, {name: content, "images/a/0.jpg": png(1)})
+    with pytest.raises(
+        VitloraError,
+        match=r"got image, a column of (str values|Value\('string'\)), not of images; .* data\.source: table",
+    ):
+        hub(tmp_path)
+    with pytest.raises(VitloraError, match=r"data\.image_column: got picture; .* has the columns .*image, label"):
+        hub(tmp_path, image="picture")
+    assert len(read(from_table(tmp_path, {"train": name}, "image", "label", None))[1]) == 1
 
 
 def test_a_folder_with_the_name_of_a_builder_is_read_as_a_folder(tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ def model(folder):
 
 def data(source, path=None, **more):
     usual = {"image_column": "image", "label_column": "label", "train_split": "train", "val_split": None}
-    rest = {"revision": None, "sha256": None, "test_split": None, **more}
+    rest = dict.fromkeys(("revision", "sha256", "name_encoding", "config", "split_column", "test_split")) | more
     return DataSource(source=source, path=None if path is None else str(path), **{**usual, **rest})
 
 
@@ -173,6 +173,10 @@ def make_sources(root):
     with tarfile.open(root / "pictures.tar.gz", "w:gz") as archive:
         for path in sorted((root / "pictures").rglob("*.*"), reverse=True):
             archive.add(path, path.relative_to(root))
+    make_images(root / "labelled/pictures", per_class=4)
+    paths = sorted((root / "labelled/pictures").rglob("*.*"))
+    rows = [f"{path.relative_to(root / 'labelled')},{path.parent.name}\n" for path in paths]
+    (root / "labelled/train.csv").write_text("image,label\n" + "".join(rows))
     (root / "hub").mkdir()
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=["cat", "dog"])})
     columns = {"image": [{"bytes": png(n), "path": None} for n in range(6)], "label": [0, 1] * 3}
@@ -209,6 +213,7 @@ def run_stage(root, source, path, out, *command, **env):
 
 RAW = ("images.bin", "index.csv", "classes.json", "left_out.json")
 PLACES = {"digits": None, "folder": "pictures", "archive": "pictures.tar.gz", "hub_folder": "hub"}
+PLACES |= {"table": "labelled"}
 
 
 @pytest.fixture(scope="module")

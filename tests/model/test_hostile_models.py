@@ -57,7 +57,7 @@ def test_a_pickle_among_the_files_of_a_data_set_is_not_opened(tmp_path, name):
 
     folder = fill(tmp_path / "set", {name: pickles(str(tmp_path / "mark"))["builtins.exec"]})
     with pytest.raises(VitloraError, match="`datasets` cannot read"):
-        from_hub_layout(folder, "image", "label", {"train": "train"})
+        from_hub_layout(folder, None, "image", "label", {"train": "train"})
     assert not (tmp_path / "mark").exists()
 
 

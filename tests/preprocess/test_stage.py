@@ -687,20 +687,20 @@ def test_squares_and_labels_that_do_not_belong_together_are_refused(tmp_path):
 # What download didn't take
 
 
-LOST = {"reason": "a link, pipe, socket or device", "count": 30, "names": ["cat/a.png", "dog"], "expected": False}
-STRAY = {"reason": "in no class folder", "count": 1, "names": ["README.md"], "expected": True}
+LOST = {"reason": "a link, pipe, socket or device", "count": 30, "names": ["cat/a.png", "dog"], "cure": "copy (cp -rL)"}
+STRAY = {"reason": "in no class folder", "count": 1, "names": ["README.md"], "cure": None}
 
 
 def test_what_the_run_would_not_use_is_refused_by_name_or_stands_in_the_report(tmp_path, monkeypatch):
     rows = images((30, 20))
     monkeypatch.setattr(sys.modules[__name__], "LEFT_OUT", [LOST, STRAY])
     message = refused(tmp_path, rows, match="the data has what the run would not use: 30 .a link")
-    assert "cat/a.png, dog. Put files in place of links (cp -rL)" in message
+    assert "cat/a.png, dog; copy (cp -rL). Or remove what is not meant, or set ingest.on_left_out: skip" in message
     assert "README.md" not in message
     folder = run(tmp_path / "skip", rows, data=SKIP)
     report = read_json(folder / "report.json")
     assert report["left_out"] == 31
-    assert report["left_out_files"] == [{k: v for k, v in each.items() if k != "expected"} for each in (LOST, STRAY)]
+    assert report["left_out_files"] == [{k: v for k, v in each.items() if k != "cure"} for each in (LOST, STRAY)]
     page = (folder / "report.html").read_text()
     assert "<h2>Not used</h2>" in page
     assert "cat/a.png, dog" in page

@@ -24,5 +24,6 @@ def test_other_test_pictures_are_counted_once(tmp_path, capsys):
 
 def test_no_common_picture_is_said_to_allow_no_comparison(tmp_path, capsys):
     told(tmp_path, capsys, "aa")
-    expected = "test: 0 of 1 picture as in the run before, 1 new, 1 gone; accuracies of the two tell nothing of each other"
-    assert told(tmp_path, capsys, "bb") == expected + "\n"
+    assert told(tmp_path, capsys, "bb") == (
+        "test: 0 of 1 picture as in the run before, 1 new, 1 gone; accuracies of the two tell nothing of each other\n"
+    )

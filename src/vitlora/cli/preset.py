@@ -9,6 +9,7 @@ from typing import Any
 from vitlora.core.errors import VitloraError
 from vitlora.core.params import read_document, shown
 from vitlora.safety.check import check_document
+from vitlora.safety.source import local_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,7 @@ def act(args: argparse.Namespace) -> None:
     if changes and not args.dry_run:
         shutil.copyfile(presets[args.name], params)
         data = wanted["data"]
-        local = data["source"] in ("folder", "archive", "hub_folder") and not Path(data["path"]).exists()
+        local = (place := local_path(data)) is not None and not Path(place).exists()
         first = f"set data.path, for there is no folder {data['path']}; then " if local else ""
         print(f"params.yaml is now a copy of {presets[args.name]}; {first}`dvc repro` runs what these changes touch")
 

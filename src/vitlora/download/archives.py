@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from vitlora.core.errors import VitloraError
+from vitlora.download.names import decoded, zip_names
 
 MAX_ENTRIES = 500_000  # their table alone takes 300 MB of memory
 MAX_TABLE = 500 * MAX_ENTRIES  # bytes of a zip's table, which `zipfile` reads at once
@@ -40,26 +41,27 @@ Entry = tuple[str, str, Any]
 Reader = Callable[[Any], bytes]
 
 
-def open_archive(path: Path, scratch: Path | None) -> tuple[list[Entry], Reader]:
+def open_archive(path: Path, encoding: str | None, scratch: Path | None) -> tuple[list[Entry], Reader]:
     """List an archive's members and return the function that reads one.
 
     Args:
         path: Zip, or tar of whatever compression.
+        encoding: Of names that are not UTF-8; None refuses them.
         scratch: Folder for a nameless copy of a compressed tar without its compression; None for the system's.
 
     Raises:
-        VitloraError: More than a limit allows, or members of a zip that overlap.
+        VitloraError: More than a limit allows, members of a zip that overlap, or a name that can't be read.
         Exception: Neither of the two, damaged, or cut off; each kind of compression raises its own.
     """
     with ExitStack() as stack:
         plain = stack.enter_context(_uncompressed(path, scratch))
         # Tar first: one whose last picture is really a zip would pass for that zip.
         if _is_tar(plain):
-            entries, read = _open_tar(plain, path)
+            entries, read = _open_tar(plain, path, encoding)
             weakref.finalize(read, plain.close)
             stack.pop_all()
             return entries, read
-    return _open_zip(path)
+    return _open_zip(path, encoding)
 
 
 def kind_of(mode: int) -> str:
@@ -67,7 +69,7 @@ def kind_of(mode: int) -> str:
     return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
-def _open_zip(path: Path) -> tuple[list[Entry], Reader]:
+def _open_zip(path: Path, encoding: str | None) -> tuple[list[Entry], Reader]:
     _refuse_long_table(path)
     archive = zipfile.ZipFile(path)
     members = archive.infolist()
@@ -83,7 +85,8 @@ def _open_zip(path: Path) -> tuple[list[Entry], Reader]:
         with archive.open(info) as file:
             return _read(file, info.file_size)
 
-    return [(info.filename.replace("\\", "/"), _zip_kind(info), info) for info in members], read
+    names = zip_names(members, encoding, path)
+    return [(name.replace("\\", "/"), _zip_kind(info), info) for name, info in zip(names, members, strict=True)], read
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> str:
@@ -144,7 +147,7 @@ def _refuse_bomb(unpacked: int, packed: int, path: Path, name: str = "") -> None
         )
 
 
-def _open_tar(plain: BinaryIO, path: Path) -> tuple[list[Entry], Reader]:
+def _open_tar(plain: BinaryIO, path: Path, encoding: str | None) -> tuple[list[Entry], Reader]:
     tar = tarfile.open(fileobj=cast(BinaryIO, Bounded(plain)), mode="r:")  # noqa: SIM115 - read as they are asked for
     members = list(_members(tar, path))
     # `tarfile` takes a damaged header, or the end of a cut file, for the end of the archive.
@@ -159,7 +162,7 @@ def _open_tar(plain: BinaryIO, path: Path) -> tuple[list[Entry], Reader]:
         with file:
             return _read(file, member.size)
 
-    return [(member.name, _tar_kind(member), member) for member in members], read
+    return [(_tar_name(member, encoding, path), _tar_kind(member), member) for member in members], read
 
 
 def _members(tar: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
@@ -168,6 +171,14 @@ def _members(tar: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
         if member.size < 0:  # Python below 3.11.14 would step back and read it again, for ever
             raise tarfile.ReadError(f"{member.name} has {member.size} bytes")
         yield member
+
+
+def _tar_name(member: tarfile.TarInfo, encoding: str | None, path: Path) -> str:
+    try:
+        member.name.encode("utf-8")
+    except UnicodeEncodeError:  # `tarfile` keeps bytes that are not UTF-8 as surrogates
+        return decoded(member.name.encode("utf-8", "surrogateescape"), encoding, path)
+    return member.name
 
 
 def _tar_kind(member: tarfile.TarInfo) -> str:

@@ -35,10 +35,20 @@ LITTER = {
 # Why something is not used.
 LITTERED, LOOSE, UNLABELLED = "of a system or program", "in no class folder", "in a split without class folders"
 ODD, OUTSIDE, UNUSED = "a link, pipe, socket or device", "out of the archive", "a split that no parameter names"
-EXPECTED = {LITTERED, LOOSE}  # the others may be what somebody counts on; preprocess refuses them
+UNLISTED, UNREAD = "in no row of the table", "a table of other classes than the folders"
+# What somebody may count on, and what to do about it; preprocess refuses these, and not what is of a program or loose.
+CURES = {
+    UNLABELLED: "sort them into class folders, or name the split's table with data.source: table",
+    ODD: "put files in place of links (cp -rL)",
+    OUTSIDE: "pack the archive anew",
+    UNUSED: "name it in data.train_split, val_split or test_split",
+    UNLISTED: "name them in the table, or its file in data.val_split or test_split",
+    UNREAD: "read it with data.source: table",
+}
 NAMED = 20  # of each reason, in left_out.json
 Left = dict[str, list[str]]
 Files = dict[PurePosixPath, Any]
+Sorted = tuple[Files, list[PurePosixPath], defaultdict[str, list[str]]]  # files, folders, what is not used
 
 
 @dataclass(frozen=True)
@@ -62,17 +72,46 @@ class Layout:
         return (split_of(path.parts[0]) or "train") if self.depth else "train"
 
 
-def arrange(entries: Iterable[Entry], root: Path) -> Layout:
+def sort_out(entries: Iterable[Entry]) -> Sorted:
+    """Part files and folders from litter, from what is neither, and from names that lead out of an archive.
+
+    Raises:
+        VitloraError: Two members of an archive have one name, so that one picture would silently go.
+    """
+    files: Files = {}
+    folders: list[PurePosixPath] = []
+    left: defaultdict[str, list[str]] = defaultdict(list)
+    for name, kind, handle in sorted(entries, key=lambda entry: entry[0]):
+        parts = [part for part in PurePosixPath(name).parts if part not in ("/", "//", ".")]
+        path = PurePosixPath(*parts)
+        if ".." in parts:
+            left[OUTSIDE].append(name)
+        elif not parts:
+            continue
+        elif any(part.lower() in LITTER or part.startswith(".") for part in parts):
+            left[LITTERED] += [name] * (kind == "file")
+        elif kind == "other":
+            left[ODD].append(name)
+        elif kind == "folder":
+            folders.append(path)
+        elif path in files:
+            raise VitloraError(f"data.path: the archive holds {path} twice; pack it anew")
+        else:
+            files[path] = handle
+    return files, folders, left
+
+
+def arrange(entries: Sorted, root: Path) -> Layout:
     """Turn names into splits and classes.
 
     Args:
-        entries: Name, kind and handle of everything there is.
+        entries: Everything there is, sorted out.
         root: Where, for messages.
 
     Raises:
         VitloraError: There is no class folder, a name is there twice, or the layout could be read in two ways.
     """
-    files, folders, left = _sort_out(entries)
+    files, folders, left = entries
     while _is_wrapped(files, folders):
         left[LOOSE] += [str(path) for path in sorted(files) if len(path.parts) == 1]
         files = {PurePosixPath(*path.parts[1:]): handle for path, handle in files.items() if len(path.parts) > 1}
@@ -117,35 +156,6 @@ def checked_names(names: Iterable[str], root: Path) -> list[str]:
                 "characters"
             )
     return kept
-
-
-def _sort_out(entries: Iterable[Entry]) -> tuple[Files, list[PurePosixPath], defaultdict[str, list[str]]]:
-    """Part files and folders from litter, from what is neither, and from names that lead out of an archive.
-
-    Raises:
-        VitloraError: Two members of an archive have one name, so that one picture would silently go.
-    """
-    files: Files = {}
-    folders: list[PurePosixPath] = []
-    left: defaultdict[str, list[str]] = defaultdict(list)
-    for name, kind, handle in sorted(entries, key=lambda entry: entry[0]):
-        parts = [part for part in PurePosixPath(name).parts if part not in ("/", "//", ".")]
-        path = PurePosixPath(*parts)
-        if ".." in parts:
-            left[OUTSIDE].append(name)
-        elif not parts:
-            continue
-        elif any(part.lower() in LITTER or part.startswith(".") for part in parts):
-            left[LITTERED] += [name] * (kind == "file")
-        elif kind == "other":
-            left[ODD].append(name)
-        elif kind == "folder":
-            folders.append(path)
-        elif path in files:
-            raise VitloraError(f"data.path: the archive holds {path} twice; pack it anew")
-        else:
-            files[path] = handle
-    return files, folders, left
 
 
 def _is_wrapped(files: Iterable[PurePosixPath], folders: Iterable[PurePosixPath]) -> bool:
@@ -224,8 +234,8 @@ def told(left_out: Mapping[str, list[str]]) -> list[str]:
 
 
 def recorded(left_out: Mapping[str, list[str]]) -> list[dict[str, Any]]:
-    """Return what the next stage is told of it: reason, count, names of the first, and whether it is to be expected."""
+    """Return what the next stage is told: reason, count, names of the first, and the cure, None where it needs none."""
     return [
-        {"reason": reason, "count": len(names), "names": sorted(names)[:NAMED], "expected": reason in EXPECTED}
+        {"reason": reason, "count": len(names), "names": sorted(names)[:NAMED], "cure": CURES.get(reason)}
         for reason, names in sorted(left_out.items())
     ]

@@ -19,9 +19,9 @@ class DataSource(Params):
     `digits`. ``sha256`` pins an archive: what stands behind an address may change, and needs it.
     """
 
-    source: Literal["digits", "hub", "hub_folder", "folder", "archive"]
+    source: Literal["digits", "hub", "hub_folder", "folder", "archive", "table"]
     """Where images come from: digits (built in), hub (a data set's id), hub_folder (its local copy), folder (of class
-    folders), archive (of such a folder).
+    folders), archive (of such a folder), table (a folder with a csv, tsv or jsonl file of pictures and classes).
     """
     path: str | None = Field(min_length=1)
     """Hub id, local path or, for archive, an http(s) address; null for digits."""
@@ -29,16 +29,22 @@ class DataSource(Params):
     """With hub: the full commit, so that next year gives the same data."""
     sha256: str | None
     """With archive: of the file; needed where path is an address."""
+    name_encoding: str | None
+    """With archive: encoding of names that are not UTF-8, such as gb18030, cp932 or cp437; null refuses them."""
+    config: str | None = Field(min_length=1)
+    """With hub and hub_folder: configuration of the data set, where it has several."""
     image_column: str = Field(min_length=1)
-    """With hub and hub_folder: column of the pictures."""
+    """With hub, hub_folder and table: column of the pictures, in a table of their paths or names."""
     label_column: str = Field(min_length=1)
-    """With hub and hub_folder: column of the class."""
+    """With hub, hub_folder and table: column of the class."""
+    split_column: str | None = Field(min_length=1)
+    """With table: column that says train, val or test, if there is one."""
     train_split: str = Field(min_length=1)
-    """With hub and hub_folder: name of the split to train on."""
+    """With hub and hub_folder: name of the split to train on. With table: its file, with or without ending."""
     val_split: str | None = Field(min_length=1)
-    """With hub and hub_folder: name of an official validation split, if there is one."""
+    """Likewise of an official validation split, if there is one."""
     test_split: str | None = Field(min_length=1)
-    """With hub and hub_folder: name of an official test split, if there is one."""
+    """Likewise of an official test split, if there is one."""
 
     @model_validator(mode="after")
     def _source_has_its_path(self) -> "DataSource":
@@ -49,6 +55,17 @@ class DataSource(Params):
         splits = [name for name in (self.train_split, self.val_split, self.test_split) if name]
         if len(set(splits)) < len(splits):
             raise TogetherError("each names another split, or is null", "train_split", "val_split", "test_split")
+        if self.config is not None and self.source not in ("hub", "hub_folder"):
+            raise TogetherError("config is null unless source is hub or hub_folder", "source", "config")
+        if self.split_column is not None and (self.source != "table" or len(splits) > 1):
+            raise TogetherError(
+                "split_column is null unless source is table and one table holds all: val_split and test_split null",
+                "source",
+                "split_column",
+                "val_split",
+                "test_split",
+            )
+        _require_encoding(self.source, self.name_encoding)
         return self
 
 
@@ -87,6 +104,17 @@ def _require_hash(source: str, path: str | None, sha256: str | None) -> None:
         raise TogetherError("sha256 is null unless source is archive", "source", "sha256")
     elif not SHA256.fullmatch(sha256):
         raise TogetherError("64 hex digits, in lower case, or null", "sha256")
+
+
+def _require_encoding(source: str, encoding: str | None) -> None:
+    if encoding is None:
+        return
+    if source != "archive":
+        raise TogetherError("name_encoding is null unless source is archive", "source", "name_encoding")
+    try:
+        b"".decode(encoding)
+    except (LookupError, ValueError):
+        raise TogetherError("an encoding that Python knows, such as gb18030, cp932 or cp437", "name_encoding") from None
 
 
 class DownloadStage(Params):

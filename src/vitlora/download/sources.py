@@ -6,35 +6,18 @@ Every reader gives ``Found``: class names, and pictures in a fixed order that ar
 import io
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NoReturn
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import yaml
 from PIL import Image
 
 from vitlora.core.errors import VitloraError
-from vitlora.download.archives import Entry, Reader, kind_of, open_archive
-from vitlora.download.layout import UNUSED, Left, arrange, checked_names
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One labelled picture: a name unique in its source, `train`, `val` or `test`, label, and the file's bytes."""
-
-    path: str
-    split: str
-    label: int
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a source holds: class names (position = label), pictures in a fixed order; what is not used, by reason."""
-
-    class_names: list[str]
-    pictures: Iterable[Picture]
-    left_out: Left
+from vitlora.core.params import shown
+from vitlora.download.archives import Entry, Reader, open_archive
+from vitlora.download.found import Found, Picture, first_line, list_folder
+from vitlora.download.layout import LOOSE, UNREAD, UNUSED, arrange, checked_names, sort_out
+from vitlora.download.table import find_table
 
 
 def from_digits() -> Found:
@@ -53,11 +36,14 @@ def from_digits() -> Found:
     return Found([str(name) for name in digits.target_names], pictures(), {})
 
 
-def from_hub_layout(folder: Path, image_column: str, label_column: str, splits: dict[str, str]) -> Found:
+def from_hub_layout(
+    folder: Path, config: str | None, image_column: str, label_column: str, splits: dict[str, str]
+) -> Found:
     """Read a folder as ``datasets.load_dataset(folder)`` does, streaming, without decoding the pictures.
 
     Args:
         folder: A data set repository's files: parquet, or whatever `datasets` reads without running code.
+        config: One of the data set's configurations, where it has several.
         image_column: Column of type Image.
         label_column: Column of type ClassLabel, integers or text. Without ClassLabel, the classes are the values in
             order.
@@ -67,11 +53,11 @@ def from_hub_layout(folder: Path, image_column: str, label_column: str, splits: 
         VitloraError: The folder can't be read, leads to files outside it, or lacks a split or column; the message
             lists what it has.
     """
-    streams = _open_streams(folder)
+    streams = _open_streams(folder, config)
     for ours, theirs in splits.items():
         if theirs not in streams:
             raise VitloraError(f"data.{ours}_split: got {theirs}; {folder} has the splits {', '.join(streams)}")
-    features = streams[splits["train"]].features or {}
+    features = streams[splits["train"]].features or _columns(streams[splits["train"]], folder)
     for key, column in (("image_column", image_column), ("label_column", label_column)):
         if column not in features:
             raise VitloraError(f"data.{key}: got {column}; {folder} has the columns {', '.join(features)}")
@@ -104,28 +90,15 @@ def from_folder(root: Path) -> Found:
     Raises:
         VitloraError: The root is not a folder, can't be read in full, or holds no class folder.
     """
-    if not os.path.isdir(root):  # unlike Path.is_dir, no error where permission is missing
-        hint = "; for a zip or tar, data.source: archive" if os.path.isfile(root) else ""
-        raise VitloraError(f"data.path: got {root}, which is not a folder; the rule: a folder of classes{hint}")
-
-    def entries() -> Iterator[Entry]:
-        for place, folders, files in os.walk(root, onerror=_refuse_unread):  # links to folders are not followed
-            for name in [*folders, *files]:
-                path = Path(place, name)
-                try:
-                    kind = kind_of(path.lstat().st_mode)
-                except OSError as error:
-                    _refuse_unread(error)
-                yield str(path.relative_to(root)), kind, path
-
-    return _arranged(entries(), Path.read_bytes, root)
+    return _arranged(list_folder(root, "; for a zip or tar, data.source: archive"), Path.read_bytes, root)
 
 
-def from_archive(path: Path, scratch: Path | None = None) -> Found:
+def from_archive(path: Path, encoding: str | None = None, scratch: Path | None = None) -> Found:
     """Read a zip or tar of such a folder, member by member, without unpacking: no member can be written anywhere.
 
     Args:
         path: The archive.
+        encoding: Of names that are not UTF-8; None refuses them.
         scratch: Folder for a nameless copy of a compressed tar without its compression; None for the system's.
 
     Raises:
@@ -135,17 +108,27 @@ def from_archive(path: Path, scratch: Path | None = None) -> Found:
         hint = "; for a folder, data.source: folder" if os.path.isdir(path) else ""
         raise VitloraError(f"data.path: got {path}, which is not a file; the rule: a zip or tar of classes{hint}")
     try:
-        entries, read = open_archive(path, scratch)
+        entries, read = open_archive(path, encoding, scratch)
     except VitloraError:
         raise
     except Exception as error:  # each kind of compression raises its own
-        raise VitloraError(f"data.path: {path} is neither a whole zip nor a whole tar: {_first_line(error)}") from None
+        raise VitloraError(f"data.path: {path} is neither a whole zip nor a whole tar: {first_line(error)}") from None
     return _arranged(entries, read, path)
 
 
 def _arranged(entries: Iterable[Entry], read: Reader, root: Path) -> Found:
     """Find out what lies where; read each picture when it is asked for."""
-    layout = arrange(entries, root)
+    ready = sort_out(entries)
+    table = find_table(ready[0], read)
+    try:
+        layout = arrange(ready, root)
+    except VitloraError as error:
+        raise VitloraError(f"{error}{_use_table(table)}") from None
+    if table and len(layout.class_names) < 2:
+        raise VitloraError(f"data.path: {root} holds one class folder, {layout.class_names[0]}{_use_table(table)}")
+    if table:
+        loose = [name for name in layout.left_out.pop(LOOSE, []) if name != str(table[0])]
+        layout.left_out.update({UNREAD: [str(table[0])], **({LOOSE: loose} if loose else {})})
     numbers = {name: number for number, name in enumerate(layout.class_names)}
 
     def pictures() -> Iterator[Picture]:
@@ -153,17 +136,24 @@ def _arranged(entries: Iterable[Entry], read: Reader, root: Path) -> Found:
             try:
                 data = read(handle)
             except Exception as error:  # the file system's, and each kind of compression's own
-                raise VitloraError(f"{root}: cannot read {path}: {_first_line(error)}") from None
+                raise VitloraError(f"{root}: cannot read {path}: {first_line(error)}") from None
             yield Picture(str(path), layout.split(path), numbers[path.parts[layout.depth]], data)
 
     return Found(layout.class_names, pictures(), layout.left_out)
 
 
-def _refuse_unread(error: OSError) -> NoReturn:
-    raise VitloraError(f"data.path: cannot read {error.filename}: {error.strerror}")
+def _use_table(table: tuple[PurePosixPath, str, list[str]] | None) -> str:
+    if table is None:
+        return ""
+    path, column, others = table
+    choice = f"one of {', '.join(others)}" if len(others) > 1 else "".join(others)
+    return (
+        f"; but {path} names pictures. To take the classes from it: data.source: table, data.train_split: {path}, "
+        f"data.image_column: {column}, data.label_column: {choice}"
+    )
 
 
-def _open_streams(folder: Path) -> Any:
+def _open_streams(folder: Path, config: str | None) -> Any:
     """Open every split of a data set without reading it; ``datasets`` would open any file or address a card names."""
     if not os.path.isdir(folder):
         raise VitloraError(f"data.path: got {folder}, which is not a folder; the rule: a data set in Hub layout")
@@ -174,10 +164,23 @@ def _open_streams(folder: Path) -> Any:
     try:
         outside = [text for text in _card_texts(folder) if "://" in text or text[:1] == "/" or ".." in text.split("/")]
         if not outside:
-            return datasets.load_dataset(str(folder.absolute()), streaming=True)
+            place = str(folder.absolute())
+            names = datasets.get_dataset_config_names(place)
+            if (config or datasets.get_dataset_default_config_name(place)) in names:
+                return datasets.load_dataset(place, config, streaming=True)
     except Exception as error:  # `datasets` raises its own, yaml's, pyarrow's and fsspec's errors
-        raise VitloraError(f"data.path: `datasets` cannot read {folder}: {_first_line(error)}") from None
-    raise VitloraError(f"data.path: the card in {folder} names {outside[0]}; the rule: only files inside the folder")
+        raise VitloraError(f"data.path: `datasets` cannot read {folder}: {first_line(error)}") from None
+    if outside:
+        raise VitloraError(
+            f"data.path: the card in {folder} names {outside[0]}; the rule: only files inside the folder"
+        )
+    raise VitloraError(f"data.config: got {shown(config)}; {folder} has the configurations {', '.join(names)}")
+
+
+def _columns(stream: Any, folder: Path) -> dict[str, str]:
+    """Return the columns of a split that doesn't say them before it is read, as tables, each with its type."""
+    first = list(_examples(stream.take(1), folder))
+    return {name: f"{type(value).__name__} values" for row in first for name, value in row.items()}
 
 
 def _card_texts(folder: Path) -> list[str]:
@@ -203,7 +206,10 @@ def _undecoded(feature: Any, column: str) -> Any:
     from datasets import Image as ImageFeature
 
     if not isinstance(feature, ImageFeature):
-        raise VitloraError(f"data.image_column: got {column}, a column of {feature}, not of images")
+        raise VitloraError(
+            f"data.image_column: got {column}, a column of {feature}, not of images; where it holds paths in a csv or "
+            "jsonl file, data.source: table reads them"
+        )
     return ImageFeature(decode=False)
 
 
@@ -224,7 +230,7 @@ def _examples(stream: Any, folder: Path) -> Iterator[dict[str, Any]]:
     try:
         yield from stream
     except Exception as error:  # as where it is opened
-        raise VitloraError(f"data.path: `datasets` cannot read {folder}: {_first_line(error)}") from None
+        raise VitloraError(f"data.path: `datasets` cannot read {folder}: {first_line(error)}") from None
 
 
 def _image_bytes(value: Any, folder: Path) -> bytes:
@@ -240,7 +246,3 @@ def _image_bytes(value: Any, folder: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise VitloraError(f"{folder}: cannot read {value['path']}: {error.strerror}") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

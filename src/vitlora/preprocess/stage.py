@@ -144,12 +144,14 @@ def refuse_left_out(left_out: Sequence[Mapping[str, Any]], policy: Ingest) -> No
     Raises:
         VitloraError: A link, pipe, unlabelled or unnamed split with ``on_left_out: fail``.
     """
-    lost = [f"{entry['count']:,} ({entry['reason']}): {', '.join(entry['names'][:5])}" for entry in left_out]
-    lost = [line for line, entry in zip(lost, left_out, strict=True) if not entry["expected"]]
+    lost = [
+        f"{entry['count']:,} ({entry['reason']}): {', '.join(entry['names'][:5])}; {entry['cure']}"
+        for entry in left_out
+        if entry["cure"]
+    ]
     if lost and policy.on_left_out == "fail":
         raise VitloraError(
-            f"the data has what the run would not use: {'; '.join(lost)}. Put files in place of links (cp -rL), name "
-            "splits in data.train_split, val_split and test_split, remove what is not meant, or set "
+            f"the data has what the run would not use: {'. '.join(lost)}. Or remove what is not meant, or set "
             f"ingest.on_left_out: skip{AFRESH}"
         )
 

@@ -18,7 +18,7 @@ from vitlora.safety.workspace import PARAMS, read_yaml
 SOURCE = Path("source.yaml")
 HASHES = Path(".work/source_hashes.json")  # of files, by place, size and time, so that only new ones are read
 HEAD = "# What lay at data.path and model.path when dvc last looked; a change reruns download. Made by dvc's wrapper.\n"
-LOCAL = ("folder", "archive", "hub_folder")
+LOCAL = ("folder", "archive", "hub_folder", "table")
 Known = dict[str, list[Any]]
 
 
