@@ -6,13 +6,15 @@ import warnings
 import pytest
 import tiny
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.params import load_params, read_document
-from vitlora.model.adapters import add_adapter, load_adapter, save_adapter
+from vitlora.model.adapters import add_adapter, load_adapter, quietly, save_adapter
 from vitlora.model.base import Normalisation, load_base
+from vitlora.model.methods import described
 from vitlora.model.params import Lora
 from vitlora.storage.labels import Labels
 from vitlora.train.params import TrainStage
@@ -68,6 +70,171 @@ def test_a_rank_above_the_layer_is_refused(base):
     model, fresh = load_base(base, LABELS.class_names, 32)
     with pytest.raises(VitloraError, match=r"lora\.r: got 33; the rule: no larger than .*32"):
         add_adapter(model, fresh, lora(r=33), 10)
+
+
+def refused(base, **changes):
+    model, fresh = load_base(base, LABELS.class_names, 32)
+    with pytest.raises(VitloraError) as error:
+        add_adapter(model, fresh, lora(**changes), 10)
+    return str(error.value)
+
+
+def ranks_of(base, **changes):
+    """Return rank and scale of each adapted layer, as PEFT has built them."""
+    model, fresh = load_base(base, LABELS.class_names, 32)
+    adapted = add_adapter(model, fresh, lora(**changes), 10)
+    layers = adapted.model.base_model.model.named_modules()
+    built = {n: (m.r["default"], m.scaling["default"]) for n, m in layers if hasattr(m, "lora_A")}
+    assert sorted(built) == adapted.adapted_modules
+    return built
+
+
+# A layer's place, and the names that may mean it: this version's, others', a path's end, a regex for one.
+QUERY = [
+    "query",
+    "attention.query",
+    "attention.attention.query",
+    "q_proj",
+    "attention.q_proj",
+    "q_lin",
+    ".*q_proj",
+    "(q|x)_proj",
+    "layers.[01].*q_proj",
+]
+
+
+@pytest.mark.parametrize("name", QUERY)
+def test_a_rank_pattern_reaches_the_layers_that_its_key_means(base, name):
+    built = ranks_of(base, options={"rank_pattern": {name: 8}, "alpha_pattern": {name: 2.0}})
+    assert {layer: values for layer, values in built.items() if "q_proj" in layer} == {
+        f"vit.layers.{block}.attention.q_proj": (8, 2.0 / 8) for block in (0, 1)
+    }
+    assert {values for layer, values in built.items() if "v_proj" in layer} == {(4, 8.0 / 4)}
+
+
+def test_a_key_for_one_block_goes_before_one_for_all_if_it_stands_first(base):
+    built = ranks_of(base, options={"rank_pattern": {"layers.1.attention.q_proj": 2, "query": 8}})
+    assert [values[0] for layer, values in sorted(built.items()) if "q_proj" in layer] == [8, 2]
+    said = refused(base, options={"rank_pattern": {"query": 8, "layers.1.attention.q_proj": 2}})
+    assert "rank_pattern: got layers.1.attention.q_proj behind one that means its layers too; put it first" in said
+
+
+@pytest.mark.parametrize("key", ["rank_pattern", "alpha_pattern"])
+@pytest.mark.parametrize("name", ["key", "fc1", "querry", "classifier", "layers.7.attention.q_proj", "roj", "vit"])
+def test_a_pattern_that_means_no_adapted_layer_is_refused_with_those_there_are(base, key, name):
+    said = refused(base, options={key: {name: 3}})
+    assert (
+        f"lora.options.{key}: got {name}, which means no adapted layer; these are attention.q_proj, attention.v_proj"
+        in said
+    )
+
+
+def test_a_pattern_that_is_no_regex_is_refused(base):
+    assert "rank_pattern: got (q; the rule: a name, or a regex that compiles" in refused(
+        base, options={"rank_pattern": {"(q": 3}}
+    )
+
+
+@pytest.mark.parametrize("name", ["query", "layers.1.attention.q_proj"])
+def test_a_rank_above_its_layer_is_refused_in_a_pattern_too(base, name):
+    said = refused(base, options={"rank_pattern": {name: 33}})
+    assert "lora.options.rank_pattern: got 33; the rule: no larger than vit.layers." in said
+
+
+@pytest.mark.parametrize(("method", "key"), [("adalora", "init_r"), ("loha", "r"), ("hra", "r"), ("delora", "r")])
+def test_a_rank_above_its_layer_is_refused_for_other_methods(base, method, key):
+    options = {key: 33, **({"target_r": 2} if method == "adalora" else {})}
+    assert f"lora.options.{key}: got 33; the rule: no larger than" in refused(base, method=method, options=options)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("rank_pattern", {"query": 0}, "at least 1"),
+        ("rank_pattern", {"query": -4}, "at least 1"),
+        ("rank_pattern", {"query": "8"}, "a whole number"),
+        ("alpha_pattern", {"query": -1.0}, "above 0"),
+        ("alpha_pattern", {"query": 0}, "above 0"),
+        ("rank_pattern", {"": 8}, "not empty"),
+    ],
+)
+def test_values_of_a_pattern_have_the_rules_of_rank_and_alpha(key, value, rule):
+    with pytest.raises(ValidationError, match=rf"options\.{key}.*{rule}"):
+        lora(options={key: value})
+
+
+@pytest.mark.parametrize("name", ["q_proj", "query", "attention.q_proj", "value"])
+def test_a_name_where_a_regex_is_meant_is_told_and_the_cure_works(base, name):
+    said = refused(base, target_modules=name)
+    assert (
+        f"got {name}, which matches no linear layer; text is a regex for a layer's whole path: write [{name}]" in said
+    )
+    assert ranks_of(base, target_modules=[name])
+
+
+@pytest.mark.parametrize("name", [".*nothing", "xyz"])
+def test_a_regex_that_matches_nothing_is_no_name_either(base, name):
+    assert "which matches no linear layer; this model has" in refused(base, target_modules=name)
+
+
+@pytest.mark.parametrize(
+    "saved", ["layers.1", "vit.layers.1", "layers.1.attention", "layers.0.attention.v_proj", "layernorm"]
+)
+def test_what_is_trained_in_full_gets_no_adapter_and_comes_back(base, tmp_path, saved):
+    model, fresh = load_base(base, LABELS.class_names, 32)
+    adapted = add_adapter(model, fresh, lora(modules_to_save=["classifier", saved]), 10)
+    assert not any(f".{saved}." in f".{name}." for name in adapted.adapted_modules)
+    wanted = [name for name, weight in adapted.model.named_parameters() if weight.requires_grad and "lora_" not in name]
+    assert len(wanted) > 2
+    with torch.no_grad():
+        for weight in adapted.model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight), alpha=0.05)
+    method = described(lora(modules_to_save=["classifier", saved]), adapted.adapted_modules)
+    save_adapter(adapted.model, tmp_path / "a", base, LABELS, HALF, method)
+    images = torch.rand(2, 3, 32, 32)
+    again, _, _ = load_adapter(base, tmp_path / "a")
+    with torch.no_grad():
+        assert torch.allclose(
+            adapted.model.eval()(pixel_values=images).logits, again(pixel_values=images).logits, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        ["classifier", "layers.1", "layers.1.attention"],
+        ["classifier", "classifier"],
+        ["layers.0.mlp.fc1", "mlp", "classifier"],
+    ],
+)
+def test_modules_to_save_within_each_other_are_refused(base, saved):
+    assert "lies in" in refused(base, modules_to_save=saved)
+
+
+def test_all_blocks_trained_in_full_leave_none_to_adapt(base):
+    assert "which matches no linear layer" in refused(base, modules_to_save=["classifier", "vit"])
+
+
+def test_boft_compiles_no_extension(base, monkeypatch):
+    """Where a CUDA compiler is installed PEFT would try, with pages of errors where that fails."""
+
+    def compiled(*args, **kwargs):
+        raise AssertionError("an extension was to be compiled")
+
+    monkeypatch.setattr("torch.utils.cpp_extension.load", compiled)
+    model, fresh = load_base(base, LABELS.class_names, 32)
+    assert add_adapter(model, fresh, lora(method="boft"), 10).adapted_modules
+
+
+def test_what_peft_warns_of_is_a_line_of_ours(capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        with quietly():
+            for _ in range(2):
+                warnings.warn("Unheard of: it\nmay fail", UserWarning, stacklevel=1)
+            warnings.warn("Sparse invariant checks are implicitly disabled", UserWarning, stacklevel=1)
+    assert capsys.readouterr() == ("note: Unheard of: it\n", "")
 
 
 def trained(base, **changes):

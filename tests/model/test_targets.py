@@ -111,3 +111,28 @@ def test_a_name_that_matches_nothing_is_refused_with_the_names_that_exist(wanted
 def test_a_fused_qkv_is_refused_for_query_alone():
     with pytest.raises(VitloraError, match=r"got query.*attn\.qkv"):
         resolve_targets(["query"], ["m.blocks.0.attn.qkv", "m.blocks.0.attn.proj"], [])
+
+
+# Spellings with more of the path
+
+LAYERS = [f"vit.layers.{n}.{role}" for n in (1, 11) for role in ("attention.q_proj", "attention.o_proj", "mlp.fc2")]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("attention.query", ["vit.layers.1.attention.q_proj", "vit.layers.11.attention.q_proj"]),
+        ("encoder.layer.1.attention.attention.query", ["vit.layers.1.attention.q_proj"]),
+        ("layer.11.attention.output.dense", ["vit.layers.11.attention.o_proj"]),
+        ("encoder.layer.1.output.dense", ["vit.layers.1.mlp.fc2"]),
+        ("blocks.1.mlp.fc2", ["vit.layers.1.mlp.fc2"]),
+    ],
+)
+def test_a_name_with_more_of_another_spellings_path_means_that_place(wanted, found):
+    assert resolve_targets([wanted], LAYERS, []) == found
+
+
+@pytest.mark.parametrize("wanted", ["decoder.query", "layer.7.attention.query", "query.1", "layer.1.querry", "1"])
+def test_a_path_that_leads_elsewhere_matches_nothing(wanted):
+    with pytest.raises(VitloraError, match=f"got {wanted}, which matches no linear layer"):
+        resolve_targets([wanted], LAYERS, [])

@@ -32,6 +32,36 @@ def test_the_keys_said_to_have_no_effect_are_those_that_leave_pefts_config_as_it
     assert idle == set(UNREAD.get(method, ())) & set(PLAIN)
 
 
+IDLE = {
+    "warmup_steps": {"lr_scheduler_type": "constant", "warmup_steps": "0.1"},
+    "early_stopping_patience": {"early_stopping_patience": "3", "num_train_epochs": "3"},
+    "metric_for_best_model": {"load_best_model_at_end": "false"},
+    "fp8": {"fp8": "true", "step": "eager"},
+}
+BUSY = [
+    {"lr_scheduler_type": "constant", "warmup_steps": "0"},
+    {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": "0.1"},
+    {"early_stopping_patience": "2", "num_train_epochs": "3"},
+    {"fp8": "true", "step": "fused"},
+]
+
+
+def train(tmp_path, changes):
+    path = tmp_path / "p.yaml"
+    path.write_text(changed_all({f"train.{key}": value for key, value in changes.items()}))
+    return load_params(TrainStage, read_document(path), path).train
+
+
+@pytest.mark.parametrize("key", IDLE)
+def test_keys_of_train_that_others_leave_without_effect(tmp_path, key):
+    assert list(train(tmp_path, IDLE[key]).without_effect) == [key]
+
+
+@pytest.mark.parametrize("changes", BUSY)
+def test_keys_of_train_that_have_an_effect(tmp_path, changes):
+    assert train(tmp_path, changes).without_effect == {}
+
+
 def test_a_value_of_null_is_no_setting_that_could_have_an_effect(tmp_path):
     lora = section(tmp_path, {"method": "head", "target_modules": "null"})
     assert lora.without_effect == list(PLAIN)
@@ -66,3 +96,11 @@ def test_the_stages_of_a_run_say_it_once_and_again_when_it_is_another(project, c
     (project / "params.yaml").write_text(changed_all({"lora.r": "8"}))
     announce(project)
     assert capsys.readouterr().out == "parameters that differ from the last commit:\n  lora.r: 16 -> 8\n"
+
+
+def test_a_key_of_train_without_effect_is_said_with_its_reason(project, capsys):
+    (project / "params.yaml").write_text(changed_all({"train.lr_scheduler_type": "constant"}))
+    announce(project)
+    out = capsys.readouterr().out
+    expected = "  warmup_steps: 0.1, for constant has no warm-up; constant_with_warmup has\n"
+    assert out.endswith("these keys of train have no effect:\n" + expected)

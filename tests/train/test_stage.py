@@ -14,7 +14,7 @@ from vitlora.preprocess.params import PreprocessStage
 from vitlora.preprocess.stage import TRAIN_COLUMNS, preprocess
 from vitlora.storage.packed import write_packed
 from vitlora.train.params import TrainStage
-from vitlora.train.stage import get_ready, loader_workers, train, training_arguments
+from vitlora.train.stage import _announce, get_ready, loader_workers, train, training_arguments
 from vitlora.train.timing import TIMINGS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -83,6 +83,41 @@ def test_an_empty_training_split_is_refused(inputs, tmp_path):
     stage = load_params(TrainStage, parameters(tmp_path, {}), tmp_path)
     with pytest.raises(VitloraError, match="no image to train on"):
         get_ready(stage.augment, stage.lora, stage.train, base, tmp_path / "none", val, labels)
+
+
+def ready(inputs, tmp_path, changes):
+    stage = load_params(TrainStage, parameters(tmp_path, changes), tmp_path)
+    base, images, val, labels = inputs
+    return get_ready(stage.augment, stage.lora, stage.train, base, images, val, labels), stage.train
+
+
+@pytest.mark.parametrize("scheduler", ["linear", "cosine", "polynomial", "inverse_sqrt", "constant_with_warmup"])
+@pytest.mark.parametrize("steps", [500, 6])
+def test_a_warm_up_as_long_as_the_run_is_refused(inputs, tmp_path, scheduler, steps):
+    changes = {"train.warmup_steps": steps, "train.lr_scheduler_type": scheduler, "train.num_train_epochs": 2}
+    with pytest.raises(
+        VitloraError, match=rf"train\.warmup_steps: got {steps}, and the run has \d steps \(2 epochs of \d"
+    ):
+        ready(inputs, tmp_path, {**changes, "train.per_device_train_batch_size": 100 if steps == 6 else 8})
+
+
+@pytest.mark.parametrize("changes", [{"train.lr_scheduler_type": "constant"}, {"train.warmup_steps": 0.99}])
+def test_a_warm_up_that_is_not_read_or_a_fraction_is_taken(inputs, tmp_path, changes):
+    ready(inputs, tmp_path, {"train.warmup_steps": 500, **changes})
+
+
+@pytest.mark.parametrize("large", [{"per_device_train_batch_size": 500}, {"gradient_accumulation_steps": 99}])
+def test_steps_larger_than_the_data_are_said_to_be_one_an_epoch(inputs, tmp_path, capsys, large):
+    made, section = ready(inputs, tmp_path, {f"train.{key}": value for key, value in large.items()})
+    _announce(made, section)
+    note = capsys.readouterr().out.splitlines()[1]
+    assert note.startswith(f"note: {len(made.images)} training images and steps of ")
+    assert "each epoch is one step of all images" in note
+
+
+def test_steps_that_the_data_fills_are_not_remarked_on(inputs, tmp_path, capsys):
+    _announce(*ready(inputs, tmp_path, {}))
+    assert "note:" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("asked", "gpu", "expected"), [(None, False, 0), (None, True, 14), (3, True, 3), (0, True, 0)])

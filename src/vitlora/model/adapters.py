@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.boft import layer as boft
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -24,8 +25,8 @@ from vitlora.model.base import Normalisation, load_base
 from vitlora.model.layer_names import ADAPTER_WEIGHTS, TRAINED, convert, is_foreign, rename_keys
 from vitlora.model.methods import configure, layer_norms, ordered
 from vitlora.model.mixture import Expert, expert_layers, is_mixture, load_mixture, merge, mix, save_mixture
-from vitlora.model.params import LORA_FAMILY, MIXTURES, MOVING, WITHOUT_ADAPTER, Lora, Merge, XLora
-from vitlora.model.targets import resolve_targets
+from vitlora.model.params import MIXTURES, MOVING, RANKS, WITHOUT_ADAPTER, Lora, Merge, XLora
+from vitlora.model.targets import resolve_pattern, resolve_targets
 from vitlora.storage.labels import Labels
 
 BUNDLE = "vitlora.json"
@@ -45,16 +46,26 @@ class Adapted:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep back what PEFT says of things that are as they should be."""
-    with warnings.catch_warnings():
+    """Keep back what PEFT says of things that are as they should be, and say the rest in lines of ours."""
+    with warnings.catch_warnings(record=True) as said:
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*")
         warnings.filterwarnings("ignore", message="Unsupported layer type .*LayerNorm")  # which ln_tuning is made for
-        warnings.filterwarnings("ignore", message="Setting boft_n_butterfly_factor to 1")  # its default
         warnings.filterwarnings("ignore", message="The following rank_pattern keys did not match")  # AdaLoRA's own form
         warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")  # SHiRA's weights
-        warnings.filterwarnings("ignore", message="Failed to load the CUDA extension")  # BOFT's, which does without
         warnings.filterwarnings("ignore", message=r"(?s).*LoRA tensor\(s\) have invalid shape")  # AdaLoRA's empty ranks
         yield
+    for line in dict.fromkeys(str(warning.message).splitlines()[0] for warning in said):
+        print(f"note: {line}")
+
+
+def _no_extension() -> None:
+    """Stand in for BOFT's CUDA extension, which PEFT would compile, with pages of errors where that fails.
+
+    It also decides how many factors there are, so that an adapter of one machine would not load on another.
+    """
+
+
+boft.get_fbd_cuda = _no_extension
 
 
 def add_adapter(
@@ -120,11 +131,14 @@ def _targets(model: Any, lora: Lora, heads: list[str]) -> list[str]:
         return layer_norms(model)
     linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
     targets = resolve_targets(lora.target_modules, linear, heads, lora.exclude_modules, lora.layers_to_transform)
-    for name in targets if lora.method in LORA_FAMILY else ():
-        if lora.r > min(linear[name].weight.shape):
-            raise VitloraError(
-                f"lora.r: got {lora.r}; the rule: no larger than {name}, {min(linear[name].weight.shape)}"
-            )
+    if key := RANKS.get(lora.method):
+        own = lora.own.model_dump()
+        pattern = resolve_pattern(own.get("rank_pattern", {}), targets, "rank_pattern")
+        for name in targets:
+            rank, most = pattern.get(name, own.get(key, lora.r)), min(linear[name].weight.shape)
+            if rank > most:
+                where = "options.rank_pattern" if name in pattern else f"options.{key}" if key in own else key
+                raise VitloraError(f"lora.{where}: got {rank}; the rule: no larger than {name}, {most}")
     return targets
 
 
@@ -139,21 +153,34 @@ def _without_adapter(model: Any, heads: list[str]) -> Adapted:
 
 
 def _check_heads(model: Any, fresh: Sequence[str], modules_to_save: Sequence[str]) -> list[str]:
+    """Return the full names of the modules to train in full."""
     names = [name for name, _ in model.named_modules() if name]
+    heads: dict[str, str] = {}
     for wanted in modules_to_save:
-        if not any(name == wanted or name.endswith("." + wanted) for name in names):
+        found = [name for name in names if name == wanted or name.endswith("." + wanted)]
+        if not found:
             tops = sorted({name.split(".")[0] for name in names})
             raise VitloraError(
                 f"lora.modules_to_save: got {wanted}, which names no module; top level: {', '.join(tops)}"
             )
-    idle = [name for name in fresh if not any(f".{wanted}." in f".{name}" for wanted in modules_to_save)]
+        for name in found:
+            other = next(
+                (head for head in heads if f"{name}.".startswith(f"{head}.") or head.startswith(f"{name}.")), None
+            )
+            if other:
+                raise VitloraError(
+                    f"lora.modules_to_save: got {heads[other]} and {wanted}, where {max(name, other, key=len)} lies in "
+                    f"{min(name, other, key=len)}; the rule: name each module once"
+                )
+            heads[name] = wanted
+    idle = [name for name in fresh if not any(name.startswith(f"{head}.") for head in heads)]
     if idle:
-        heads = sorted({name.rsplit(".", 1)[0] for name in idle})
+        new = sorted({name.rsplit(".", 1)[0] for name in idle})
         raise VitloraError(
-            f"lora.modules_to_save: got {', '.join(modules_to_save)}; the rule: {', '.join(heads)} is new and must be "
+            f"lora.modules_to_save: got {', '.join(modules_to_save)}; the rule: {', '.join(new)} is new and must be "
             "among them, or it would stay random"
         )
-    return list(modules_to_save)
+    return list(heads)
 
 
 def save_adapter(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from vitlora.model.params import LORA_FAMILY, PLAIN, Lora
+from vitlora.model.targets import resolve_pattern
 
 CONFIGS = {
     **dict.fromkeys(LORA_FAMILY, "LoraConfig"),
@@ -41,12 +42,16 @@ def configure(lora: Lora, targets: list[str], heads: Sequence[str], total_steps:
         targets: Full names of the layers to adapt.
         heads: Modules to train in full.
         total_steps: Optimiser steps of the whole run, for AdaLoRA's schedule.
+
+    Raises:
+        VitloraError: A key of rank_pattern or alpha_pattern means none of the layers.
     """
     import peft
 
     keys = lora.own.model_dump()
     if lora.method in LORA_FAMILY:
         keys = {**_plain(lora), **LORA_FAMILY[lora.method], **keys}
+        keys |= {key: resolve_pattern(keys[key], targets, key) for key in ("rank_pattern", "alpha_pattern")}
     if lora.method == "adalora":
         keys |= schedule(keys.pop("tinit_fraction"), keys.pop("tfinal_fraction"), total_steps)
     if lora.method == "ia3":

@@ -44,8 +44,8 @@ class NoOptions(Params):
 class LoraOptions(Params):
     """Ranks and scales for layers whose names end in, or match, a key."""
 
-    rank_pattern: dict[str, int] = Field(default={})
-    alpha_pattern: dict[str, float] = Field(default={})
+    rank_pattern: dict[Name, Annotated[int, Field(ge=1)]] = Field(default={})
+    alpha_pattern: dict[Name, Annotated[float, Field(gt=0)]] = Field(default={})
 
 
 class AdaLora(Params):
@@ -90,10 +90,9 @@ class Oft(Params):
 
 
 class Boft(Params):
-    """Orthogonal butterflies."""
+    """Orthogonal butterflies of one factor: PEFT takes more only where it could compile a CUDA extension."""
 
     boft_block_size: int = Field(default=4, ge=2)
-    boft_n_butterfly_factor: int = Field(default=1, ge=1)
     boft_dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -288,6 +287,8 @@ OPTIONS: dict[str, type[Params]] = {
 }
 
 
+# Keys of ranks that a layer's shorter side bounds; where PEFT refuses what is larger, they are not here.
+RANKS = {**dict.fromkeys(LORA_FAMILY, "r"), "adalora": "init_r", "loha": "r", "hra": "r", "delora": "r"}
 PLAIN = ("r", "lora_alpha", "lora_dropout", "bias", "use_rslora")  # keys of plain LoRA and its kin
 LAYERS = ("target_modules", "exclude_modules", "layers_to_transform")
 # Keys of the section that a method never reads.

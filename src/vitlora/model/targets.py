@@ -1,7 +1,8 @@
 """Which layers an adapter goes to, whatever a model family or a `transformers` version calls them."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from vitlora.core.errors import VitloraError
 
@@ -14,6 +15,9 @@ SPELLINGS = (
     ("intermediate.dense", "fc1", "up_proj"),
     ("output.dense", "fc2", "down_proj"),
 )
+Value = TypeVar("Value", int, float)
+# Words in front of a role that only say where it is: encoder.layer.3.attention.attention.query.
+AROUND = {"", "attention", "attn", "block", "blocks", "encoder", "layer", "layers", "mlp", "self", "self_attn"}
 DEFAULT = ("query", "value")
 GROUPS = {
     "attention-qv": DEFAULT,
@@ -36,7 +40,7 @@ def resolve_targets(
             for query and value. A name of another family's or version's spelling stands for this model's own. Also
             `attention-qv`, `attention` and `mlp`, as far as the model has these layers apart.
         linear: Full names of the model's linear layers.
-        heads: Names of modules that are trained in full; adapters never go there.
+        heads: Full names of modules that are trained in full; adapters never go there.
         exclude_modules: Names or a regex, likewise; these are left out.
         layers_to_transform: Numbers of the blocks, from 0; None is all.
 
@@ -63,6 +67,39 @@ def resolve_targets(
     return chosen
 
 
+def resolve_pattern(pattern: Mapping[str, Value], targets: Sequence[str], key: str) -> dict[str, Value]:
+    """Return the value of each adapted layer that a key means; of several keys the first, as in PEFT.
+
+    Args:
+        pattern: A layer's name, in any family's spelling, or a regex for the end of its path, and its value.
+        targets: Full names of the adapted layers.
+        key: The pattern's own, for messages.
+
+    Raises:
+        VitloraError: A key means no adapted layer, or none that an earlier one doesn't.
+    """
+    found: dict[str, Value] = {}
+    for wanted, value in pattern.items():
+        meant = _by_name(wanted, targets) or _by_end(wanted, targets, key)
+        if not meant:
+            kinds = ", ".join(sorted({_without_numbers(name) for name in targets}))
+            raise VitloraError(f"lora.options.{key}: got {wanted}, which means no adapted layer; these are {kinds}")
+        if found.keys() >= set(meant):
+            raise VitloraError(f"lora.options.{key}: got {wanted} behind one that means its layers too; put it first")
+        found = {**dict.fromkeys(meant, value), **found}
+    return dict(sorted(found.items()))
+
+
+def _by_end(wanted: str, targets: Sequence[str], key: str) -> list[str]:
+    try:
+        end = re.compile(rf"(.*\.)?({wanted})")
+    except re.error as error:
+        raise VitloraError(
+            f"lora.options.{key}: got {wanted}; the rule: a name, or a regex that compiles ({error})"
+        ) from None
+    return [name for name in targets if end.fullmatch(name)]
+
+
 def _block(name: str) -> int:
     """Return the number of the block that a layer is in; where blocks are in stages, the number within its stage."""
     return int(re.findall(r"\.(\d+)\.", name)[-1])
@@ -73,7 +110,7 @@ def _chosen(
 ) -> list[str]:
     # Only the repeated blocks: SigLIP carries a pooling head of the same layer names that a classifier never runs.
     blocks = (name for name in linear if re.search(r"\.\d+\.", name))
-    candidates = sorted(name for name in blocks if not any(_ends(name, head) for head in heads))
+    candidates = sorted(name for name in blocks if not any(f"{name}.".startswith(f"{head}.") for head in heads))
     if wanted == "all-linear":
         return candidates
     if isinstance(wanted, str) and wanted in GROUPS:
@@ -82,7 +119,8 @@ def _chosen(
         return sorted(set(found))
     if isinstance(wanted, str):
         found = [name for name in candidates if re.fullmatch(wanted, name)]
-        _require(found, wanted, candidates, key)
+        hint = f"; text is a regex for a layer's whole path: write [{wanted}]" if _by_name(wanted, candidates) else ""
+        _require(found, wanted, candidates, key, hint)
         return found
     chosen: set[str] = set()
     for name in DEFAULT if wanted is None else wanted:
@@ -96,10 +134,15 @@ def _by_name(wanted: str, candidates: Sequence[str]) -> list[str]:
     found = [name for name in candidates if _ends(name, wanted)]
     if found:
         return found
-    row = next((row for row in SPELLINGS if wanted in row), ())
+    row = next((row for row in SPELLINGS if any(_ends(wanted, spelling) for spelling in row)), ())
+    around = wanted.removesuffix(next((spelling for spelling in row if _ends(wanted, spelling)), "")).split(".")
+    numbers = _numbers(".".join(around))
+    if not AROUND.issuperset(word for word in around if not word.isdecimal()):
+        return []
     for spelling in row:
         # BERT-like families end both the attention's and the MLP's output in output.dense.
         found = [name for name in candidates if _ends(name, spelling)]
+        found = [name for name in found if not numbers or _numbers(name)[-len(numbers) :] == numbers]
         if spelling == "output.dense":
             found = [name for name in found if not _ends(name, "attention.output.dense")]
         if found:
@@ -107,15 +150,19 @@ def _by_name(wanted: str, candidates: Sequence[str]) -> list[str]:
     return []
 
 
+def _numbers(name: str) -> list[str]:
+    return [word for word in name.split(".") if word.isdecimal()]
+
+
 def _ends(name: str, wanted: str) -> bool:
     return name == wanted or name.endswith("." + wanted)
 
 
-def _require(found: Sequence[str], wanted: str, candidates: Sequence[str], key: str) -> None:
+def _require(found: Sequence[str], wanted: str, candidates: Sequence[str], key: str, hint: str = "") -> None:
     if not found:
         endings = sorted({_without_numbers(name) for name in candidates})
         raise VitloraError(
-            f"lora.{key}: got {wanted}, which matches no linear layer; this model has {', '.join(endings)}"
+            f"lora.{key}: got {wanted}, which matches no linear layer{hint}; this model has {', '.join(endings)}"
         )
 
 

@@ -11,6 +11,7 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.params import read_document, shown, validate
 from vitlora.model.params import Lora
 from vitlora.safety.workspace import PARAMS, changed_params
+from vitlora.train.params import Train
 
 WIDTH = 100
 
@@ -23,7 +24,7 @@ def announce(work: Path) -> None:
     Args:
         work: Folder for the note of who was told what.
     """
-    lines = [*_changed(), *_without_effect()]
+    lines = [*_changed(), *_without_effect(), *_idle()]
     told = work / "announced"
     text = f"{os.getppid()} {hashlib.sha256(os.linesep.join(lines).encode()).hexdigest()}"
     if lines and not (told.exists() and told.read_text(encoding="utf-8") == text):
@@ -39,10 +40,7 @@ def _changed() -> Iterator[str]:
 
 
 def _without_effect() -> Iterator[str]:
-    try:
-        section: Any = read_document(PARAMS).get("lora")
-    except VitloraError:  # refused elsewhere, with its reason
-        return
+    section = _section("lora")
     lora, _ = validate(Lora, section, "lora")
     if lora is None or not lora.without_effect:
         return
@@ -51,6 +49,21 @@ def _without_effect() -> Iterator[str]:
     if own := lora.own.model_dump():
         yield "it reads lora.options:"
         yield from _listed(own)
+
+
+def _idle() -> Iterator[str]:
+    train, _ = validate(Train, _section("train"), "train")
+    if train is not None and train.without_effect:
+        yield "these keys of train have no effect:"
+        yield from (f"  {key}: {shown(getattr(train, key))}, for {why}" for key, why in train.without_effect.items())
+
+
+def _section(name: str) -> Any:
+    """Return a section of params.yaml; None where the file can't be read, which is refused elsewhere."""
+    try:
+        return read_document(PARAMS).get(name)
+    except VitloraError:
+        return None
 
 
 def _listed(values: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from vitlora.core.text import printable
 from vitlora.download.params import DownloadStage
 from vitlora.evaluate.params import EvaluateStage
 from vitlora.export.params import ExportStage
+from vitlora.model.params import LORA_FAMILY, RANKS
 from vitlora.preprocess.params import PreprocessStage
 from vitlora.storage.manifest import MANIFEST
 from vitlora.train.params import TrainStage
@@ -100,9 +101,22 @@ def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
     size, patch = _value(document, "image", "size_px"), known.get("patch_size")
     if isinstance(size, int) and isinstance(patch, int) and size % patch:
         yield f"image.size_px: got {size}; the rule: a multiple of the base model's patch, {patch} px"
-    rank, width = _value(document, "lora", "r"), known.get("hidden_size")
-    if isinstance(rank, int) and isinstance(width, int) and rank > width:
-        yield f"lora.r: got {rank}; the rule: no larger than the base model's layers, {width}"
+    width = known.get("hidden_size")
+    for key, rank in _ranks(document):
+        if isinstance(rank, int) and isinstance(width, int) and rank > width:
+            yield f"{key}: got {rank}; the rule: no larger than the base model's layers, {width}"
+
+
+def _ranks(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    method, options = _value(document, "lora", "method"), _value(document, "lora", "options")
+    if method in LORA_FAMILY:
+        yield "lora.r", _value(document, "lora", "r")
+    if isinstance(options, dict):
+        yield f"lora.options.{RANKS.get(method)}", options.get(RANKS.get(method))
+        pattern = options.get("rank_pattern")
+        yield from (
+            (f"lora.options.rank_pattern.{k}", v) for k, v in (pattern if isinstance(pattern, dict) else {}).items()
+        )
 
 
 def _base_config(base: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from vitlora.core.params import Params, TogetherError
 from vitlora.model.params import Lora
 
 Decoder = Literal["simplejpeg", "pil"]
+POLYNOMIAL_END = 1e-7  # transformers' lr_end
 
 
 class Augment(Params):
@@ -112,7 +113,25 @@ class Train(Params):
         if self.early_stopping_patience and not self.load_best_model_at_end:
             keys = ("early_stopping_patience", "load_best_model_at_end")
             raise TogetherError("patience needs load_best_model_at_end: true, else set it to null", *keys)
+        if self.lr_scheduler_type == "polynomial" and self.learning_rate <= POLYNOMIAL_END:
+            rule = f"polynomial falls to {POLYNOMIAL_END:g}, so learning_rate is above that"
+            raise TogetherError(rule, "learning_rate", "lr_scheduler_type")
         return self
+
+    @property
+    def without_effect(self) -> dict[str, str]:
+        """Keys of this section that have no effect beside its others, and why."""
+        patience, epochs = self.early_stopping_patience or 0, self.num_train_epochs
+        reasons = {
+            "warmup_steps": (
+                self.lr_scheduler_type == "constant" and self.warmup_steps > 0,
+                "constant has no warm-up; constant_with_warmup has",
+            ),
+            "early_stopping_patience": (patience >= epochs, f"there are {epochs} epochs"),
+            "metric_for_best_model": (not self.load_best_model_at_end, "load_best_model_at_end is false"),
+            "fp8": (self.fp8 and self.step != "fused", f"step is {self.step}, and only fused reads it"),
+        }
+        return {key: why for key, (idle, why) in reasons.items() if idle}
 
 
 class TrainStage(Params):
