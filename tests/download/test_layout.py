@@ -81,6 +81,9 @@ def test_a_programs_own_folder_is_no_class_and_its_files_are_no_pictures(folder)
     [
         (["lions/cat/1.png", "lions/dog/1.png", "extra/cat/2.png", "extra/dog/2.png"], "extra holds no pictures"),
         (["plants/oak/1.png", "plants/elm/1.png", "cat/1.png"], "plants holds no pictures, only the folders elm, oak"),
+        (["fold_0/cat/1.png", "fold_1/cat/2.png", "fold_0/dog/1.png", "fold_1/dog/2.png"], "fold_0 holds no pictures"),
+        (["fold_0/cat/1.png", "fold_1/dog/2.png"], "fold_0 holds no pictures, only the folders cat"),
+        (["a/x/y/cat/1.png", "b/x/y/dog/2.png"], "a holds no pictures, only the folders x"),
         (["cat/1.png", "cat/thumbs/1.png", "dog/1.png", "dog/thumbs/1.png"], "every class holds a folder thumbs"),
         (["train/cat/1.png", "val/cat/2.png", "other/cat/3.png"], "holds the folders other, train, val"),
         (["train/cat/1.png", "training/cat/2.png", "test/cat/3.png"], "holds the folders test, train, training"),
@@ -95,6 +98,8 @@ def test_the_cure_for_classes_one_level_deeper_works():
     with pytest.raises(VitloraError, match=r"set data\.path: pets/plants;"):
         read("plants/oak/1.png", "plants/elm/1.png", "cat/1.png")
     assert read("oak/1.png", "elm/1.png")[0] == ["elm", "oak"]
+    with pytest.raises(VitloraError, match=r"set data\.path: pets/a/b/x/y;"):
+        read("a/b/x/y/oak/1.png", "a/b/x/y/elm/1.png", "a/b/cat/1.png")
 
 
 def test_one_folder_in_every_class_only_groups():

@@ -25,7 +25,10 @@ FOREIGN = {
 }
 
 
-def zipped(path, names, encoding, flag=0, extra=lambda raw: b""):
+DOS, UNIX, MACOS = 0, 3, 19
+
+
+def zipped(path, names, encoding, flag=0, extra=lambda raw: b"", system=DOS):
     """Write a zip whose names are these bytes, as packers do that know nothing of Unicode."""
     members, table = io.BytesIO(), io.BytesIO()
     for name, data in names.items():
@@ -35,7 +38,9 @@ def zipped(path, names, encoding, flag=0, extra=lambda raw: b""):
         begin = members.tell()
         middle = struct.pack("<HHHHH", 20, flag, 0, 0, 33) + sizes + struct.pack("<HH", len(raw), len(field))
         members.write(b"PK\3\4" + middle + raw + field + data)
-        table.write(b"PK\1\2" + struct.pack("<H", 20) + middle + struct.pack("<HHHLL", 0, 0, 0, 0, begin) + raw + field)
+        table.write(
+            b"PK\1\2" + struct.pack("<BB", 20, system) + middle + struct.pack("<HHHLL", 0, 0, 0, 0, begin) + raw + field
+        )
     end = struct.pack("<HHHHLLH", 0, 0, len(names), len(names), len(table.getvalue()), members.tell(), 0)
     path.write_bytes(members.getvalue() + table.getvalue() + b"PK\5\6" + end)
     with zipfile.ZipFile(path) as archive:
@@ -64,7 +69,7 @@ def pictures(names):
 def test_names_in_another_encoding_are_refused_and_the_cure_reads_them(tmp_path, kind, encoding):
     names = FOREIGN[encoding]
     path = PACK[kind](tmp_path / f"a.{kind}", pictures(names), encoding)
-    with pytest.raises(VitloraError, match="is not UTF-8 and does not say what else") as error:
+    with pytest.raises(VitloraError, match="in an encoding that is not said") as error:
         from_archive(path)
     readings = dict(re.findall(r"(\w+) \(([^()]+)/\d\.jpg\)", str(error.value)))
     assert readings[encoding] in names
@@ -74,10 +79,15 @@ def test_names_in_another_encoding_are_refused_and_the_cure_reads_them(tmp_path,
     )
 
 
-@pytest.mark.parametrize("flag", [0, 1 << 11], ids=["as it is", "with the flag"])
+SAID = {"with the flag": (1 << 11, DOS), "from Linux": (0, UNIX), "from macOS": (0, MACOS)}
+
+
+@pytest.mark.parametrize("said", SAID)
 @pytest.mark.parametrize("names", FOREIGN.values(), ids=FOREIGN)
-def test_names_in_utf8_are_read_with_the_flag_and_without(tmp_path, names, flag):
-    assert from_archive(zipped(tmp_path / "a.zip", pictures(names), "utf-8", flag)).class_names == sorted(names)
+def test_names_in_utf8_are_read_with_the_flag_and_from_a_unix_without(tmp_path, names, said):
+    flag, system = SAID[said]
+    path = zipped(tmp_path / "a.zip", pictures(names), "utf-8", flag, system=system)
+    assert from_archive(path).class_names == sorted(names)
     assert from_archive(tarred(tmp_path / "a.tar", pictures(names), "utf-8")).class_names == sorted(names)
 
 
@@ -117,7 +127,7 @@ def test_a_unicode_field_that_does_not_belong_to_the_name_is_not_used(tmp_path, 
 @pytest.mark.parametrize("kind", PACK)
 def test_a_wrong_encoding_is_refused(tmp_path, kind):
     path = PACK[kind](tmp_path / f"a.{kind}", pictures(FOREIGN["cp1252"]), "cp1252")
-    with pytest.raises(VitloraError, match="is not utf-8, as data"):
+    with pytest.raises(VitloraError, match="is not in utf-8, as data"):
         from_archive(path, "utf-8")
 
 
@@ -127,3 +137,15 @@ def test_plain_names_need_no_encoding(tmp_path, encoding):
         "cat",
         "dog",
     ]
+
+
+@pytest.mark.parametrize("name", ["猫", "帽", "脙篓"])
+def test_bytes_that_happen_to_be_utf8_are_no_proof_in_a_zip_of_windows(tmp_path, name):
+    """The two bytes of a Chinese character may be those of one European letter."""
+    assert len(name.encode("gb18030").decode("utf-8")) < len(name) + 2
+    path = zipped(tmp_path / "a.zip", pictures([name, "dog"]), "gb18030")
+    with pytest.raises(VitloraError, match=rf"gb18030 \({name}/0\.jpg\)"):
+        from_archive(path)
+    for kind in PACK:
+        path = PACK[kind](tmp_path / f"b.{kind}", pictures([name, "dog"]), "gb18030")
+        assert from_archive(path, "gb18030").class_names == sorted([name, "dog"])

@@ -174,11 +174,10 @@ def _members(tar: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def _tar_name(member: tarfile.TarInfo, encoding: str | None, path: Path) -> str:
-    try:
-        member.name.encode("utf-8")
-    except UnicodeEncodeError:  # `tarfile` keeps bytes that are not UTF-8 as surrogates
-        return decoded(member.name.encode("utf-8", "surrogateescape"), encoding, path)
-    return member.name
+    """Return a member's name; `tarfile` takes it for UTF-8 and keeps what isn't as surrogates."""
+    if member.name.isascii() or "path" in member.pax_headers:  # which is UTF-8 always
+        return member.name
+    return decoded(member.name.encode("utf-8", "surrogateescape"), encoding, path)
 
 
 def _tar_kind(member: tarfile.TarInfo) -> str:

@@ -113,6 +113,7 @@ def arrange(entries: Sorted, root: Path) -> Layout:
     """
     files, folders, left = entries
     while _is_wrapped(files, folders):
+        root /= next(path.parts[0] for path in files if len(path.parts) > 1)
         left[LOOSE] += [str(path) for path in sorted(files) if len(path.parts) == 1]
         files = {PurePosixPath(*path.parts[1:]): handle for path, handle in files.items() if len(path.parts) > 1}
         folders = [PurePosixPath(*path.parts[1:]) for path in folders if len(path.parts) > 1]
@@ -201,16 +202,19 @@ def _refuse_two_readings(files: Iterable[PurePosixPath], depth: int, root: Path)
     """
     loose: defaultdict[str, int] = defaultdict(int)
     grouped: defaultdict[str, set[str]] = defaultdict(set)
+    deeper: set[str] = set()
     for path in files:
         name, *groups = path.parts[depth:-1]
         loose[name] += not groups
         grouped[name].update(groups[:1])
+        deeper.update([name] if len(groups) > 1 else [])
+    alike = len(set(map(frozenset, grouped.values()))) == 1  # as cat/images, dog/images
     for name, inner in grouped.items():
-        if len(inner) > 1 and not loose[name]:
+        if inner and not loose[name] and (len(inner) > 1 or name in deeper or not (alike or any(loose.values()))):
             raise VitloraError(
                 f"data.path: {root}: {name} holds no pictures, only the folders {_some(inner)}; the rule: a folder of "
-                f"pictures is a class. If these are the classes, set data.path: {root / name}; else move the pictures "
-                f"up into {name}"
+                f"pictures is a class. If these are the classes, set data.path: {root / _above(name, depth, files)}; "
+                f"else move the pictures up into {name}"
             )
     common = set.intersection(*grouped.values())
     if common and len(grouped) > 1 and all(loose.values()):
@@ -218,6 +222,12 @@ def _refuse_two_readings(files: Iterable[PurePosixPath], depth: int, root: Path)
             f"data.path: {root}: every class holds a folder {sorted(common)[0]} beside its pictures, as thumbnails or "
             "masks are kept; the rule: a class holds pictures; move these folders elsewhere, or their pictures up"
         )
+
+
+def _above(name: str, depth: int, files: Iterable[PurePosixPath]) -> PurePosixPath:
+    """Return the folder right above those that hold a class's pictures."""
+    holders = [path.parent.parent.parts for path in files if path.parts[depth] == name]
+    return PurePosixPath(*(parts[0] for parts in zip(*holders, strict=False) if len(set(parts)) == 1))
 
 
 def _some(names: Iterable[str]) -> str:

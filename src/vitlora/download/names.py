@@ -9,17 +9,20 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.text import printable
 
 # What packers on Windows and old systems write, for the readings in the message.
-USUAL = ("gb18030", "big5", "cp932", "euc_kr", "cp1251", "cp1252", "cp437")
+USUAL = ("utf-8", "gb18030", "big5", "cp932", "euc_kr", "cp1251", "cp1252", "cp437")
 UTF8_FLAG = 1 << 11
+UNIX = (3, 19)  # systems that pack names in UTF-8 without saying so, macOS among them
 UNICODE_PATH = 0x7075  # extra field of Info-ZIP: version, CRC-32 of the plain name, the name in UTF-8
 
 
 def zip_names(members: Iterable[zipfile.ZipInfo], encoding: str | None, archive: Path) -> Iterator[str]:
-    """Yield each member's name: as its flag or its Unicode field says, else in UTF-8 or the given encoding.
+    """Yield each member's name: as its flag or Unicode field says, else in the given encoding, or a Unix's in UTF-8.
+
+    Two bytes of another encoding may happen to be UTF-8, so names that Windows packs need the encoding all the same.
 
     Args:
         members: As ``zipfile`` lists them, which takes names without the flag for cp437, as the format has it.
-        encoding: Of names that say nothing; None takes them for UTF-8.
+        encoding: Of names that say nothing, or None.
         archive: For messages.
 
     Raises:
@@ -33,24 +36,32 @@ def zip_names(members: Iterable[zipfile.ZipInfo], encoding: str | None, archive:
             yield info.filename
         else:
             raw = info.orig_filename.encode("cp437")
-            yield _unicode_path(info.extra, raw) or decoded(raw, encoding, archive)
+            yield _unicode_path(info.extra, raw) or decoded(raw, encoding, archive, info.create_system in UNIX)
 
 
-def decoded(raw: bytes, encoding: str | None, archive: Path) -> str:
+def decoded(raw: bytes, encoding: str | None, archive: Path, unix: bool = True) -> str:
     """Return the text of a name's bytes.
 
+    Args:
+        raw: The name.
+        encoding: What it is in; None takes a Unix's for UTF-8.
+        archive: For messages.
+        unix: Whether a Unix has packed it.
+
     Raises:
-        VitloraError: They are not of this encoding; shows how they read in others.
+        VitloraError: It is not in this encoding, or there is none; shows how it reads in others.
     """
     try:
-        return raw.decode(encoding or "utf-8")
+        if encoding or unix:
+            return raw.decode(encoding or "utf-8")
     except UnicodeDecodeError:
-        readings = ", ".join(f"{name} ({printable(text)})" for name, text in _readings(raw))
-        got = f"not {encoding}, as data.name_encoding says" if encoding else "not UTF-8 and does not say what else"
-        raise VitloraError(
-            f"data.path: {archive}: the name {printable(raw.decode('utf-8', 'backslashreplace'))} is {got}; set "
-            f"data.name_encoding to the one that reads right: {readings}; or pack it anew in UTF-8"
-        ) from None
+        pass
+    readings = ", ".join(f"{name} ({printable(text)})" for name, text in _readings(raw))
+    got = f"not in {encoding}, as data.name_encoding says" if encoding else "in an encoding that is not said"
+    raise VitloraError(
+        f"data.path: {archive}: the name {printable(raw.decode('utf-8', 'backslashreplace'))} is {got}; set "
+        f"data.name_encoding to the one that reads right: {readings}; or pack it anew in UTF-8"
+    )
 
 
 def _readings(raw: bytes) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,8 @@ from vitlora.model.seen import count_seen
 from vitlora.storage.labels import read_labels
 from vitlora.storage.squares import Squares, load_split
 
+FEW = 100  # test images
+
 
 def evaluate(evaluate: Evaluate, base: Path, adapter: Path, test: Path, labels: Path, out: Path) -> None:
     """Score base plus adapter, merged, on images that no earlier stage looked at.
@@ -84,6 +86,10 @@ def write_scores(
     draw_confusion(counts, class_names, out / "confusion.png")
     images = counted(len(predicted), "image")
     print(f"test accuracy {scores['accuracy']:.4f} on {images}, macro F1 {scores['macro_f1']:.4f}")
+    if len(predicted) < FEW:
+        print(
+            f"note: one test image is {1 / len(predicted):.4f} of accuracy; a difference of a few images may be chance"
+        )
 
 
 def _tell_seen(seen: int | None, images: int) -> None:

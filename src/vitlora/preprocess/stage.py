@@ -104,9 +104,11 @@ def check_class_names(class_names: Sequence[str]) -> list[str]:
     for name in class_names:
         key = unicodedata.normalize("NFC", name).casefold().strip()
         if key in seen:
+            hidden = unicodedata.normalize("NFC", seen[key]) == unicodedata.normalize("NFC", name)
+            both = " and ".join(json.dumps(each, ensure_ascii=hidden) for each in (seen[key], name))
             raise VitloraError(
-                f"class names {json.dumps(seen[key])} and {json.dumps(name)} differ only in case, spaces or Unicode "
-                f"form; rename one, or put their pictures together{AFRESH}"
+                f"class names {both} differ only in case, spaces or Unicode form; rename one, or put their pictures "
+                f"together{AFRESH}"
             )
         seen[key] = name
     return list(class_names)

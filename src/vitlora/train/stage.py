@@ -25,6 +25,7 @@ from vitlora.model.seen import write_seen
 from vitlora.storage.labels import Labels, read_labels
 from vitlora.storage.manifest import digest
 from vitlora.storage.squares import load_split
+from vitlora.train.advice import advice
 from vitlora.train.callbacks import mean_loss
 from vitlora.train.checkpoints import Checkpoints, check_room
 from vitlora.train.dataset import TrainImages
@@ -107,6 +108,8 @@ def train(
     write_csv(plots / "epochs.csv", ("epoch", "step", "train_loss", "val_loss", "val_accuracy"), epochs)
     write_csv(plots / "ranks.csv", ("block", "layer", "rank"), ranks(trainer.model))
     write_json(metrics, {**_about(ready, train), **best, **_scalings(ready)})
+    if said := advice(best["val_accuracy"], trainer.val.labels.tolist(), best["steps"], best["epochs"]):
+        print(said)
     return Finished(trainer.model, trainer.normalisation, checkpoints)
 
 
@@ -334,7 +337,7 @@ def _shares(row: torch.Tensor) -> list[float]:
     return [round(value, 4) for value in row.tolist()]
 
 
-def _best(epochs: list[list[Any]], train: Train) -> dict[str, object]:
+def _best(epochs: list[list[Any]], train: Train) -> dict[str, Any]:
     """Pick the row that the Trainer restored: the first of equals, or the last epoch if it restores none."""
     if not train.load_best_model_at_end:
         best = epochs[-1]
