@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jpegs import jpeg
 from PIL import Image, ImageCms
 
 
@@ -262,6 +263,9 @@ def colours():
     yield "cmyk.jpg", saved(cmyk(PHOTO), "JPEG", quality=95, subsampling=0), None, PHOTO, 8
     yield "no luma.jpg", saved(PHOTO, "JPEG", quality=95, keep_rgb=True), None, PHOTO, 8
     yield "grey.jpg", saved(BRIGHT, "JPEG", quality=95), None, grey(BRIGHT), 4
+    for factors in ("4:2 1:1 1:1", "1:3 1:1 1:1", "2:2 2:1 1:1", "3:1 1:1 3:1"):
+        sampled = [tuple(map(int, pair.split(":"))) for pair in factors.split()]
+        yield f"sampled {factors}.jpg".replace(":", "x"), jpeg(PHOTO, sampled), None, PHOTO, 20
     for order, name in (("<", "little"), (">", "big")):
         yield f"16 bits, {name} end.tif", tiff_of(deep, 1, order), None, scaled
     yield "16 bits rgb.tif", tiff_of(deep_rgb, 2), None, (deep_rgb >> 8).astype(np.uint8)
@@ -598,6 +602,11 @@ def silent_damage():
     rows = bytearray(zlib.compress(filtered(NOISE), 0))
     rows[1000] ^= 64
     yield "flipped.png", png(ihdr(64, 48), b"", packed=bytes(rows)), "corrupt"
+    rare = jpeg(noisy(160, 120), [(4, 2), (1, 1), (1, 1)])
+    half = len(rare) // 2
+    yield "rare sampling, early end.jpg", rare[:half] + b"\xff\xd9", "corrupt"
+    yield "rare sampling, part lost.jpg", without(rare, half, half + 2000), "corrupt"
+    yield "rare sampling, marks in the scan.jpg", put(rare, half, b"\xff\xe5" * 60), "corrupt"
 
 
 MAKERS = {

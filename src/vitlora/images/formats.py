@@ -54,9 +54,11 @@ PNG_COLOURS = {0: (1, (1, 2, 4, 8, 16)), 2: (3, (8, 16)), 3: (1, (1, 2, 4, 8)), 
 # First column and row and the steps between them, in px, of each pass of an interlaced picture.
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 JPEG_MARK = re.compile(rb"\xff+[^\xff]")
+SCAN_MARK = re.compile(rb"\xff+([^\0\xff])")  # between codes, 255 is followed by 0
 JPEG_BARE = (0x00, 0x01, *range(0xD0, 0xD9))  # no segments: padding, restarts, another beginning
 JPEG_FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}  # what may begin a frame; F7 is JPEG-LS
 PROGRESSIVE, SCAN, END = 0xC2, 0xDA, 0xD9
+BEFORE_SCANS = (0xC4, SCAN, 0xDB, 0xDD, 0xFE)  # what may follow a scan that is not the last
 
 
 class BadImageError(ValueError):
@@ -241,10 +243,39 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     raise BadImageError("truncated", "the JPEG file ends in its header")
 
 
+def sole_scan(jpeg: bytes) -> int:
+    """Return where a JPEG's only scan ends; 0 where there are more of them.
+
+    Args:
+        jpeg: As ``essence`` gives it.
+
+    Raises:
+        BadImageError: Its restart markers are not in turn, or another marker stands in it.
+    """
+    start = next(start for kind, start, _ in _jpeg_segments(jpeg) if kind == SCAN)
+    (length,) = struct.unpack_from(">H", jpeg, start + 2)
+    colours = jpeg[start + 4]
+    is_whole = colours > 2 and jpeg[start + 6 + 2 * colours] == 63  # all colours, up to the finest detail
+    for count, mark in enumerate(SCAN_MARK.finditer(jpeg, start + 2 + length)):
+        kind = mark[1][0]
+        if kind == END:
+            return mark.start()
+        if kind in BEFORE_SCANS and not is_whole:
+            return 0
+        if kind != 0xD0 + count % 8:
+            raise BadImageError("corrupt", f"marker {kind:#x} at byte {mark.start()} of a JPEG scan")
+    return 0
+
+
 def _refuse_frame(kind: int, segment: bytes) -> None:
     bits, height, width, colours = struct.unpack_from(">BHHB", segment, 4)
     if kind not in (0xC0, 0xC1, 0xC2) or bits != 8:
         raise BadImageError("unsupported", f"JPEG frame {kind:#x} of {bits} bits; the rule: Huffman codes, 8 bits")
+    if colours not in (1, 3, 4):
+        raise BadImageError("unsupported", f"JPEG of {colours} colours; the rule: 1, 3 or 4")
+    for each in ([byte >> 4 for byte in segment[11::3]], [byte & 15 for byte in segment[11::3]]):
+        if any(factor and max(each) % factor for factor in each):
+            raise BadImageError("unsupported", f"JPEG colours sampled {each}; the rule: whole parts of the largest")
     # Decoding may take memory by the colour: 2 bytes of coefficients for each, and 4 of a pixel's.
     refuse_size(width, height, MAX_PIXELS * 3 // max(colours, 3))
 

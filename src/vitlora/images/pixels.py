@@ -5,7 +5,7 @@ import os
 import stat
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from vitlora.images.formats import MAX_BYTES, BadImageError, Reason, essence, refuse_length, refuse_size
+from vitlora.images.formats import MAX_BYTES, BadImageError, Reason, essence, refuse_length, refuse_size, sole_scan
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 SCALED_PIXELS = 100_000_000
@@ -29,6 +29,8 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+NO_LEVEL = "Could not determine subsampling level"  # TurboJPEG has six of them; the decoder below it takes all
+AHEAD = 8  # bytes
 RARE = ("lzma", "zstd", "webp", "tiff_sgilog", "tiff_sgilog24", "tiff_thunderscan")  # what a libtiff may lack
 # Its directory ends early, or the places and lengths of its strips or tiles are beyond the end.
 CUT = r"Corrupt EXIF data|Tag data larger than file\. Skipping tag (25[67]|273|279|324|325)\b"
@@ -149,17 +151,41 @@ def _open(kind: str, kept: bytes) -> ImageFile.ImageFile:
     return image
 
 
-def _refuse_codes(jpeg: bytes) -> NDArray[np.uint8]:
+def _refuse_codes(jpeg: bytes) -> NDArray[np.uint8] | None:
     """Read all of a JPEG's codes, since Pillow lets the decoder fill what damage leaves with grey.
 
     Returns:
-        uint8 (h, w): what it shows, grey, as stored, as small as it can be and still have 32 px a side.
+        uint8 (h, w): what it shows, grey, as stored, as small as it can be and still have 32 px a side. None where
+        TurboJPEG doesn't know the sampling of its colours.
     """
     try:
         grey = simplejpeg.decode_jpeg(jpeg, colorspace="GRAY", min_width=32, min_height=32, strict=True)
         return np.asarray(grey)[:, :, 0]
     except ValueError as error:
-        raise BadImageError("corrupt", str(error)) from None
+        if NO_LEVEL not in str(error):
+            raise BadImageError("corrupt", str(error)) from None
+    _refuse_rare_codes(jpeg)
+    return None
+
+
+def _refuse_rare_codes(jpeg: bytes) -> None:
+    """Let Pillow read the codes where TurboJPEG can't, such as 4:1:0, and count them by where it stops.
+
+    Without the end marker its decoder fills nothing in: it needs all bytes of the scan, looks a word ahead, and takes
+    no more. Of several scans, as in a progressive file, it reads the last marker first, so there nothing shows.
+    """
+    end = sole_scan(jpeg)
+    if end and (_is_enough(jpeg[: end - 1]) or not _is_enough(jpeg[:end] + bytes(AHEAD))):
+        raise BadImageError("corrupt", "damaged JPEG scan: its codes end early or late")
+
+
+def _is_enough(jpeg: bytes) -> bool:
+    image = _open("JPEG", jpeg)
+    image.draft(image.mode, (1, 1))  # an eighth of the size
+    with suppress(OSError):
+        image.load()
+        return True
+    return False
 
 
 @contextmanager
