@@ -1,6 +1,7 @@
 """Pixels: whatever the file, what a person would see; whatever the size, what torchvision would make of it."""
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -8,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from torchvision import transforms
 from torchvision.transforms import functional
 
@@ -595,3 +596,32 @@ def test_decoding_leaves_the_warning_filters_as_they_were():
     with pytest.raises(BadImageError):
         decode(b"")
     assert warnings.filters == before
+
+
+# What goes with the pixels
+
+
+PROFILES = {
+    "a profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+    "rubbish": b"rubbish" * 9,
+    "one that packs badly": np.random.default_rng(3).bytes(300_000),
+}
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("JPEG", "RGB"), ("JPEG", "CMYK"), ("JPEG", "L"), ("PNG", "RGB"), ("PNG", "P"), ("WEBP", "RGB"), ("TIFF", "RGB")],
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_what_is_saved_of_a_picture_holds_pixels_only(kind, mode, profile, orientation):
+    image = picture(20, 10).convert(mode)
+    data = with_orientation(image, orientation, kind, icc_profile=profile, dpi=(300, 300))
+    decoded = decode(data)
+    assert decoded.info == {}
+    again = saved(decoded, format="PNG")
+    assert sorted(set(re.findall(rb"IHDR|iCCP|eXIf|pHYs|tRNS|tEXt|zTXt|iTXt|gAMA", again))) == [b"IHDR"]
+    assert np.array_equal(pixels(again), np.asarray(decoded))
+    small = saved(decoded, format="JPEG")
+    assert not re.search(rb"ICC_PROFILE|Exif|Photoshop|ns\.adobe\.com", small)
+    assert Image.open(io.BytesIO(small)).size == decoded.size

@@ -1,5 +1,6 @@
 """Preprocess: what is refused, how images are divided, and that the outputs are the same bytes every time."""
 
+import base64
 import hashlib
 import io
 import os
@@ -119,6 +120,7 @@ def test_the_report_counts_every_image_once(tmp_path):
         "near_duplicates": 0,
         "near_duplicates_across_splits": 0,
         "not_compared": 50,
+        "odd_levels": 0,
     }
     assert report["bad_images"] == []
     assert report["images_per_class"] == [
@@ -564,6 +566,48 @@ def test_the_page_shows_what_is_alike_and_asks_nobody_for_anything(tmp_path):
     assert "http://" not in page
     assert "https://" not in page
     assert page.startswith("<!doctype html>\n")
+
+
+def deep(number, top, kind="PNG"):
+    """Return a 16-bit grey picture with values up to ``top``."""
+    values = np.random.default_rng(number).integers(0, top + 1, (20, 24)).astype(np.uint16)
+    values[0, :2] = 0, top
+    buffer = io.BytesIO()
+    Pillow.fromarray(values).save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+def test_pictures_that_show_little_of_their_levels_are_named_and_the_others_not(tmp_path, capsys):
+    rows = images((6, 6))
+    rows += [(f"train/cat/whole {n}.png", "train", 0, deep(100 + n, 65535)) for n in range(4)]
+    rows += [(f"train/dog/dark\x1b {n}.{k}", "train", 1, deep(n, 4095, k)) for n, k in enumerate(["PNG", "TIFF"] * 4)]
+    folder, found = run(tmp_path, rows), "its values go from 0 to 4095, of 0 to 65535, so it looks dark or flat"
+    report, said = read_json(folder / "report.json"), capsys.readouterr().out
+    dark = [row[0] for row in rows if "dark" in row[0]]
+    assert report["odd_levels"] == 8
+    assert report["odd_level_images"] == [{"path": path, "note": found} for path in dark]
+    assert said.count("note: train/dog/dark\\x1b ") == 5
+    assert f"note: train/dog/dark\\x1b 0.PNG: {found}\n" in said
+    assert "note: 3 more pictures are like these; the data report lists them\n" in said
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<li>8 pictures of more than 8 bits show little of their levels" in page
+    assert page.count(found) == 8
+    assert "whole" not in page
+
+
+def test_the_pages_small_pictures_hold_no_profile(tmp_path):
+    profile = np.random.default_rng(0).bytes(3000)
+    rows = []
+    for number in range(4):
+        image = Pillow.open(io.BytesIO(photo(number, quality=90)))
+        buffer = io.BytesIO()
+        image.save(buffer, format="JPEG", quality=90, icc_profile=profile)
+        rows += [(f"train/{number}.jpg", "train", number % 2, buffer.getvalue())]
+        rows += [(f"test/{number}.jpg", "test", number % 2, photo(number, quality=60))]
+    page = (run(tmp_path, rows) / "report.html").read_text(encoding="utf-8")
+    shown = [base64.b64decode(each) for each in re.findall('data:image/jpeg;base64,([^"]+)', page)]
+    assert len(shown) == 8
+    assert all(b"ICC_PROFILE" not in data and len(data) < 9000 for data in shown)
 
 
 def test_names_are_escaped_in_the_page(tmp_path):

@@ -152,6 +152,7 @@ def grey(values):
 
 PHOTO, NOISE = photo(), noisy()
 BRIGHT = PHOTO[..., 0]
+DEEP = (np.arange(64 * 48).reshape(48, 64) * 21).astype(np.uint16)
 JPEG = saved(PHOTO, "JPEG", quality=95, subsampling=0)
 PROGRESSIVE = saved(PHOTO, "JPEG", quality=95, subsampling=0, progressive=True)
 RESTARTS = saved(noisy(160, 120), "JPEG", quality=90, restart_marker_rows=1)
@@ -159,6 +160,7 @@ BUSY = saved(noisy(160, 120), "JPEG", quality=90)
 BUSY_PROGRESSIVE = saved(noisy(160, 120), "JPEG", quality=90, progressive=True)
 PNG = saved(NOISE, "PNG")
 GIF = saved(Image.fromarray(NOISE).quantize(64), "GIF")
+GIF_FRAME = GIF.index(b",", 13 + 3 * (2 << (GIF[10] & 7)))
 GIF_PIXELS = np.asarray(Image.fromarray(NOISE).quantize(64).convert("RGB"))
 WEBP = saved(NOISE, "WEBP", lossless=True)
 LOSSY_WEBP = saved(NOISE, "WEBP")
@@ -203,7 +205,7 @@ def orientations():
 
 
 def colours():
-    deep = (np.arange(64 * 48).reshape(48, 64) * 21).astype(np.uint16)
+    deep = DEEP
     deep_rgb = np.dstack([deep, deep[::-1], deep.T.reshape(48, 64)])
     high = (deep >> 8).astype(np.uint8)
     scaled = grey(np.round(deep / 257))
@@ -270,6 +272,17 @@ def colours():
         yield f"16 bits, {name} end.tif", tiff_of(deep, 1, order), None, scaled
     yield "16 bits rgb.tif", tiff_of(deep_rgb, 2), None, (deep_rgb >> 8).astype(np.uint8)
     yield "32 bits.tif", saved(Image.fromarray(deep.astype(np.int32)), "TIFF"), None, scaled
+    yield (
+        "12 bits.tif",
+        tiff_of(in_bits(deep >> 4, 12), 1, t256=(4, [64]), t258=(3, [12])),
+        None,
+        grey(np.round((deep >> 4) / 4095 * 255)),
+    )
+    yield "16 bits, white is 0.tif", tiff_of(65535 - deep, 0), None, scaled
+    signed = (deep.astype(int) - 32768).astype(np.int16)
+    yield "16 bits, signed.tif", tiff_of(signed, 1, kind=2), None, scaled
+    yield "8 bits, signed.tif", tiff_of((BRIGHT.astype(int) - 128).astype(np.int8), 1, kind=2), None, grey(BRIGHT)
+    yield "float, white is 0.tif", tiff_of((1 - deep / 65535).astype(np.float32), 0, ">", 3), None, scaled, 1
     yield "float.tif", saved((deep / 65535).astype(np.float32), "TIFF"), None, grey(np.round(deep / 257)), 1
     yield "white is 0.tif", tiff_of(255 - BRIGHT, 0), None, grey(BRIGHT)
     yield (
@@ -295,6 +308,12 @@ def colours():
         None,
         np.where((index == 3)[..., None], 255, table[index]).astype(np.uint8),
     )
+
+
+def in_bits(values, bits):
+    """Pack whole numbers into as many bits each, row by row."""
+    each = values[..., None] >> np.arange(bits - 1, -1, -1) & 1
+    return np.packbits(each.astype(np.uint8).reshape(len(values), -1), axis=1)
 
 
 def cmyk(pixels):
@@ -339,6 +358,9 @@ def animations():
     mpo = saved(PHOTO, "MPO", save_all=True, append_images=[FRAMES[1]], quality=95, subsampling=0)
     yield "two.jpg", mpo, None, PHOTO, 6
     yield "part of the screen.gif", part_gif(), None, part_of_screen()
+    yield "a pixel of the screen.gif", small_gif(1, 1, 9, 7), None, small_on_white(1, 1, 9, 7)
+    yield "a column of the screen.gif", small_gif(1, 11, 3, 4), None, small_on_white(1, 11, 3, 4)
+    yield "a row of the screen, beyond it.gif", small_gif(30, 1, 0, 2), None, small_on_white(30, 1, 0, 2)
     yield "first of two cut.tif", TIFF + b"rubbish", None, NOISE
 
 
@@ -349,6 +371,26 @@ def part_gif():
     whole = saved(image, "GIF", transparency=0, optimize=False)
     at = whole.index(b",", 13 + 3 * (2 << (whole[10] & 7)))
     return put(put(whole, 6, struct.pack("<HH", 20, 16)), at + 1, struct.pack("<HH", 4, 3))
+
+
+def small_gif(width, height, left, top):
+    """Return a GIF of 20 x 16 px whose first frame is a part of it in one colour, and whose second is whole."""
+    image = Image.new("P", (width, height), 1)
+    image.putpalette([9, 8, 7, 200, 100, 50])
+    part = saved(image, "GIF", transparency=0, optimize=False)
+    at = part.index(b",", 13 + 3 * (2 << (part[10] & 7)))
+    part = put(put(part, 6, struct.pack("<HH", 20, 16)), at + 1, struct.pack("<HH", left, top))
+    whole = saved(Image.fromarray(noisy(20, 16)).quantize(4), "GIF", optimize=False)
+    table = 13 + 3 * (2 << (whole[10] & 7))
+    second = whole.index(b",", table)
+    local = whole[second : second + 9] + bytes([0x80 | whole[10] & 7]) + whole[13:table] + whole[second + 10 :]
+    return part[:-1] + local
+
+
+def small_on_white(width, height, left, top):
+    pixels = np.full((16, max(20, left + width), 3), 255, np.uint8)
+    pixels[top : top + height, left : left + width] = 200, 100, 50
+    return pixels
 
 
 def part_of_screen():
@@ -474,6 +516,9 @@ def extremes():
     yield "empty", b"", "empty"
     yield "pixel.png", saved(noisy(1, 1), "PNG"), "too_small"
     yield "pixel.gif", saved(Image.new("P", (1, 1)), "GIF"), "too_small"
+    yield "column.gif", saved(Image.new("P", (1, 9)), "GIF"), "too_small"
+    yield "a frame of nothing.gif", put(GIF, GIF_FRAME + 5, bytes(4)), "corrupt"
+    yield "a pixel on a column.gif", put(small_gif(1, 1, 0, 0), 6, struct.pack("<HH", 1, 60)), "too_small"
     yield "column.png", saved(noisy(1, 500), "PNG"), "too_small"
     yield "row.jpg", saved(noisy(500, 1), "JPEG"), "too_small"
     yield "no size.png", png(ihdr(0, 0), b""), "too_small"
@@ -503,8 +548,13 @@ def foreigners():
     yield "lossless.jpg", put(JPEG, FRAME + 1, b"\xc3"), "unsupported"
     yield "12 bits.jpg", put(JPEG, FRAME + 4, b"\x0c"), "unsupported"
     yield "jpeg within.bmp", put(BMP, 30, struct.pack("<I", 4)), "unsupported"
-    yield "24 bits.tif", tiff_of(NOISE[..., 0], 1, t258=(3, [24])), "corrupt"
-    yield "no such packing.tif", tiff_of(NOISE, 2, compression=34925 + 1000), "corrupt"
+    yield "24 bits.tif", tiff_of(NOISE[..., 0], 1, t258=(3, [24])), "unsupported"
+    yield "10 bits.tif", tiff_of(in_bits(DEEP >> 6, 10), 1, t256=(4, [64]), t258=(3, [10])), "unsupported"
+    yield "half a float.tif", tiff_of((DEEP / 65535).astype(np.float16), 1, kind=3), "unsupported"
+    yield "no such packing.tif", tiff_of(NOISE, 2, compression=34925 + 1000), "unsupported"
+    yield "camera.dng", tiff_of(NOISE, 2, t50706=(3, [1, 4, 0, 0])), "unsupported"
+    yield "camera.nef", tiff_of(NOISE, 2, t254=(4, [1]), t330=(4, [8])), "unsupported"
+    yield "sensor.tif", tiff_of(NOISE[..., 0], 32803), "unsupported"
     yield "apple.png", put(PNG, 8, chunk(b"CgBI", b"\x50\0\x20\6")) + PNG[8:], "unsupported"
 
 

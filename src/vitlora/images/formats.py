@@ -300,7 +300,7 @@ def _gif(data: bytes) -> bytes:
             at = _after_blocks(data, at + 2)
         elif kind == b",":
             if not first:
-                refuse_size(*struct.unpack_from("<HH", data, at + 5))
+                refuse_size(*_gif_canvas(data, at + 1))
             at = _after_blocks(data, _after_table(data, at + 9, at + 10) + 1)
             first = first or at
         elif not kind:
@@ -314,6 +314,14 @@ def _gif(data: bytes) -> bytes:
     if not first:
         raise BadImageError("corrupt", "the GIF file has no frame")
     return data[:first] + b";"
+
+
+def _gif_canvas(data: bytes, frame: int) -> tuple[int, int]:
+    """Return width and height in px of what is shown: the screen, or as far as a frame reaches beyond it."""
+    screen, (left, top, width, height) = struct.unpack_from("<HH", data, 6), struct.unpack_from("<4H", data, frame)
+    if not width or not height:
+        raise BadImageError("corrupt", f"the first GIF frame is of {width} x {height} px")
+    return max(screen[0], left + width), max(screen[1], top + height)
 
 
 def _after_table(data: bytes, flags: int, at: int) -> int:

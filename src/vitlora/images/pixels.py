@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from vitlora.images import tiff
 from vitlora.images.formats import MAX_BYTES, BadImageError, Reason, essence, refuse_length, refuse_size, sole_scan
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -43,7 +45,19 @@ PILLOW_SAYS: tuple[tuple[str, Reason], ...] = (
     ("unsupported", "unsupported"),
     ("not available", "unsupported"),
 )
+PNG_DEPTH = 24  # byte of the file
+LITTLE = 0.1  # of the range; less is most often a camera's 12 bits in a file of 16
+SLACK = 0.01  # of the range, as resizing leaves beyond it
 Box = tuple[int, int, int, int]
+
+
+class Levels(NamedTuple):
+    """Of a picture of more than 8 bits: what black and white are, and the lowest and highest value that it has."""
+
+    black: float
+    white: float
+    lowest: float
+    highest: float
 
 
 def read_picture(path: Path | str) -> bytes:
@@ -83,13 +97,14 @@ def decode(data: bytes, checked: bool = False) -> Image.Image:
         kind, kept = essence(data)
         if kind == "JPEG" and not checked:
             _refuse_codes(kept)
-        return _decode(kind, kept)
+        return _decode(kind, kept)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
     """Width and height in px as seen upright; plain: a JPEG, RGB or grey, that is upright as it is stored; the format
-    and the mode by Pillow's names; the picture in 16 x 16 grey levels, stretched to a square, row by row.
+    and the mode by Pillow's names; the picture in 16 x 16 grey levels, stretched to a square, row by row; what a person
+    should know of its levels, if it has more than 8 bits and shows little of them.
     """
 
     width: int
@@ -98,6 +113,7 @@ class Inspected:
     kind: str
     mode: str
     thumbnail: bytes
+    note: str = ""
 
 
 def inspect(data: bytes) -> Inspected:
@@ -116,8 +132,8 @@ def inspect(data: bytes) -> Inspected:
             return Inspected(
                 *image.size, True, kind, image.mode, _thumbnail(Image.frombytes("L", grey.shape[::-1], grey))
             )
-        upright = _decode(kind, kept)
-        return Inspected(*upright.size, False, kind, image.mode, _thumbnail(upright))
+        upright, note = _decode(kind, kept)
+        return Inspected(*upright.size, False, kind, image.mode, _thumbnail(upright), note)
 
 
 def _thumbnail(image: Image.Image) -> bytes:
@@ -125,7 +141,8 @@ def _thumbnail(image: Image.Image) -> bytes:
     return (small if small.mode == "L" else small.convert("L")).tobytes()
 
 
-def _decode(kind: str, kept: bytes) -> Image.Image:
+def _decode(kind: str, kept: bytes) -> tuple[Image.Image, str]:
+    """Return the picture, and a note on its levels."""
     image = _open(kind, kept)
     try:
         image.load()
@@ -134,20 +151,27 @@ def _decode(kind: str, kept: bytes) -> Image.Image:
             raise BadImageError("unsupported", f"TIFF compression {image.info['compression']}") from None
         raise
     turn = TURNS.get(_orientation(image))
-    rgb = _to_rgb(image)
+    levels = _levels(image, _stated_bits(kind, kept, image))
+    rgb, note = _to_rgb(image, levels), _note(levels)
     del image  # so that no more than two copies are there at once
-    return rgb.transpose(turn) if turn is not None else rgb
+    upright = rgb.transpose(turn) if turn is not None else rgb
+    upright.info = {}  # profiles and the like, which would be written into whatever is saved of it
+    return upright, note
 
 
 def _open(kind: str, kept: bytes) -> ImageFile.ImageFile:
     if kind == "TIFF":  # of a cut one, Pillow shows what it finds
+        tiff.refuse_raw(kept)
         warnings.filterwarnings("error", CUT)
     try:
         image = Image.open(io.BytesIO(kept), formats=(kind,))
     except UnidentifiedImageError:
-        rare = ", or of a rare kind" if kind == "TIFF" else ""
-        raise BadImageError("corrupt", f"a {kind} file that is damaged{rare}") from None
+        if kind == "TIFF":
+            tiff.refuse_unknown(kept)
+        raise BadImageError("corrupt", f"a {kind} file that is damaged") from None
     refuse_size(*image.size)
+    if kind == "TIFF":
+        tiff.set_native(image)
     return image
 
 
@@ -215,13 +239,15 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        white = _white_level(image)
+def _to_rgb(image: Image.Image, levels: Levels | None = None) -> Image.Image:
+    if levels and image.mode.startswith(("I", "F")):
         clear = image.info.get("transparency")  # the one value that a grey PNG may name
-        return _by_bands(image, lambda band: _narrow(band, white, clear))
+        bits, signed, _ = tiff.stated(image)
+        return _by_bands(image, lambda band: _narrow(tiff.values_of(band, bits, signed), levels, clear))
     if image.has_transparency_data:
         return _by_bands(image, _on_white)
+    if image.mode == "L" and tiff.stated(image)[1]:  # its 8 bits are signed, which Pillow passes over
+        image = image.point([value ^ 128 for value in range(256)])
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -244,22 +270,61 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def _white_level(image: Image.Image) -> int:
-    """Of 16-bit grey it is the end of its range; 32-bit and float have none, so the least that fits is taken."""
-    levels = {"I": (255, 65535), "F": (1, 255, 65535)}.get(image.mode, ())
-    highest = max(_values(band).max() for _, band in _bands(image))
-    return next((level for level in levels if highest <= level), 65535)
+def _stated_bits(kind: str, kept: bytes, image: ImageFile.ImageFile) -> int:
+    if kind == "PNG":
+        return kept[PNG_DEPTH]
+    return tiff.stated(image)[0] if kind == "TIFF" else 8
 
 
-def _narrow(image: Image.Image, white: int, clear: int | None) -> Image.Image:
-    values = _values(image)
+def _levels(image: Image.Image, bits: int) -> Levels | None:
+    """Find black and white of a picture that has more than 8 bits. Up to 16 they are the ends of what the file states.
+
+    32 bits and float have no ends that anybody uses, so the least range that holds the values is taken; of float those
+    begin at 0, since below it most are rounding. Of 48-bit colour only the high bytes are left.
+    """
+    if bits <= 8:
+        return None
+    if not image.mode.startswith(("I", "F")):
+        extremes: Any = image.getextrema()
+        shown = [pair for name, pair in zip(image.getbands(), extremes, strict=True) if name != "A"]
+        return Levels(0, 255, min(low for low, _ in shown), max(high for _, high in shown))
+    _, signed, white_is_zero = tiff.stated(image)
+    ends = [
+        (float(values.min()), float(values.max()))
+        for values in (tiff.values_of(band, bits, signed) for _, band in _bands(image))
+    ]
+    lowest, highest = min(low for low, _ in ends), max(high for _, high in ends)
+    if image.mode == "F":
+        ranges = [(0, 1), (0, 255), (0, 65535)]
+    elif bits <= 16:
+        ranges = [(-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)]
+    elif lowest < 0:
+        ranges = [(-(1 << each), (1 << each) - 1) for each in (7, 15, 31)]
+    else:
+        ranges = [(0, 255), (0, 65535)]
+    fitting = (each for each in ranges if highest <= each[1] and (each[0] <= lowest or image.mode == "F"))
+    black, white = next(fitting, ranges[-1])
+    return Levels(*((white, black) if white_is_zero else (black, white)), lowest, highest)
+
+
+def _note(levels: Levels | None) -> str:
+    if levels is None:
+        return ""
+    bottom, top = sorted(levels[:2])
+    found = f"its values go from {levels.lowest:g} to {levels.highest:g}"
+    slack = SLACK * (top - bottom)
+    if levels.lowest < bottom - slack or levels.highest > top + slack:
+        return f"{found}; what is beyond {bottom:g} to {top:g} is cut off"
+    if levels.highest - levels.lowest < LITTLE * (top - bottom):
+        return f"{found}, of {bottom:g} to {top:g}, so it looks dark or flat"
+    return ""
+
+
+def _narrow(values: NDArray[np.float64], levels: Levels, clear: int | None) -> Image.Image:
     if clear is not None:
-        values[values == clear] = white
-    return Image.fromarray((np.clip(values / white, 0, 1) * 255 + 0.5).astype(np.uint8)).convert("RGB")
-
-
-def _values(image: Image.Image) -> NDArray[np.float64]:
-    return np.nan_to_num(np.asarray(image).astype(np.float64))
+        values[values == clear] = levels.white
+    shares = (values - levels.black) / (levels.white - levels.black)
+    return Image.fromarray((np.clip(shares, 0, 1) * 255 + 0.5).astype(np.uint8)).convert("RGB")
 
 
 def scaled_size(width: int, height: int, size: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from vitlora.preprocess.near_duplicates import Pair
 
 LISTED = 50  # groups of duplicates, and pairs that look alike
 PATHS = 10  # of one group
+NOTED = 200  # pictures that show little of their levels
 SMALL = 10  # training pictures; a class with fewer is named
 QUANTILES = ((0.0, "smallest"), (0.05, "5 %"), (0.5, "median"), (0.95, "95 %"), (1.0, "largest"))
 SHAPES = ((0.5, "tall, beyond 1:2"), (0.8, "upright"), (1.25, "about square"), (2.0, "wide"))
@@ -56,6 +57,7 @@ def summarise(facts: Facts) -> dict[str, Any]:
     """Return the content of metrics/preprocess.json, which the page is drawn from too."""
     classes = _count_classes(facts)
     train = [entry["train"] for entry in classes]
+    noted = [row for row in sorted(facts.found) if facts.found[row].note]
     shorter = [min(picture.width, picture.height) for picture in facts.found.values()]
     return {
         **{name: len(rows) for name, rows in facts.rows.items()},
@@ -68,6 +70,8 @@ def summarise(facts: Facts) -> dict[str, Any]:
         "small_classes": [entry["class"] for entry in classes if entry["train"] < SMALL],
         "left_out": sum(entry["count"] for entry in facts.left_out),
         "left_out_files": [{key: entry[key] for key in ("reason", "count", "names")} for entry in facts.left_out],
+        "odd_levels": len(noted),
+        "odd_level_images": [{"path": facts.paths[row], "note": facts.found[row].note} for row in noted[:NOTED]],
         "bad_images": [{"path": path, "reason": reason} for path, reason in sorted(facts.bad.items())],
         "sizes": list(_measure(facts)),
         "shorter_sides": [{"px": name, "images": count} for name, count in _by_octave(shorter)],

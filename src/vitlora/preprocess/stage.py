@@ -30,6 +30,7 @@ from vitlora.storage.squares import create_split, write_square
 
 CHUNK = 256
 AFRESH = "; then `dvc repro`, which notices what has changed at data.path"
+TOLD = 5  # pictures with a note, printed
 DRAWN = 144  # px, the longer side of a picture on the page
 TRAIN_COLUMNS = ("path", "label", "sha256", "width", "height", "plain")
 Rows = dict[str, list[int]]
@@ -333,5 +334,9 @@ def _tell(numbers: Mapping[str, Any]) -> None:
             print(f"note: {split} has no image of {len(absent)} classes: {', '.join(absent[:10])}")
     if numbers["duplicates_left_out"]:
         print(f"note: {numbers['duplicates_left_out']} duplicates are left out")
+    for entry in numbers["odd_level_images"][:TOLD]:
+        print(f"note: {printable(entry['path'])}: {entry['note']}")
+    if numbers["odd_levels"] > TOLD:
+        print(f"note: {numbers['odd_levels'] - TOLD:,} more pictures are like these; the data report lists them")
     if numbers["near_duplicates_across_splits"]:
         print(f"note: {numbers['near_duplicates_across_splits']} images of val and test look like one in another split")
