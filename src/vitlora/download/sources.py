@@ -19,6 +19,9 @@ from vitlora.download.found import Found, Picture, first_line, list_folder
 from vitlora.download.layout import LOOSE, UNREAD, UNUSED, arrange, checked_names, sort_out
 from vitlora.download.table import find_table
 
+# Members of a WebDataset tar that hold a label or facts; all others stay bytes.
+TAR_TEXTS = ("txt", "text", "transcript", "cls", "cls2", "index", "inx", "id", "json", "jsn")
+
 
 def from_digits() -> Found:
     """Return scikit-learn's 1,797 handwritten digits, 8x8 grey, as PNG; no official split."""
@@ -161,6 +164,7 @@ def _open_streams(folder: Path, config: str | None) -> Any:
 
     # Every stream would import torch (1.5 s, 0.5 GB) to be usable in its DataLoader.
     datasets.config.TORCH_AVAILABLE = False
+    _leave_packed()
     try:
         outside = [text for text in _card_texts(folder) if "://" in text or text[:1] == "/" or ".." in text.split("/")]
         if not outside:
@@ -181,6 +185,15 @@ def _columns(stream: Any, folder: Path) -> dict[str, str]:
     """Return the columns of a split that doesn't say them before it is read, as tables, each with its type."""
     first = list(_examples(stream.take(1), folder))
     return {name: f"{type(value).__name__} values" for row in first for name, value in row.items()}
+
+
+def _leave_packed() -> None:
+    """Let `datasets` open no member of a tar but text: not .pth by torch.load, .npy, .msg or .cbor, nor unpack any."""
+    from datasets.packaged_modules.webdataset import webdataset
+
+    known = webdataset.WebDataset.DECODERS
+    webdataset.WebDataset.DECODERS = {name: known[name] for name in TAR_TEXTS if name in known}
+    webdataset.EXTENSION_TO_COMPRESSION_FS_FILE_CLS = {}
 
 
 def _card_texts(folder: Path) -> list[str]:
@@ -222,7 +235,9 @@ def _labels(feature: Any, streams: Iterable[Any], column: str, folder: Path) -> 
     found = {example[column] for stream in streams for example in _examples(stream.select_columns([column]), folder)}
     odd = [value for value in found if not isinstance(value, int | str)]
     if odd:
-        raise VitloraError(f"data.label_column: {column} holds {odd[0]}; the rule: whole numbers or text in every row")
+        raise VitloraError(
+            f"data.label_column: {column} holds {odd[0]!s:.60}; the rule: whole numbers or text in every row"
+        )
     return {value: number for number, value in enumerate(sorted(found))}
 
 
