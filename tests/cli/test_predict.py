@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from foreign import GOOD, classifier, fill
+from foreign import GOOD, fill, predict
 from PIL import Image
 from tiny import DIGITS, ROOT, make_images, set_params
 
@@ -26,28 +26,6 @@ def png():
     buffer = io.BytesIO()
     Image.fromarray(np.full((9, 9, 3), 200, np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """An exported folder with a tiny classifier."""
-    folder = tmp_path_factory.mktemp("export")
-    (folder / "model.onnx").write_bytes(classifier().SerializeToString())
-    known = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "image_size": 8, "interpolation": "bilinear"}
-    (folder / "vitlora.json").write_text(json.dumps({**known, "class_names": ["\x1b[2Jcat", "dog"]}))
-    write_manifest(folder)
-    return folder
-
-
-def predict(model, *args, code=0, **env):
-    done = subprocess.run(
-        [sys.executable, "-m", "vitlora", "predict", "--model", model, *args],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **env},
-        capture_output=True,
-        timeout=60,
-    )
-    assert done.returncode == code, done.stderr.decode()
-    return done.stdout.decode(), done.stderr.decode()
 
 
 @pytest.fixture
@@ -106,7 +84,11 @@ def test_pipes_and_devices_are_no_pictures_and_do_not_hang(model, tmp_path):
     (tmp_path / "x.png").write_bytes(png())
     _, said = predict(model, tmp_path / "pipe.png", "/dev/zero", tmp_path / "loop.png", code=1)
     assert f"{tmp_path}/pipe.png: not a regular file\n/dev/zero: not a regular file\n" in said
-    assert list(names([str(tmp_path)])) == [f"{tmp_path}/x.png"]
+    assert list(names([str(tmp_path)])) == [f"{tmp_path}/{name}" for name in ("loop.png", "pipe.png", "up", "x.png")]
+    shown, said = predict(model, tmp_path, code=1)
+    assert shown.startswith(f"{tmp_path}/x.png: ")
+    assert said.count("\n") == 4
+    assert f"{tmp_path}/loop.png: Too many levels of symbolic links\n{tmp_path}/pipe.png: not a regular file\n" in said
 
 
 @pytest.mark.slow

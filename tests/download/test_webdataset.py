@@ -33,7 +33,7 @@ def write_tar(folder, members):
 
 
 def read(folder, label="cls"):
-    found = from_hub_layout(folder, "jpg", label, {"train": "train"})
+    found = from_hub_layout(folder, None, "jpg", label, {"train": "train"})
     return found.class_names, [(picture.label, picture.data) for picture in found.pictures]
 
 

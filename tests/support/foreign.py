@@ -1,13 +1,18 @@
 """Models from outside, as small as can be: a folder of files for download, and an ONNX classifier."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save
+from tiny import ROOT
 
 from vitlora.download.params import ModelSource
 from vitlora.download.stage import fetch_base
+from vitlora.storage.manifest import write_manifest
 
 PROCESSOR = json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}).encode()
 GOOD = {
@@ -43,3 +48,24 @@ def classifier(tensor=None, node=None, function=None):
     graph = helper.make_graph(nodes, "g", given, got, [weights, *([tensor] if tensor else [])])
     functions = [function] if function else []
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10, functions=functions)
+
+
+def exported(folder):
+    """Write an exported folder with a tiny classifier of two classes, one of them named to clear a terminal."""
+    (folder / "model.onnx").write_bytes(classifier().SerializeToString())
+    known = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "image_size": 8, "interpolation": "bilinear"}
+    (folder / "vitlora.json").write_text(json.dumps({**known, "class_names": ["\x1b[2Jcat", "dog"]}))
+    write_manifest(folder)
+    return folder
+
+
+def predict(model, *args, code=0, **env):
+    """Run `vitlora predict` as people do; return what it printed and what it said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "vitlora", "predict", "--model", model, *args],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **env},
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr.decode()
+    return done.stdout.decode(), done.stderr.decode()

@@ -6,7 +6,8 @@ One JSON object a line on standard output, in name order: ``file``, its path bel
 are not UTF-8 stand as Python's surrogate escapes (``os.fsencode`` gives them back); ``verdict``, `accept` or `reject`;
 ``reason``, null or one of images.formats.Reason, and ``text``, the same for people; ``width``, ``height``, px, upright;
 ``seconds`` to read and decode it; ``peak_rss_mb``, the most memory of the process meanwhile (VmHWM, reset before each
-file; of a process that the file took down, the most that any such process has had); ``decoded``, the PNG below DIR.
+file; of a process that the file took down, the most that any such process has had); ``decoded``, the PNG below DIR;
+``litter``, whether it is what systems and programs leave behind, which download and predict pass over, picture or not.
 
 Links are not followed; they, pipes, sockets and devices are `not_an_image` and never opened. A file that may not be
 read is `corrupt`. Nothing in FOLDER is written to.
@@ -25,6 +26,7 @@ from pathlib import Path
 from time import perf_counter
 
 from vitlora.core.errors import VitloraError
+from vitlora.download.layout import is_litter
 from vitlora.images.formats import BadImageError
 from vitlora.images.pixels import decode, read_picture
 from vitlora.images.sandbox import STATUS, Isolated
@@ -82,7 +84,7 @@ def report(folder: Path, decoded: Path, files: list[str]) -> Iterator[Line]:
                 (decoded / name).unlink(missing_ok=True)  # it may have been at work on it
                 took = LIMIT_S if line.reason == "timeout" else 0.0
                 line = {**rejected(line), "seconds": took, "peak_rss_mb": mb(resource.RUSAGE_CHILDREN)}
-            yield {"file": file, **line}
+            yield {"file": file, **line, "litter": is_litter(Path(file).parts)}
 
 
 def decoded_names(files: list[str]) -> list[str]:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import stat
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json
 from vitlora.core.text import is_address, printable
+from vitlora.download.layout import is_litter
 from vitlora.evaluate.scores import softmax
 from vitlora.export.onnx_runtime import OnnxClassifier
 from vitlora.images.formats import BadImageError
@@ -42,7 +42,7 @@ class Loaded(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="file, folder (all files below it) or http(s) address"
+        "images", nargs="+", metavar="IMAGE", help="file, folder (all pictures below it) or http(s) address"
     )
     parser.add_argument(
         "--allow-private", action="store_true", help="read addresses inside your own network too, such as 192.168.0.9"
@@ -84,9 +84,10 @@ def act(args: argparse.Namespace) -> None:
 
 
 def names(given: Iterable[str]) -> Iterator[str]:
-    """Yield every input, a folder as all files below it in name order, hidden ones left out.
+    """Yield every input, a folder as all that lies below it in name order, but for what download passes over too.
 
-    Links to folders are not followed, so none leads round in a circle.
+    Links to folders are not followed, so none leads round in a circle; they are yielded themselves, and so are pipes
+    and the like, so that each is read or named.
 
     Raises:
         VitloraError: A folder can't be read.
@@ -94,13 +95,21 @@ def names(given: Iterable[str]) -> Iterator[str]:
     for name in given:
         if is_address(name) or not os.path.isdir(name):
             yield name
-            continue
-        found = [os.path.join(place, file) for place, _, files in os.walk(name, onerror=_refuse) for file in files]
-        yield from sorted(path for path in found if not os.path.basename(path).startswith(".") and _is_file(path))
+        else:
+            yield from sorted(_below(name))
+
+
+def _below(folder: str) -> Iterator[str]:
+    for place, folders, files in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not is_litter([name])]
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        yield from (os.path.join(place, name) for name in [*files, *links] if not is_litter([name]))
 
 
 def load(child: Isolated, name: str, size: int, interpolation: str, rules: Rules = PICTURE) -> Loaded:
     """Read one picture here, and let another process make it a square just as preprocess does."""
+    if not is_address(name) and os.path.isdir(name):
+        return Loaded(name, None, "a link to a folder, which is not followed; name it itself to read what lies there")
     try:
         data = read_url(name, rules) if is_address(name) else read_picture(name)
         return Loaded(name, child.call(partial(_square, size, interpolation), data), "")
@@ -112,13 +121,6 @@ def load(child: Isolated, name: str, size: int, interpolation: str, rules: Rules
 
 def _square(size: int, interpolation: str, data: bytes) -> NDArray[np.uint8]:
     return resize_and_crop(decode(data), size, interpolation)
-
-
-def _is_file(name: str) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(name).st_mode)
-    except OSError:
-        return False
 
 
 def _refuse(error: OSError) -> NoReturn:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import counted, printable
+from vitlora.download.layout import is_litter
 from vitlora.safety.workspace import (
     Finding,
     cache_folder,
@@ -17,6 +18,7 @@ from vitlora.safety.workspace import (
 )
 from vitlora.storage.manifest import problems
 
+FOREIGN = "not in the manifest"  # as ``problems`` says it
 CURE = "`vitlora recover` takes what is damaged away, then `dvc repro` makes or fetches it anew"
 
 
@@ -45,7 +47,13 @@ def act(args: argparse.Namespace) -> None:
 
 def _folders(folders: list[Path]) -> Iterator[str]:
     for folder in folders:
-        yield from problems(folder)
+        yield from (problem for problem in problems(folder) if not _is_stray(folder, problem))
+
+
+def _is_stray(folder: Path, problem: str) -> bool:
+    """Whether a file that the manifest doesn't list is only what a system left in a copied folder."""
+    name = problem.removeprefix(f"{folder}/").removesuffix(f": {FOREIGN}")
+    return problem.endswith(FOREIGN) and is_litter(Path(name).parts)
 
 
 def _workspace() -> Iterator[Finding]:

@@ -88,7 +88,7 @@ def sort_out(entries: Iterable[Entry]) -> Sorted:
             left[OUTSIDE].append(name)
         elif not parts:
             continue
-        elif any(part.lower() in LITTER or part.startswith(".") for part in parts):
+        elif is_litter(parts):
             left[LITTERED] += [name] * (kind == "file")
         elif kind == "other":
             left[ODD].append(name)
@@ -132,6 +132,14 @@ def arrange(entries: Sorted, root: Path) -> Layout:
         raise VitloraError(f"data.path: {root} holds no class folder with files; the rule: {root.name}/CLASS/PICTURE")
     _refuse_two_readings(inside, depth, root)
     return Layout(depth, checked_names(names, root), inside, {reason: found for reason, found in left.items() if found})
+
+
+def is_litter(parts: Iterable[str]) -> bool:
+    """Whether a path, given as its folders and its name, is what systems and programs leave behind; or hidden.
+
+    All that walk through a folder of pictures ask here: download, `vitlora predict`, and dvc's wrapper.
+    """
+    return any(part.lower() in LITTER or part.startswith(".") for part in parts)
 
 
 def split_of(name: str) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from vitlora.core.files import sha256_file, write_text
 from vitlora.core.text import counted, is_address
+from vitlora.download.layout import is_litter
 from vitlora.safety.workspace import PARAMS, read_yaml
 
 SOURCE = Path("source.yaml")
@@ -55,7 +56,9 @@ def _seen(section: Any, noted: str | None, before: Known, known: Known) -> str |
     if not root.exists():
         return noted
     digest, count = hashlib.sha256(), 0
-    for count, path in enumerate(_files(root), 1):  # noqa: B007 - the last one is the number of files
+    is_folder = section["source"] == "folder"  # of which download passes litter over
+    paths = (path for path in _files(root) if not (is_folder and is_litter(Path(path).relative_to(root).parts)))
+    for count, path in enumerate(paths, 1):  # noqa: B007 - the last one is the number of files
         content = _hash(path, before, known)
         digest.update(f"{os.path.relpath(path, root)}\0{content}\n".encode("utf-8", "surrogateescape"))
     return f"{counted(count, 'file')}, {digest.hexdigest()[:16]}"
