@@ -355,7 +355,7 @@ def animations():
     yield "three.gif", gif, None, GIF_PIXELS
     yield "no end of it.gif", gif[:-1] + gif[len(GIF) - 1 : -1] * 40 + b";", None, GIF_PIXELS
     yield "rubbish after the first.gif", GIF[:-1] + b"\x99\x98\x97;", None, GIF_PIXELS
-    mpo = saved(PHOTO, "MPO", save_all=True, append_images=[FRAMES[1]], quality=95, subsampling=0)
+    mpo = saved(PHOTO, "MPO", save_all=True, append_images=[FRAMES[1].copy()], quality=95, subsampling=0)
     yield "two.jpg", mpo, None, PHOTO, 6
     yield "part of the screen.gif", part_gif(), None, part_of_screen()
     yield "a pixel of the screen.gif", small_gif(1, 1, 9, 7), None, small_on_white(1, 1, 9, 7)

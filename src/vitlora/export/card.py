@@ -3,12 +3,56 @@
 import html
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 TASK = "image-classification"
+
+
+class Unlike(NamedTuple):
+    """Pictures that transformers' pipeline reads otherwise than we do: which, what it sees, and the cure in a line."""
+
+    kind: str
+    pictures: str
+    seen: str
+    before: str
+
+
+UNLIKE = (
+    Unlike(
+        "alpha",
+        "with an alpha channel or a palette of shades (Pillow's modes `LA`, `RGBA`, `P`)",
+        "what lies hidden under the clear parts, often black, in place of white",
+        'picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))',
+    ),
+    Unlike(
+        "16 bits",
+        "16-bit grey (`I;16`, `I;16B`)",
+        "nearly all of it white",
+        'picture = Image.fromarray((numpy.asarray(picture) / 257 + 0.5).astype("uint8"))',
+    ),
+    Unlike(
+        "other grey",
+        "any other grey of more than 8 bits, signed, float or with a clear value (`I`, `F`, TIFF)",
+        "most of it white or black",
+        "picture = decode(data)",
+    ),
+    Unlike(
+        "cut",
+        "whose longer side, scaled, is 3, 7, 11, … px longer than the shorter",
+        "a cut that lies one pixel further to the left or the top",
+        "picture = Image.fromarray(resize_and_crop(decode(data), {size}, {filter!r}).transpose(1, 2, 0))",
+    ),
+)
+"""The whole list: a test runs all odd pictures through both, and holds it to this."""
+
+
+def unlike(bundle: Mapping[str, Any]) -> list[Unlike]:
+    """Return the list with the model's own size and filter in its lines."""
+    size, name = bundle["image_size"], bundle["interpolation"]
+    return [each._replace(before=each.before.format(size=size, filter=name)) for each in UNLIKE]
 
 
 def write_card(path: Path, right: int, images: int, seen: int | None, bundle: Mapping[str, Any]) -> None:
@@ -44,6 +88,7 @@ def write_card(path: Path, right: int, images: int, seen: int | None, bundle: Ma
         template_path=str(TEMPLATE),
         bundle=bundle,
         mixed=mixed,
+        unlike=unlike(bundle),
         settings="; ".join(f"{key} {value}" for key, value in settings.items()),
         accuracy=accuracy,
         images=images,
