@@ -1,13 +1,11 @@
 """The base model with a fresh head, and the normalisation that it was trained with."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from vitlora.core.errors import VitloraError
@@ -31,7 +29,7 @@ class Normalisation:
 
 def read_normalisation(base: Path) -> Normalisation:
     """Read mean and std from the base model's preprocessor_config.json."""
-    content = read_json(base / "preprocessor_config.json")
+    content = read_json(base / "preprocessor_config.json")  # download wrote it, or looked at it
     return Normalisation(content["image_mean"], content["image_std"])
 
 
@@ -47,23 +45,26 @@ def load_base(base: Path, class_names: Sequence[str], image_size: int) -> tuple[
         The model, on the CPU, and the names of the parameters that start out random: the head's.
 
     Raises:
-        VitloraError: The weights don't fit the architecture, or the model can't take images of this size.
+        VitloraError: The weights don't fit the architecture, the model can't take images of this size, or its head
+            doesn't fit the classes.
     """
     from transformers import AutoConfig, AutoModelForImageClassification
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # the loader tells of the new head in a table; the rule below says what matters of it
     logging.disable_progress_bar()
-    _check_image_size(base, image_size)
     labels = dict(enumerate(class_names))
     try:
         config = AutoConfig.from_pretrained(
             base,
             id2label=labels,
             label2id={name: label for label, name in labels.items()},
+            num_labels=len(labels),  # PVT keeps its own number beside the names
+            return_dict=True,
             local_files_only=True,
             trust_remote_code=False,
         )
+        config.problem_type = None  # the old head's; without it labels of one class a picture mean cross entropy
         config.architectures = []  # else a distilled DeiT brings its teacher's head, which can't be trained
         model, report = AutoModelForImageClassification.from_pretrained(
             base,
@@ -75,30 +76,48 @@ def load_base(base: Path, class_names: Sequence[str], image_size: int) -> tuple[
             trust_remote_code=False,
             use_safetensors=True,
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise VitloraError(f"{base}: transformers cannot load it: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # each architecture checks its config in its own way
+        raise VitloraError(f"{base}: transformers cannot load it: {reason(error)}") from None
     fresh = sorted({*report["missing_keys"], *(_key(item) for item in report["mismatched_keys"])})
     fresh = [name for name in fresh if not any(part in name for part in UNUSED)]
     backbone = [name for name in fresh if name.startswith(model.base_model_prefix + ".")]
     if backbone:
         raise VitloraError(f"{base}: {len(backbone)} weights of the backbone are missing, such as {backbone[0]}")
+    _try(model, base, len(labels), image_size)
     return model, fresh
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of an error of a library, and the error's name where that says more."""
+    lines = [line.strip().rstrip(":") for line in str(error).splitlines() if line.strip()]
+    name = type(error).__name__
+    return lines[0] if lines and isinstance(error, OSError | ValueError) else ": ".join([name, *lines[:2]])
 
 
 def _key(item: Any) -> str:
     return item if isinstance(item, str) else str(item[0])
 
 
-def _check_image_size(base: Path, image_size: int) -> None:
-    """Refuse a size that the model's position embeddings don't fit; DINOv2 and Swin interpolate by themselves."""
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    kind = config.get("model_type", "")
-    native = (config.get("vision_config") or config).get("image_size")
-    if kind.startswith(("dinov2", "dinov3", "swin")) or native in (None, image_size):
-        return
-    raise VitloraError(
-        f"image.size_px: got {image_size}; the rule: {native}, the size that {kind} in {base} was trained at"
-    )
+def _try(model: Any, base: Path, classes: int, image_size: int) -> None:
+    """Let a grey square through: which sizes fit, each architecture knows in its own way, and some cut heads oddly."""
+    known = getattr(model.config, "vision_config", model.config)
+    trained = getattr(known, "image_size", None)
+    native = trained[0] if isinstance(trained, list | tuple) and len(set(trained)) == 1 else trained
+    kind = model.config.model_type
+    try:
+        with torch.inference_mode():
+            logits = model(pixel_values=torch.zeros(1, 3, image_size, image_size)).logits
+    except Exception as error:
+        if native not in (None, image_size):
+            raise VitloraError(
+                f"image.size_px: got {image_size}; the rule: {native}, the size that {kind} in {base} was trained at"
+            ) from None
+        raise VitloraError(f"{base}: {kind} cannot take a square of {image_size} px: {reason(error)}") from None
+    if logits.shape != (1, classes):
+        raise VitloraError(
+            f"{base}: {kind} gives {tuple(logits.shape)} for one picture; the rule: one number for each of {classes} "
+            "classes; take a base of another kind"
+        )
 
 
 def device_of_choice() -> torch.device:

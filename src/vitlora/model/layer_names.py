@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json, write_json
+from vitlora.model.base import reason
 from vitlora.model.seen import SEEN
 from vitlora.model.targets import SPELLINGS
 
@@ -217,5 +218,5 @@ def skeleton(base: Path) -> Any:
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             return AutoModelForImageClassification.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise VitloraError(f"{base}: transformers cannot load it: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # as in load_base
+        raise VitloraError(f"{base}: transformers cannot load it: {reason(error)}") from None

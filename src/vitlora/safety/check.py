@@ -99,7 +99,8 @@ def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
     elif base is not None:
         known = _base_config(base)
     size, patch = _value(document, "image", "size_px"), known.get("patch_size")
-    if isinstance(size, int) and isinstance(patch, int) and size % patch:
+    # A base may have been trained at such a size, as SigLIP at 384 px with patches of 14: its border is never seen.
+    if isinstance(size, int) and isinstance(patch, int) and size % patch and size != known.get("image_size"):
         yield f"image.size_px: got {size}; the rule: a multiple of the base model's patch, {patch} px"
     width = known.get("hidden_size")
     for key, rank in _ranks(document):

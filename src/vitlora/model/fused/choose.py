@@ -21,7 +21,14 @@ def try_to_fuse(model: Any, kind: str, normalisation: Normalisation, image_size:
         return "Triton is not installed"
     from vitlora.model.fused.backbone import fuse, why_not_fused
 
-    reason = why_not_fused(model) or ""
+    reason = why_not_fused(model) or _why_not_this_size(model, image_size)
     if not reason:
         fuse(model, normalisation.mean, normalisation.std, image_size, DTYPES[kind], fp8)
     return reason
+
+
+def _why_not_this_size(model: Any, image_size: int) -> str:
+    """The kernel that lays out patches knows no border; only a size that the base was trained at may leave one."""
+    patch = model.config.patch_size
+    side = patch if isinstance(patch, int) else patch[0]
+    return f"{image_size} px are no multiple of its patch, {side} px" if image_size % side else ""
