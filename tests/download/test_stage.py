@@ -86,12 +86,15 @@ def test_weights_in_several_files_are_copied_with_their_index(tmp_path):
     ("changed", "rule"),
     [
         ({"config.json": None}, r"has no config\.json; the rule: a folder that save_pretrained wrote"),
-        ({"preprocessor_config.json": None}, r"has no preprocessor_config\.json; the rule: "),
+        (
+            {"preprocessor_config.json": None},
+            r"has no preprocessor_config\.json, nor an image_processor in .*; the rule: ",
+        ),
         ({"model.safetensors": None}, r"has no \*\.safetensors; weights in other formats are not loaded"),
         ({"model.safetensors": None, "pytorch_model.bin": b""}, r"has no \*\.safetensors"),
-        ({"preprocessor_config.json": b'{"image_std": [1, 1, 1]}'}, "has no image_mean and image_std"),
-        ({"preprocessor_config.json": b'{"image_mean": null, "image_std": null}'}, "has no image_mean and image_std"),
-        ({"preprocessor_config.json": b"[]"}, "has no image_mean and image_std"),
+        ({"preprocessor_config.json": b'{"image_std": [1, 1, 1]}'}, "image_mean is missing; the rule: three numbers"),
+        ({"preprocessor_config.json": b'{"image_mean": null, "image_std": null}'}, "image_mean is missing"),
+        ({"preprocessor_config.json": b"[]"}, r"preprocessor_config\.json: got \[\]; the rule: an object"),
         ({"preprocessor_config.json": b"<html>"}, r"preprocessor_config\.json is not JSON"),
         ({"preprocessor_config.json": b"\xff"}, r"preprocessor_config\.json is not JSON"),
     ],
@@ -136,7 +139,7 @@ def test_what_is_written_are_the_original_bytes_with_split_label_and_hash(tmp_pa
         assert row["sha256"] == hashlib.sha256(original[row["path"]]).hexdigest()
     size = sum(map(len, original.values())) / 1e6
     assert capsys.readouterr().out == (
-        f"9 images of 3 classes, {size:.1f} MB, from pictures\n  blue 3, green 3, red 3\n"
+        f"base model: vit\n9 images of 3 classes, {size:.1f} MB, from pictures\n  blue 3, green 3, red 3\n"
     )
 
 

@@ -110,6 +110,10 @@ SAFETENSORS = {
     "cut in its header": (GOOD["model.safetensors"][:30], "no whole safetensors file"),
     "longer": (GOOD["model.safetensors"] + b"x", "no whole safetensors file"),
     "empty": (b"", "no whole safetensors file"),
+    "a pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+        "Git LFS's note .*; fetch it",
+    ),
     "a web page": (b"<html>log in</html>", "no whole safetensors file"),
     "overlap": (raw({"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 4, 12)}, bytes(12)), "no whole safetensors"),
     "the same bytes twice": (raw({"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 0, 8)}, bytes(8)), "no whole"),

@@ -372,6 +372,69 @@ def test_a_data_set_comes_by_its_commit_untouched_and_a_full_cache_needs_no_requ
         hub.requests.clear()
 
 
+def test_a_model_that_cannot_be_taken_is_refused_before_its_weights_come(hub, project):
+    hub.repos["models/owner/vit"] = {OLD: {**MODEL, "config.json": b'{"model_type": "vit", "num_channels": 1}'}}
+    project.use_model()
+    line = project.refuse()
+    assert "config.json: num_channels: got 1; the rule: 3" in line
+    assert not [request for request in hub.requests if "/resolve/" in request and "safetensors" in request]
+    assert not (project.root / "models/base").exists()
+
+    # The way that the message names.
+    words = re.search(
+        r"; to change a file of it: hf (download .+ --local-dir) FOLDER, then model\.source: folder", line
+    )[1]
+    command = [str(Path(sys.executable).with_name("hf")), *words.split(), "copy"]
+    env = environment(hub.host, project.cache)
+    subprocess.run(command, cwd=project.root, env=env, check=True, capture_output=True, timeout=100)
+    (project.root / "copy/config.json").write_bytes(MODEL["config.json"])
+    project.set(**{"model.source": "folder", "model.path": "copy", "model.revision": None})
+    project.succeed()
+    assert project.files("models/base") == MODEL
+
+
+NESTED = json.dumps({"image_processor": json.loads(PROCESSOR), "processor_class": "CLIPProcessor"}).encode()
+FORMS = {
+    "one file of weights": MODEL,
+    "transformers 5": {
+        **{name: data for name, data in MODEL.items() if name != "preprocessor_config.json"},
+        "processor_config.json": NESTED,
+    },
+    "parts, and files in sub-folders": {
+        "config.json": MODEL["config.json"],
+        "preprocessor_config.json": PROCESSOR,
+        "model-00001-of-00001.safetensors": WEIGHTS,
+        "model.safetensors.index.json": b'{"weight_map": {"w": "model-00001-of-00001.safetensors"}}',
+        "onnx/model.safetensors": save({"w": np.zeros(3, np.float32)}),
+        "old/config.json": b"{}",
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_model_fetched_once_serves_other_pictures_with_the_network_gone(hub, project, form):
+    hub.repos["models/owner/vit"] = {OLD: FORMS[form]}
+    project.use_model()
+    project.succeed()
+    first = project.files("models/base")
+    assert not [request for request in hub.requests if "/resolve/" in request and request.count("/") > 5]
+    (project.root / "more/cow").mkdir(parents=True)
+    shutil.copytree(project.root / "pictures/dog", project.root / "more/dog")
+    (project.root / "more/cow/1.png").write_bytes(b"cow")
+    project.set(**{"data.path": "more"})
+    hub.requests.clear()
+    with closed_port() as endpoint:
+        shutil.rmtree(project.root / "models/base")  # as DVC does before a stage
+        hub.fault = always(500)
+        project.succeed()
+        assert project.files("models/base") == first
+        project.endpoint = endpoint  # nobody listens
+        shutil.rmtree(project.root / "models/base")
+        project.succeed()
+    assert project.files("models/base") == first
+    assert hub.requests == []
+
+
 @pytest.mark.slow
 def test_a_large_file_with_a_wrong_sha256_is_refused_removed_and_both_hashes_named(hub, project):
     hub.repos["models/owner/vit"] = {OLD: MODEL}

