@@ -194,3 +194,31 @@ def test_a_model_that_takes_no_squares_is_refused(tmp_path):
     make(tmp_path / "m", "Siglip2Model", "Siglip2Config", vision_config=SMALL, text_config=TEXT)
     with pytest.raises(VitloraError, match=r"siglip2 cannot take a square of \d+ px: |image\.size_px: got "):
         load_base(tmp_path / "m", NAMES, 32)
+
+
+FEWER = {
+    "ViT": ("ViTForImageClassification", "ViTConfig", SMALL, ("num_hidden_layers", 1)),
+    "MSN": ("ViTMSNModel", "ViTMSNConfig", SMALL, ("num_hidden_layers", 1)),
+    "CLIP": ("CLIPModel", "CLIPConfig", {"vision_config": SMALL, "text_config": TEXT}, ("num_hidden_layers", 1)),
+    "Swin": (
+        "SwinModel",
+        "SwinConfig",
+        {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 2], "num_heads": [1, 2], "window_size": 4},
+        ("depths", [1, 1]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FEWER)
+def test_a_config_of_fewer_layers_than_the_weights_is_refused(tmp_path, name):
+    model, config, settings, (key, value) = FEWER[name]
+    make(tmp_path / "m", model, config, **settings)
+    take(tmp_path / "m", tmp_path / "b")
+    load_base(tmp_path / "b", NAMES, 32)
+    content = json.loads((tmp_path / "b/config.json").read_text())
+    content.get("vision_config", content)[key] = value
+    (tmp_path / "b/config.json").write_text(json.dumps(content))
+    with pytest.raises(
+        VitloraError, match=r"config\.json has fewer layers than the weights, which hold .* and \d+ more"
+    ):
+        load_base(tmp_path / "b", NAMES, 32)

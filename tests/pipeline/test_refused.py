@@ -1,7 +1,12 @@
 """A parameter that is refused costs nothing: no output goes, and `-S` leaves no value behind."""
 
+import re
+import shutil
+
 import pytest
 import tiny
+
+from vitlora.train.experts import locate
 
 
 def state(root):
@@ -54,3 +59,20 @@ def test_the_base_model_of_an_earlier_choice_refuses_nothing(project):
     assert done.returncode == 255
     assert "image.size_px" not in done.stderr
     assert "model.path" in done.stderr, "which download says"
+
+
+def test_an_unpinned_adapter_is_refused_before_train_takes_it_away_with_a_name_that_works(project, monkeypatch):
+    before = state(project)
+    shutil.copytree(project / "models/adapter", project / "mine")
+    tiny.commit(project)
+    commit = tiny.git(project, "rev-parse", "HEAD")[:16]
+    monkeypatch.chdir(project)
+    for wrong, right in {"mine": "mine@sha256:", "models/adapter": f"models/adapter@{commit}"}.items():
+        options = f"+lora.options.adapters=[{wrong},mine@{commit}]"
+        done = tiny.run(project, tiny.DVC, "exp", "run", "-S", "lora.method=xlora", "-S", options)
+        assert done.returncode == 255, done.stdout
+        (name,) = re.findall(rf"got {wrong}, .*write ({re.escape(right)}\w*)", done.stderr)
+        assert (locate(name) / "adapter_model.safetensors").read_bytes() == before[
+            "models/adapter/adapter_model.safetensors"
+        ]
+        assert state(project) == before

@@ -18,7 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         form.add_argument("folder", type=Path, help="an adapter, ours or PEFT's own")
         form.add_argument("out", type=Path, help="folder to write")
         form.add_argument("--base", type=Path, default=BASE, help=f"base model ({BASE})")
-    rename.add_argument("--names", choices=("current", "old"), default="current", help="old: those of transformers 4")
+    rename.add_argument(
+        "--names",
+        choices=("current", "old"),
+        default="current",
+        help="current (default) or old, those of transformers 4",
+    )
     lora.add_argument("--rank", type=int, required=True, help="of every layer's update")
     lora.add_argument("--test", type=Path, help="prepared split to compare on, such as data/prepared/test")
 

@@ -1,6 +1,7 @@
 """The base model with a fresh head, and the normalisation that it was trained with."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json
 
+LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 UNUSED = ("mask_token", "pooler")  # of pre-training; a classifier has no use for them
 
 
@@ -45,8 +47,8 @@ def load_base(base: Path, class_names: Sequence[str], image_size: int) -> tuple[
         The model, on the CPU, and the names of the parameters that start out random: the head's.
 
     Raises:
-        VitloraError: The weights don't fit the architecture, the model can't take images of this size, or its head
-            doesn't fit the classes.
+        VitloraError: The weights don't fit the architecture or the config, the model can't take images of this size, or
+            its head doesn't fit the classes.
     """
     from transformers import AutoConfig, AutoModelForImageClassification
     from transformers.utils import logging
@@ -83,8 +85,25 @@ def load_base(base: Path, class_names: Sequence[str], image_size: int) -> tuple[
     backbone = [name for name in fresh if name.startswith(model.base_model_prefix + ".")]
     if backbone:
         raise VitloraError(f"{base}: {len(backbone)} weights of the backbone are missing, such as {backbone[0]}")
+    _refuse_spare_layers(model, report["unexpected_keys"], base)
     _try(model, base, len(labels), image_size)
     return model, fresh
+
+
+def _refuse_spare_layers(model: Any, spare: Iterable[str], base: Path) -> None:
+    """Refuse weights of layers like those that the model has: a config of fewer layers would drop them silently."""
+    known = {_place(name, model) for name in model.state_dict()}
+    lost = sorted(name for name in spare if LAYER.search(name) and _place(name, model) in known)
+    if lost:
+        raise VitloraError(
+            f"{base}: config.json has fewer layers than the weights, which hold {lost[0]} and {len(lost) - 1} more; "
+            "the rule: the config that the weights were saved with"
+        )
+
+
+def _place(name: str, model: Any) -> str:
+    """Return a weight's name without the numbers of its layers; saved ones may lack the backbone's name in front."""
+    return LAYER.sub("N", name.removeprefix(f"{model.base_model_prefix}."))
 
 
 def reason(error: Exception) -> str:

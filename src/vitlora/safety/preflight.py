@@ -6,8 +6,11 @@ from typing import Any
 
 from vitlora.core.errors import VitloraError
 from vitlora.safety.source import local_path
-from vitlora.safety.workspace import LOCK, PARAMS, read_lock
+from vitlora.safety.workspace import LOCK, PARAMS, committed_output, outputs, read_lock
+from vitlora.storage.manifest import digest
 
+MIXTURES = ("xlora", "merge")
+SHOWN = 16  # digits of a hash in a name that we propose
 PASSED = Path(".work/params.passed")  # what passed last, so that a run with nothing to do costs no check
 
 
@@ -30,6 +33,7 @@ def check_params() -> None:
     document = read_document(PARAMS)
     check_document(document, PARAMS, base_of(document))
     _refuse_missing(document)
+    _refuse_unpinned(document)
     PASSED.parent.mkdir(exist_ok=True)
     PASSED.write_text(digest, encoding="utf-8")
 
@@ -42,6 +46,28 @@ def _refuse_missing(document: dict[str, Any]) -> None:
         if place is not None and document.get(name) != read.get(name) and not Path(place).expanduser().exists():
             raise VitloraError(
                 f"{PARAMS}: {name}.path: got {place}, and nothing is there; the rule: a path that exists"
+            )
+
+
+def _refuse_unpinned(document: dict[str, Any]) -> None:
+    """Refuse adapters that no commit or hash names, while the folder is there to look at: train's own goes first."""
+    options = document["lora"]["options"]
+    for name in options.get("adapters", ()) if document["lora"]["method"] in MIXTURES else ():
+        path, _, pin = name.rpartition("@")
+        place = path if pin.startswith("sha256:") else name
+        if not Path(place).is_dir() or (path and not pin.startswith("sha256:")):
+            continue  # a commit's, or not there; train says so
+        if Path(place) in {output.path for output in outputs()}:
+            commit = committed_output(place)
+            how = f"write {place}@{commit[:SHOWN]}" if commit else f"commit this run and write {place}@COMMIT"
+            raise VitloraError(
+                f"{PARAMS}: lora.options.adapters: got {name}, which is the run's own output and goes before train "
+                f"starts; {how}, or copy the folder elsewhere"
+            )
+        if not path:
+            raise VitloraError(
+                f"{PARAMS}: lora.options.adapters: got {name}, which is pinned to no content; write "
+                f"{name}@sha256:{digest(Path(name))[:SHOWN]}"
             )
 
 

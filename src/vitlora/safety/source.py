@@ -56,7 +56,7 @@ def _seen(section: Any, noted: str | None, before: Known, known: Known) -> str |
     if not root.exists():
         return noted
     digest, count = hashlib.sha256(), 0
-    is_folder = section["source"] == "folder"  # of which download passes litter over
+    is_folder = section["source"] in ("folder", "table")  # of which download passes litter over
     paths = (path for path in _files(root) if not (is_folder and is_litter(Path(path).relative_to(root).parts)))
     for count, path in enumerate(paths, 1):  # noqa: B007 - the last one is the number of files
         content = _hash(path, before, known)

@@ -213,6 +213,13 @@ def committed(path: Path) -> str | None:
     return _git("show", f"HEAD:./{path}")
 
 
+def committed_output(path: str) -> str | None:
+    """Return the last commit if its dvc.lock records an output as the one that is there now, else None."""
+    now = next((output.md5 for output in outputs() if output.path == Path(path)), None)
+    recorded = now is not None and f"path: {path}\n" in (text := committed(LOCK) or "") and f"md5: {now}\n" in text
+    return (_git("rev-parse", "HEAD") or "").strip() or None if recorded else None
+
+
 def differs_from_commit(paths: Sequence[str]) -> bool:
     """Say whether Git has something to commit below these paths; False where there is no Git."""
     return bool(_git("status", "--porcelain", "--", *paths))
