@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from vitlora.core.errors import VitloraError
-from vitlora.core.text import printable
+from vitlora.core.text import counted, printable
 from vitlora.images.pixels import Inspected
 
 HELD_OUT = {"train": 0, "val": 1, "test": 2}  # a picture stays where it is held out the most
@@ -90,10 +90,9 @@ def refuse_duplicates(duplicates: Duplicates, paths: Sequence[str], on_duplicate
     for line in named:
         print(f"the same picture {printable(line)}")
     if named and on_duplicate == "fail":
-        more = f" and {len(named) - 5} more (all are printed above)" if len(named) > 5 else ""
         raise VitloraError(
-            f"the same picture {'; '.join(named[:5])}{more}; remove the wrong ones, or set ingest.on_duplicate: skip "
-            f"to leave them out of train{cure}"
+            f"{counted(len(named), 'picture')} in two classes or splits, named above; remove the wrong ones, or set "
+            f"ingest.on_duplicate: skip to leave them out of train{cure}"
         )
 
 

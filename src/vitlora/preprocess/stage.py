@@ -123,17 +123,15 @@ def refuse_bad(bad: dict[str, str], count: int, policy: Ingest) -> None:
     """
     for path, reason in bad.items():
         print(f"bad image: {printable(path)}: {printable(reason)}")
-    named = "; ".join(f"{path}: {reason}" for path, reason in list(bad.items())[:5])
-    more = f" and {len(bad) - 5} more (all are printed above)" if len(bad) > 5 else ""
     if bad and policy.on_bad == "fail":
         raise VitloraError(
-            f"{len(bad)} of {count} images cannot be used: {named}{more}; mend or remove them, or set ingest.on_bad: "
-            f"skip{AFRESH}"
+            f"{len(bad)} of {count} images cannot be used, named above; mend or remove them, or set ingest.on_bad: skip"
+            f"{AFRESH}"
         )
     if len(bad) > policy.max_bad_fraction * count:
         raise VitloraError(
             f"{len(bad)} of {count} images cannot be used, more than ingest.max_bad_fraction {policy.max_bad_fraction}"
-            f": {named}{more}{AFRESH}"
+            f"; named above{AFRESH}"
         )
 
 
