@@ -8,8 +8,6 @@ import sys
 import pytest
 import tiny
 
-from vitlora.safety.workspace import cached, check_present
-
 
 def vitlora(root, *words):
     done = tiny.run(root, sys.executable, "-m", "vitlora", *words, env={"PYTHONPATH": "src"})
@@ -143,24 +141,6 @@ def test_run_does_not_believe_a_success_without_its_results(project):
     assert code == 1
     assert "model.onnx: damaged" in out
     assert "dvc reported success" in err
-
-
-def test_an_output_that_did_not_reach_the_cache_is_missed(project, monkeypatch):
-    """DVC says nothing where the disk was full."""
-    monkeypatch.chdir(project)
-    cache = project / ".dvc/cache/files/md5"
-    assert list(check_present(cache)) == []
-    md5 = md5_of_labels(project)
-    cached(cache, md5).unlink()
-    assert [str(found) for found in check_present(cache)] == [
-        "data/prepared/labels.json: missing in DVC's cache (made by preprocess)"
-    ]
-
-
-def md5_of_labels(project):
-    lines = (project / "dvc.lock").read_text().splitlines()
-    at = next(i for i, line in enumerate(lines) if line.strip() == "- path: data/prepared/labels.json")
-    return next(line.split()[1] for line in lines[at:] if line.strip().startswith("md5:"))
 
 
 def test_a_copied_model_is_checked_by_its_manifest_and_predict_refuses_a_damaged_one(project):

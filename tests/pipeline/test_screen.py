@@ -28,7 +28,7 @@ def test_a_failed_stage_is_named_without_its_paths(project):
     done = tiny.run(project, tiny.DVC, "repro")
     assert done.returncode == 255
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-    assert error == "ERROR: failed to reproduce 'train': failed to run: python -m stages.train, exited with 1"
+    assert error == "ERROR: failed to reproduce 'train': its error stands above"
     assert "error: lora.modules_to_save: got nothing, which names no module" in done.stderr
 
 

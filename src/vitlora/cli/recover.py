@@ -10,15 +10,18 @@ import psutil
 from filelock import FileLock, Timeout
 
 from vitlora.core.errors import VitloraError
-from vitlora.core.text import printable
+from vitlora.core.text import counted, printable
 from vitlora.safety.guard import WORK
 from vitlora.safety.workspace import (
-    LOCK,
-    cache_folder,
+    cache_of,
     check_cache,
     check_outputs,
     check_run_cache,
     committed,
+    dead_links,
+    lock_files,
+    open_project,
+    outputs,
     read_lock,
     require_project,
     text_is_lock,
@@ -49,7 +52,8 @@ def act(args: argparse.Namespace) -> None:
 
 def _mend() -> Iterator[str]:
     yield from _locks()
-    yield from _lock_file()
+    for path in lock_files():
+        yield from _lock_file(path)
     yield from _drafts()
     yield from _damage()
 
@@ -89,24 +93,32 @@ def _is_dvc(pid: int) -> bool:
 
 
 def _locks() -> Iterator[str]:
-    if RWLOCK.exists() and RWLOCK.read_bytes().strip() != b"{}":
+    if RWLOCK.exists() and not _is_free(RWLOCK.read_bytes()):
         RWLOCK.unlink()
         yield f"{RWLOCK}: removed, its holder is gone"
 
 
-def _lock_file() -> Iterator[str]:
+def _is_free(rwlock: bytes) -> bool:
+    """Whether DVC's rwlock is whole and names nobody; after a run it is `{}`, or has empty lists of holders."""
     try:
-        read_lock()
+        return not any(json.loads(rwlock).values())
+    except (ValueError, AttributeError):
+        return False
+
+
+def _lock_file(path: Path) -> Iterator[str]:
+    try:
+        read_lock(path)
         return
     except VitloraError:
         pass
-    text = committed(LOCK)
+    text = committed(path)
     if text is not None and text_is_lock(text):
-        LOCK.write_text(text, encoding="utf-8")
-        yield f"{LOCK}: restored from the last commit"
+        path.write_text(text, encoding="utf-8")
+        yield f"{path}: restored from the last commit"
     else:
-        LOCK.unlink()
-        yield f"{LOCK}: removed; every stage runs once, or comes back from the run cache"
+        path.unlink()
+        yield f"{path}: removed; every stage runs once, or comes back from the run cache"
 
 
 def _drafts() -> Iterator[str]:
@@ -116,13 +128,21 @@ def _drafts() -> Iterator[str]:
 
 
 def _damage() -> Iterator[str]:
-    cache = cache_folder()
-    for finding in (*check_cache(cache), *check_run_cache(cache)):
-        _remove(finding.path)
-        yield f"{finding.path}: removed, damaged"
-    for path in dict.fromkeys(f.output.path for f in check_outputs(cache) if f.output and f.output.path.exists()):
-        _remove(path)
-        yield f"{path}: removed, damaged"
+    with open_project() as repo:
+        for finding in (*check_cache(cache_of(repo)), *check_run_cache(cache_of(repo))):
+            _remove(finding.path)
+            yield f"{finding.path}: removed, damaged"
+        for output in outputs(repo):
+            dead = dead_links(output.path)
+            for link in dead:
+                link.unlink()
+            if dead:
+                back = "" if output.remade else "; `dvc checkout` brings back what they led to"
+                yield f"{output.path}: {counted(len(dead), 'link')} to nothing removed{back}"
+        remade = (finding.output.path for finding in check_outputs(repo) if finding.output and finding.output.remade)
+        for path in dict.fromkeys(path for path in remade if path.exists()):
+            _remove(path)
+            yield f"{path}: removed, damaged"
 
 
 def _remove(path: Path) -> None:

@@ -12,15 +12,7 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json
 from vitlora.core.text import printable, shown_seconds
 from vitlora.safety.preflight import check_params
-from vitlora.safety.workspace import (
-    cache_folder,
-    check_present,
-    differs_from_commit,
-    environment,
-    outputs,
-    read_lock,
-    require_project,
-)
+from vitlora.safety.workspace import differs_from_commit, environment, read_lock, recorded_md5, require_project
 from vitlora.storage.manifest import problems
 
 MODELS = Path("models")
@@ -37,8 +29,8 @@ def act(args: argparse.Namespace) -> None:
     """Check parameters and dvc.lock, run `dvc repro`, and look at what it left.
 
     Raises:
-        VitloraError: A parameter is wrong, dvc.lock is damaged, or an output is missing or damaged although dvc
-            reported success, as it does when its cache ran out of space.
+        VitloraError: A parameter is wrong, dvc.lock is damaged, or a model is damaged although dvc reported success: it
+            trusts a file whose size and time have not changed.
     """
     require_project()
     check_params()
@@ -46,13 +38,13 @@ def act(args: argparse.Namespace) -> None:
     begun = time.monotonic()
     if code := _repro(args.stages):
         sys.exit(code if code > 0 else 128 - code)
-    found = [] if args.stages else list(_missing())
+    found = [] if args.stages else list(_damaged())
     for each in found:
         print(printable(each))
     if found:
         raise VitloraError(
-            f"dvc reported success, yet {len(found)} thing{'s are' if len(found) > 1 else ' is'} missing or damaged, "
-            "named above; check the disk's free space, then `vitlora recover && dvc repro`"
+            f"dvc reported success, yet {len(found)} thing{'s are' if len(found) > 1 else ' is'} damaged, "
+            "named above; `vitlora recover && dvc repro`"
         )
     if not args.stages:
         _summarise(time.monotonic() - begun)
@@ -83,8 +75,7 @@ def _repro(stages: list[str]) -> int:
     return code
 
 
-def _missing() -> Iterator[str]:
-    yield from map(str, check_present(cache_folder()))
-    for output in outputs():
-        if output.path.is_dir() and MODELS in output.path.parents:  # data is checked by whoever reads it
-            yield from problems(output.path)
+def _damaged() -> Iterator[str]:
+    for path in recorded_md5():
+        if path.is_dir() and MODELS in path.parents:  # data is checked by whoever reads it
+            yield from problems(path)

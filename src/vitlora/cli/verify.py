@@ -3,23 +3,26 @@
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import counted, printable
 from vitlora.download.layout import is_litter
 from vitlora.safety.workspace import (
+    MISSING,
     Finding,
-    cache_folder,
+    cache_of,
     check_cache,
     check_outputs,
     check_run_cache,
+    open_project,
     outputs,
-    require_project,
 )
 from vitlora.storage.manifest import problems
 
 FOREIGN = "not in the manifest"  # as ``problems`` says it
 CURE = "`vitlora recover` takes what is damaged away, then `dvc repro` makes or fetches it anew"
+MOVED = "if DVC's cache has moved, say first where it is now: `dvc cache dir --local FOLDER`"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,14 +38,22 @@ def act(args: argparse.Namespace) -> None:
     Raises:
         VitloraError: There is one.
     """
-    found = list(_folders(args.folders) if args.folders else _workspace())
+    if args.folders:
+        found = list(_folders(args.folders))
+        _tell(found, "copy the folder anew")
+        print(f"{counted(len(args.folders), 'folder')}: sound")
+        return
+    with open_project() as repo:
+        findings = list(_workspace(repo))
+        _tell([str(finding) for finding in findings], cure_of(findings, bool(repo.config["remote"])))
+        print(f"{counted(len(outputs(repo)), 'output')} and DVC's cache: sound")
+
+
+def _tell(found: list[str], cure: str) -> None:
     for each in found:
-        print(printable(str(each)))
+        print(printable(each))
     if found:
-        cure = "copy the folder anew" if args.folders else CURE
-        raise VitloraError(f"{len(found)} finding{'s' if len(found) > 1 else ''}, named above; {cure}")
-    what = counted(len(args.folders), "folder") if args.folders else f"{len(outputs())} outputs and DVC's cache"
-    print(f"{what}: sound")
+        raise VitloraError(f"{counted(len(found), 'finding')}, named above; {cure}")
 
 
 def _folders(folders: list[Path]) -> Iterator[str]:
@@ -56,9 +67,22 @@ def _is_stray(folder: Path, problem: str) -> bool:
     return problem.endswith(FOREIGN) and is_litter(Path(name).parts)
 
 
-def _workspace() -> Iterator[Finding]:
-    require_project()
-    cache = cache_folder()
-    yield from check_outputs(cache)
-    yield from check_cache(cache)
-    yield from check_run_cache(cache)
+def cure_of(findings: list[Finding], remote: bool) -> str:
+    """Say what mends the findings: what is only missing needs no recovery.
+
+    Args:
+        findings: Any number.
+        remote: Whether there is a place to pull from.
+    """
+    if all(finding.what == MISSING for finding in findings):
+        theirs = any(finding.output and not finding.output.remade for finding in findings)
+        pull = "`dvc pull` fetches them" if remote else "`dvc checkout` brings them back" if theirs else ""
+        return f"{pull}{', or ' if pull else ''}`dvc repro` brings back or makes anew what stages make"
+    dead = any("link to nothing" in finding.what for finding in findings)
+    return f"{MOVED}; then {CURE}" if dead else CURE
+
+
+def _workspace(repo: Any) -> Iterator[Finding]:
+    yield from check_outputs(repo)
+    yield from check_cache(cache_of(repo))
+    yield from check_run_cache(cache_of(repo))

@@ -15,6 +15,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from vitlora.core.errors import VitloraError
+from vitlora.core.text import conflict_line
 
 # pydantic's kinds of error in a reader's words; in braces what it says of the limit.
 RULES = {
@@ -68,12 +69,27 @@ def read_document(path: Path) -> dict[str, Any]:
         problem = str(error.problem).removesuffix(' with value "{}" (original value: "{}")')
         raise VitloraError(f"{path}: {problem}{_place(error, text)}; keep one of the two") from None
     except (YAMLError, ValueError, TypeError, RecursionError) as error:
+        refuse_conflict(path, text)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise VitloraError(f"{path}: cannot be read as YAML: {problem}{_place(error, text)}") from None
     if not isinstance(document, dict):
         found = NO_SECTIONS.get(type(document), "one value")
         raise VitloraError(f"{path}: holds {found}; the rule: sections such as `lora:` with keys below them")
     return document
+
+
+def refuse_conflict(path: Path, text: str) -> None:
+    """Refuse a file in which Git has left both sides of a merge.
+
+    Raises:
+        VitloraError: The line where it begins, and the cure.
+    """
+    line = conflict_line(text)
+    if line is not None:
+        raise VitloraError(
+            f"{path}: the marks of a merge conflict begin in line {line}; the rule: one side of the two. Edit it, or "
+            f"take one by `git checkout --ours {path}` or `--theirs`"
+        )
 
 
 def validate(section: type[Section], values: Any, where: str) -> tuple[Section | None, list[str]]:

@@ -11,6 +11,12 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char in JOINERS else repr(char)[1:-1] for char in text)
 
 
+def conflict_line(text: str) -> int | None:
+    """Return the number of the first line that Git wrote for a conflict of a merge; None where there is none."""
+    marks = ("<<<<<<< ", ">>>>>>> ")
+    return next((number for number, line in enumerate(text.splitlines(), 1) if line.startswith(marks)), None)
+
+
 def is_address(path: str | None) -> bool:
     """Whether a path has a scheme, such as https."""
     return path is not None and "://" in path

@@ -8,8 +8,13 @@ entry is cut short (dvc/stage/cache.py). Here an entry that is not what its name
 
 It dies of a SIGTERM at once, and its stage soon after. Here the stage is asked instead, so training is saved.
 
+It can't queue or copy a project whose folder's name isn't ASCII: configobj, which writes the copy's settings, takes
+ASCII unless told otherwise. Here it is told.
+
 It shows commands that are longer than the screen, and advice on `git add` and `dvc push` that leaves out most of what
 belongs into the commit; here these lines are left out.
+
+It removes what a stage had made before it starts the stage. Here that comes back where the stage fails (put_back.py).
 
 It does not notice what changes at ``data.path``. Here that is written down first, in source.yaml.
 
@@ -25,7 +30,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,6 +39,7 @@ from dvc.commands.repro import CmdRepro
 from dvc.commands.status import CmdDataStatus
 from dvc.exceptions import DvcException
 from dvc.fs import LocalFileSystem
+from dvc.stage import Stage
 from dvc.stage.cache import StageCache
 from dvc.stage.exceptions import StageCmdFailedError
 from dvc.ui import ui
@@ -42,12 +48,21 @@ from tqdm import tqdm
 from vitlora.core.durable import faultpoint, sync_one
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import printable
+from vitlora.safety.explain import in_our_words
+from vitlora.safety.put_back import run_or_put_back
 
 NOISE = {  # loggers of DVC's, and how their messages begin
     "dvc.stage.run": "%s %s",
     "dvc.dvcfile": "Updating lock file",
     "dvc.repo.scm_context": "\nTo ",
 }
+OURS = "exec env PYTHONPATH=src python -m stages."
+ENDED = {  # exit codes of a stage of ours, and what to say
+    128 + signal.SIGINT: "interrupted",
+    128 + signal.SIGTERM: "stopped by a signal",
+    -signal.SIGKILL: "killed, as where memory runs out",
+}
+OWN_TREE = {"--queue", "--temp"}  # options of experiments that run in a copy
 open_in_place = LocalFileSystem.open
 load_on_trust = StageCache._load_cache
 failed = StageCmdFailedError.__init__
@@ -114,22 +129,50 @@ def checked_overrides(apply: Callable[[str, list[str]], None], path: str, overri
 
 
 def checked_run(run: Callable[[Any], int], command: Any) -> int:
-    """Check params.yaml before an experiment, unless `-S` is yet to change it."""
-    if not command.args.set_param:
+    """Check what `-S` says, or params.yaml where `-S` changes nothing, before an experiment."""
+    if command.args.dry and _ours():
+        raise DvcException(
+            "`dvc exp run --dry` looks into an empty tree, where no stage finds what the one before made; write the "
+            "values into params.yaml, and `dvc repro --dry` shows what would run"
+        )
+    if command.args.set_param:
+        _check_overrides(command.args)
+    else:
         _refuse_mistakes()
     return run(command)
 
 
+def _check_overrides(given: Any) -> None:
+    if _ours():
+        from vitlora.safety.overrides import ready
+
+        with _refusals():
+            given.set_param = ready(given.set_param, given.queue)
+
+
+def _ours() -> bool:
+    """Say whether this is a project of ours: others are left alone."""
+    return Path("stages/download.py").is_file()
+
+
 def _refuse_mistakes() -> None:
-    """Check the parameters, and write down what lies where they point; other projects are left alone."""
-    if not Path("stages/download.py").is_file():
+    """Check the parameters, and write down what lies where they point."""
+    if not _ours():
         return
-    from vitlora.safety.preflight import check_params  # not where only a file is looked up
+    from vitlora.safety.preflight import check_params, refuse_left_behind  # not where only a file is looked up
     from vitlora.safety.source import write_source
 
-    try:
+    with _refusals():
         check_params()
         write_source()
+        if not OWN_TREE.isdisjoint(sys.argv):
+            refuse_left_behind()
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
     except VitloraError as error:
         print("\n".join(f"error: {printable(line)}" for line in str(error).split("\n")), file=sys.stderr)
         raise DvcException(
@@ -138,9 +181,10 @@ def _refuse_mistakes() -> None:
 
 
 def failed_shortly(error: StageCmdFailedError, command: str, status: int | None = None) -> None:
-    """Say which stage's command failed, without its paths, of which there are 300 characters."""
-    name = command.split(" --")[0].removeprefix("exec env PYTHONPATH=src ")
-    failed(error, name, status)
+    """Say how a stage's command ended; a stage of ours has said why, so its command of 300 characters is left out."""
+    failed(error, command, status)
+    if command.startswith(OURS) and status is not None:
+        error.args = (ENDED.get(status, f"killed by signal {-status}" if status < 0 else "its error stands above"),)
 
 
 def ask_stage(number: int, frame: object) -> None:
@@ -172,16 +216,21 @@ if __name__ == "__main__":
     sys.unraisablehook = without_bars
     LocalFileSystem.open = open_whole
     StageCache._load_cache = load_whole
+    stage_run = Stage.run
+    Stage.run = lambda stage, *args, **options: run_or_put_back(stage_run, stage, *args, **options)
     CmdRepro.run = without_advice
-    if sys.argv[1:2] in (["exp"], ["experiments"]):
+    if sys.argv[1:2] in (["exp"], ["experiments"], ["queue"]):
+        from configobj import ConfigObj
         from dvc.commands.experiments.run import CmdExperimentsRun
         from dvc.utils import hydra
 
         hydra.apply_overrides = partial(checked_overrides, hydra.apply_overrides)
+        ConfigObj.__init__ = partialmethod(ConfigObj.__init__, encoding="utf-8")
         run = CmdExperimentsRun.run
         CmdExperimentsRun.run = lambda command: checked_run(run, command)
     StageCmdFailedError.__init__ = failed_shortly
     if "--dry" not in sys.argv:  # which asks for the commands
         for name, start in NOISE.items():
             logging.getLogger(name).addFilter(partial(wanted, start))
+    logging.getLogger("dvc.cli").addFilter(in_our_words)
     sys.exit(main(sys.argv[1:]))

@@ -24,8 +24,7 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.files import make_readable
 from vitlora.core.text import shown_bytes, shown_seconds
 from vitlora.safety.announce import announce
-from vitlora.safety.workspace import md5_of
-from vitlora.safety.workspace import outputs as recorded_outputs
+from vitlora.safety.workspace import md5_of, recorded_md5
 from vitlora.storage.manifest import problems, write_manifest
 
 WORK = Path(".work")
@@ -169,7 +168,7 @@ def _check_inputs(paths: Iterable[Path]) -> None:
 
 def _recorded() -> dict[Path, str]:
     """Return the MD5 of every output where dvc started us; by hand, dvc.lock may be of another run."""
-    return {output.path: output.md5 for output in recorded_outputs()} if "DVC_STAGE" in os.environ else {}
+    return recorded_md5() if "DVC_STAGE" in os.environ else {}
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """Refuse a mistake in the parameters before DVC starts: it removes the outputs of a stage before that could refuse."""
 
 import hashlib
+import shlex
 from pathlib import Path
 from typing import Any
 
 from vitlora.core.errors import VitloraError
-from vitlora.safety.source import local_path
-from vitlora.safety.workspace import LOCK, PARAMS, committed_output, outputs, read_lock
+from vitlora.safety.source import SOURCE, local_path
+from vitlora.safety.workspace import LOCK, PARAMS, PIPELINE, below, committed_output, read_lock, read_yaml
 from vitlora.storage.manifest import digest
 
 MIXTURES = ("xlora", "merge")
@@ -20,16 +21,16 @@ def check_params() -> None:
     Raises:
         VitloraError: All mistakes, one a line.
     """
-    about = [PARAMS, LOCK, Path(__file__).with_name("check.py")]  # dvc.lock says which base model there is
+    about = [PARAMS, PIPELINE, LOCK, Path(__file__).with_name("check.py")]  # dvc.lock says which base model there is
     seen = [path.read_bytes() if path.is_file() else b"" for path in about]
     digest = hashlib.sha256(b"\0".join(seen)).hexdigest()
     if PASSED.is_file() and PASSED.read_text(encoding="utf-8") == digest:
         return
-    from vitlora.core.params import (
-        read_document,  # pydantic takes longer than all of dvc's work where nothing is to run
-    )
+    # pydantic takes longer than all of dvc's work where nothing is to run
+    from vitlora.core.params import read_document, refuse_conflict
     from vitlora.safety.check import check_document
 
+    refuse_conflict(PIPELINE, PIPELINE.read_text(encoding="utf-8", errors="replace"))
     document = read_document(PARAMS)
     check_document(document, PARAMS, base_of(document))
     _refuse_missing(document)
@@ -57,7 +58,7 @@ def _refuse_unpinned(document: dict[str, Any]) -> None:
         place = path if pin.startswith("sha256:") else name
         if not Path(place).is_dir() or (path and not pin.startswith("sha256:")):
             continue  # a commit's, or not there; train says so
-        if Path(place) in {output.path for output in outputs()}:
+        if place in {out["path"] for stage in read_lock().values() for out in stage.get("outs", ())}:
             commit = committed_output(place)
             how = f"write {place}@{commit[:SHOWN]}" if commit else f"commit this run and write {place}@COMMIT"
             raise VitloraError(
@@ -71,9 +72,31 @@ def _refuse_unpinned(document: dict[str, Any]) -> None:
             )
 
 
-def _fetched() -> dict[str, Any]:
-    """Return the sections that download last ran with."""
-    params: dict[str, Any] = read_lock().get("download", {}).get("params", {}).get(str(PARAMS), {})
+def refuse_left_behind() -> None:
+    """Refuse a path that a queued or --temp run would not find: it has a tree of its own, with what Git keeps.
+
+    Raises:
+        VitloraError: Download is to run, and something at a relative path is not in Git.
+    """
+    document, read = read_yaml(PARAMS), _fetched()
+    noted, before = read_yaml(SOURCE), _fetched(SOURCE)
+    for name in ("data", "model"):
+        place = local_path(document.get(name))
+        same = document.get(name) == read.get(name) and noted.get(name) == before.get(name)
+        if place is None or same or Path(place).expanduser().is_absolute():
+            continue
+        inside, outside = below(place)
+        if outside or not inside:
+            raise VitloraError(
+                f"{PARAMS}: {name}.path: got {place}, where Git does not keep all files; the rule: a queued or --temp "
+                f"run works in a tree of its own, made of what Git keeps, so it needs the whole path: "
+                f"-S {shlex.quote(f'{name}.path={Path(place).resolve()}')}"
+            )
+
+
+def _fetched(file: Path = PARAMS) -> dict[str, Any]:
+    """Return what download last ran with, as the file had it."""
+    params: dict[str, Any] = read_lock().get("download", {}).get("params", {}).get(str(file), {})
     return params
 
 

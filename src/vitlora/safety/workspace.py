@@ -1,5 +1,7 @@
 """What DVC says should lie here, and whether it does: outputs, cached objects, locks.
 
+What the stages and outputs are, is asked of DVC: it knows loops, working folders, links, and files in other folders.
+
 DVC takes what its cache holds on trust, and a workspace file whose size and time have not changed too.
 """
 
@@ -10,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +24,25 @@ from vitlora.core.errors import VitloraError
 from vitlora.storage.manifest import MANIFEST, THREADS, problems
 
 LOCK, PIPELINE, PARAMS = Path("dvc.lock"), Path("dvc.yaml"), Path("params.yaml")
+MISSING = "missing"
 
 
 @dataclass(frozen=True)
 class Output:
-    """One output that dvc.lock records: stage, path, MD5 as DVC names it (`….dir` for a folder)."""
+    """One output that DVC has recorded.
+
+    Args:
+        stage: As DVC addresses it.
+        path: From the working folder.
+        md5: As DVC names it, `….dir` for a folder.
+        remade: Whether `dvc repro` makes it anew where it is gone: not what `dvc add` took, not that of a frozen stage,
+            not one that its stage keeps adding to.
+    """
 
     stage: str
     path: Path
     md5: str
+    remade: bool
 
 
 @dataclass(frozen=True)
@@ -55,48 +68,107 @@ def require_project() -> None:
         raise VitloraError("no dvc.yaml and .dvc here; run this in the project's folder")
 
 
-def read_lock() -> dict[str, Any]:
-    """Return dvc.lock's stages.
+def read_lock(path: Path = LOCK) -> dict[str, Any]:
+    """Return the stages in a dvc.lock.
 
     Raises:
         VitloraError: It is cut or damaged; it is empty where nothing has run yet.
     """
-    if not LOCK.exists():
+    if not path.exists():
         return {}
-    text = LOCK.read_bytes().decode(errors="replace")
+    text = path.read_bytes().decode(errors="replace")
     if not text_is_lock(text):
-        raise VitloraError(f"{LOCK} is damaged; `vitlora recover` mends it")
+        raise VitloraError(f"{path} is damaged; `vitlora recover` mends it")
     stages: dict[str, Any] = _yaml(text)["stages"]
     return stages
 
 
+def lock_files() -> list[Path]:
+    """Return the project's dvc.lock, and those in other folders that Git knows."""
+    others = (_git("ls-files", "-z", "--", "*dvc.lock") or "").split("\0")
+    return list(dict.fromkeys([LOCK, *(Path(name) for name in others if name.endswith("/dvc.lock"))]))
+
+
 def text_is_lock(text: str) -> bool:
-    """Whether a text is a whole dvc.lock: one cut within a stage may still be YAML, but lacks its last line's end."""
+    """Whether a text is a whole dvc.lock: one cut in its last entry may still be YAML, but lacks what comes last."""
     try:
-        stages = _yaml(text)["stages"]
-        return text.endswith("\n") and all(stage["cmd"] and _whole(stage) for stage in stages.values())
+        stages = list(_yaml(text)["stages"].values())
+        return text.endswith("\n") and all(stage["cmd"] for stage in stages) and all(map(_whole, stages[-1:]))
     except Exception:  # the reader's own, or a structure that is not DVC's
         return False
 
 
 def _whole(stage: Mapping[str, Any]) -> bool:
-    return all("path" in entry and "md5" in entry for kind in ("deps", "outs") for entry in stage.get(kind, ()))
+    return all(set(entry) - {"path", "hash"} for kind in ("deps", "outs") for entry in stage.get(kind, ()))
 
 
-def outputs() -> list[Output]:
-    """Return every output that dvc.lock records, in its order."""
-    return [
-        Output(name, Path(out["path"]), out["md5"])
-        for name, stage in read_lock().items()
-        for out in stage.get("outs", ())
-    ]
+def recorded_md5() -> dict[Path, str]:
+    """Return the MD5 of every output in dvc.lock; fast, for a stage that checks its inputs."""
+    outs = (out for stage in read_lock().values() for out in stage.get("outs", ()))
+    return {Path(out["path"]): out["md5"] for out in outs if "md5" in out}
 
 
-def cache_folder() -> Path:
+@contextmanager
+def open_project() -> Iterator[Any]:
+    """Open the project as DVC sees it: all its stages, wherever and however they are written.
+
+    Raises:
+        VitloraError: This is not the top of a project, Git or DVC can't read it, or dvc.lock is damaged.
+    """
+    require_project()
+    for path in lock_files():
+        read_lock(path)
+    from vitlora.core.params import refuse_conflict
+
+    refuse_conflict(PIPELINE, PIPELINE.read_text(encoding="utf-8", errors="replace"))
+    from dvc.exceptions import DvcException  # these take half a second
+    from dvc.repo import Repo
+    from dvc.scm import SCMError
+
+    try:
+        with Repo() as repo:
+            repo.index  # noqa: B018 - reads every dvc.yaml
+            yield repo
+    except SCMError as error:
+        raise VitloraError(without_git(error)) from None
+    except DvcException as error:
+        raise VitloraError(f"DVC cannot read this project: {said(error)}; `dvc status` shows more") from None
+
+
+def without_git(error: BaseException) -> str:
+    """Say what to do where DVC finds no Git repository around the project."""
+    return (
+        f"{said(error)}, and DVC needs one. A project that was cloned has one; in one that was unpacked type "
+        "`git init && git add -A && git commit -m start`"
+    )
+
+
+def said(error: BaseException | None) -> str:
+    """Return what an error and its causes say, as DVC shows them, in one line."""
+    words = []
+    while error:
+        words.append(" ".join(str(error).split()))
+        error = error.__cause__
+    return ": ".join(filter(None, words))
+
+
+def outputs(repo: Any) -> list[Output]:
+    """Return every output that has been made, in DVC's order.
+
+    Args:
+        repo: From ``open_project``.
+    """
+    return [_output(out) for out in repo.index.outs if out.hash_info]
+
+
+def _output(out: Any) -> Output:
+    remade = bool(out.stage.cmd) and not out.stage.frozen and not out.persist
+    return Output(out.stage.addressing, Path(os.path.relpath(out.fs_path)), out.hash_info.value, remade)
+
+
+def cache_of(repo: Any) -> Path:
     """Return where DVC keeps objects by their MD5."""
-    from dvc.repo import Repo  # half a second
-
-    return Path(Repo().cache.local.path)
+    return Path(repo.cache.local.path)
 
 
 def cached(cache: Path, md5: str) -> Path:
@@ -104,15 +176,43 @@ def cached(cache: Path, md5: str) -> Path:
     return cache / md5[:2] / md5[2:]
 
 
-def check_outputs(cache: Path) -> Iterator[Finding]:
-    """Yield every output of the workspace that is not what dvc.lock and its manifest say."""
-    for output in outputs():
-        if not output.path.exists():
-            yield Finding(output.path, "missing", output)
-        elif output.path.is_dir():
-            yield from (Finding(output.path, what, output) for what in _check_folder(cache, output))
-        elif md5_of(output.path) != output.md5:
-            yield Finding(output.path, "is not what dvc.lock records", output)
+def check_outputs(repo: Any) -> Iterator[Finding]:
+    """Yield every output of the workspace that is not what DVC has recorded, or not what its manifest says."""
+    for out in repo.index.outs:
+        if out.hash_info:
+            found = _output(out)
+            yield from (Finding(found.path, what, found) for what in _check(repo, out, found))
+
+
+def _check(repo: Any, out: Any, output: Output) -> Iterator[str]:
+    dead = dead_links(output.path)
+    if dead:
+        yield f"{dead[0].name} is a link to nothing" + (f", as are {len(dead) - 1} more" if len(dead) > 1 else "")
+    elif not out.exists:
+        yield MISSING
+    elif not out.stage.cmd:
+        return  # what `dvc add` took is its owner's to change
+    elif output.path.is_dir() and out.use_cache and out.hash_name == "md5":
+        yield from _check_folder(cache_of(repo), output)
+    elif output.path.is_file() and out.hash_name == "md5":
+        if md5_of(output.path) != output.md5:
+            yield "is not what dvc.lock records"
+    else:  # in Git, at an address, or of DVC's older kind: as far as DVC itself can tell
+        yield from (f"is {what}" for what in out.status().values())
+
+
+def _links(path: Path) -> Iterator[Path]:
+    """Yield all links at or below a path."""
+    if path.is_symlink():
+        yield path
+        return
+    for place, folders, files in os.walk(path):
+        yield from (link for name in (*folders, *files) if (link := Path(place, name)).is_symlink())
+
+
+def dead_links(path: Path) -> list[Path]:
+    """Return the links to nothing at or below a path, as a move of DVC's cache leaves them."""
+    return [link for link in _links(path) if not link.exists()]
 
 
 def _check_folder(cache: Path, output: Output) -> Iterator[str]:
@@ -165,30 +265,6 @@ def whole_entry(path: Path) -> bool:
         return False
 
 
-def check_present(cache: Path) -> Iterator[Finding]:
-    """Yield every output that is missing here or in the cache, without reading what is there."""
-    stages = _yaml(PIPELINE.read_text(encoding="utf-8"))["stages"]
-    ran = read_lock()
-    yield from (Finding(LOCK, f"has no record of {name}") for name in stages if name not in ran)
-    kept = {path for stage in stages.values() for path in _uncached(stage)}
-    for output in outputs():
-        if not output.path.exists():
-            yield Finding(output.path, "missing", output)
-        if str(output.path) not in kept:
-            objects = {"": output.md5, **(_listing(cache, output.md5) if output.md5.endswith(".dir") else {})}
-            for name, md5 in objects.items():
-                if not cached(cache, md5).exists():
-                    yield Finding(output.path / name if name else output.path, "missing in DVC's cache", output)
-
-
-def _uncached(stage: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the outputs that Git keeps instead."""
-    for kind in ("outs", "metrics", "plots"):
-        for entry in stage.get(kind, ()):
-            if isinstance(entry, dict):
-                yield from (path for path, how in entry.items() if how.get("cache") is False)
-
-
 def _yaml(text: str) -> Any:
     return YAML(typ="safe").load(text)
 
@@ -215,7 +291,8 @@ def committed(path: Path) -> str | None:
 
 def committed_output(path: str) -> str | None:
     """Return the last commit if its dvc.lock records an output as the one that is there now, else None."""
-    now = next((output.md5 for output in outputs() if output.path == Path(path)), None)
+    made = (out for stage in read_lock().values() for out in stage.get("outs", ()))
+    now = next((out["md5"] for out in made if out["path"] == path), None)
     recorded = now is not None and f"path: {path}\n" in (text := committed(LOCK) or "") and f"md5: {now}\n" in text
     return (_git("rev-parse", "HEAD") or "").strip() or None if recorded else None
 
@@ -223,6 +300,22 @@ def committed_output(path: str) -> str | None:
 def differs_from_commit(paths: Sequence[str]) -> bool:
     """Say whether Git has something to commit below these paths; False where there is no Git."""
     return bool(_git("status", "--porcelain", "--", *paths))
+
+
+def below(place: str) -> tuple[bool, bool]:
+    """Say whether Git keeps files at a path, and whether other files lie there, ignored or not."""
+    return bool(_git("ls-files", "--", place)), bool(_git("ls-files", "--others", "--", place))
+
+
+def has_remote() -> bool:
+    """Say whether DVC has a place to pull from."""
+    from dvc.config import Config
+    from dvc.exceptions import DvcException
+
+    try:
+        return bool(Config(".dvc").get("remote"))
+    except DvcException:
+        return False
 
 
 def _git(*words: str) -> str | None:

@@ -1,0 +1,134 @@
+"""Where DVC's own limits stood in the way: odd folder names, runs in a copy of the tree, marks of a merge."""
+
+import shlex
+import shutil
+import time
+
+import pytest
+import tiny
+from faults.harness import vitlora
+from ruamel.yaml import YAML
+
+
+def refused(root, *words):
+    done = tiny.run(root, tiny.DVC, *words)
+    assert done.returncode == 255, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+
+
+def wait_for_queue(root):
+    deadline = time.monotonic() + 240
+    while "Running" in (status := tiny.run(root, tiny.DVC, "queue", "status").stdout) or "Queued" in status:
+        assert time.monotonic() < deadline, status
+        time.sleep(1)
+    return status
+
+
+@pytest.mark.parametrize("name", ["Bücher und Bilder (2024)", "森"])
+def test_experiments_run_in_a_copy_of_a_project_in_a_folder_of_any_name(project, name):
+    root = project.rename(project.with_name(name))
+    assert tiny.dvc(root, "exp", "run", "--temp", "-S", "evaluate.top_k=3") == ["evaluate"]
+    assert tiny.dvc(root, "exp", "run", "--queue", "-n", "queued", "-S", "evaluate.batch_size=3") == []
+    tiny.dvc(root, "queue", "start")
+    status = wait_for_queue(root)
+    assert "Success" in status, status + tiny.run(root, tiny.DVC, "queue", "logs", "queued").stdout
+    assert "queued" in tiny.run(root, tiny.DVC, "exp", "list", "--name-only").stdout
+
+
+@pytest.mark.parametrize("name", ["my pets (2024)", "Tom & Jerry's, #1 = ü"])
+def test_pictures_in_a_folder_of_any_name_need_no_quotes(project, name):
+    path = shutil.copytree(project / "pictures", project.parent / name)
+    assert tiny.dvc(project, "exp", "run", "-S", f"data.path={path}", "download") == ["download"]
+    assert YAML(typ="safe").load(project / "params.yaml")["data"]["path"] == str(path)
+
+
+def new_pictures(root, kept):
+    """A folder that Git keeps not at all, or not whole."""
+    shutil.copytree(root / "pictures", root / "images2")
+    if kept:
+        tiny.git(root, "add", "images2/red", "images2/green")
+        tiny.git(root, "commit", "-q", "-m", "some")
+    return "images2"
+
+
+def beside(root, kept):
+    shutil.copytree(root / "pictures", root.parent / "images3")
+    return "../images3"
+
+
+@pytest.mark.parametrize(
+    ("make", "kept", "option"),
+    [(new_pictures, False, "--queue"), (new_pictures, True, "--temp"), (beside, False, "--temp")],
+)
+def test_a_relative_path_outside_git_is_refused_before_a_run_in_a_copy(project, make, kept, option):
+    place = make(project, kept)
+    (line,) = refused(project, "exp", "run", option, "-S", f"data.path={place}", "download")
+    assert f"params.yaml: data.path: got {place}, where Git does not keep all files; the rule: " in line
+    assert tiny.git(project, "diff", "--name-only") == ""
+    (cure,) = shlex.split(line.rpartition("-S ")[2])
+    done = tiny.run(project, tiny.DVC, "exp", "run", "--temp", "-S", cure, "download")
+    assert (done.returncode, "36 images of 3 classes" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
+def test_a_picture_that_git_does_not_keep_is_not_lost_in_a_copy(project):
+    """The experiment would be recorded as one of 37 pictures, and use 36."""
+    picture = project / "pictures/red/00.jpg"
+    shutil.copy2(picture, picture.with_name("new.jpg"))
+    (line,) = refused(project, "exp", "run", "--temp", "-S", "ingest.on_duplicate=skip", "preprocess")
+    assert "data.path: got pictures, where Git does not keep all files" in line
+    tiny.git(project, "add", "pictures")
+    assert tiny.dvc(project, "exp", "run", "--temp", "preprocess") == ["download", "preprocess"]
+
+
+def test_a_run_in_a_copy_that_needs_no_picture_is_let_through(project):
+    tiny.git(project, "rm", "-rq", "--cached", "pictures")
+    tiny.git(project, "commit", "-q", "-m", "pictures are not in Git")
+    assert tiny.dvc(project, "exp", "run", "--temp", "-S", "evaluate.top_k=3") == ["evaluate"]
+
+
+def test_a_dry_experiment_is_told_what_shows_the_same(project):
+    done = tiny.run(project, tiny.DVC, "exp", "run", "--dry", "-S", "lora.r=4")
+    assert done.returncode == 255
+    assert "write the values into params.yaml, and `dvc repro --dry` shows what would run" in done.stderr
+    tiny.set_params(project / "params.yaml", {"lora.r": 4})
+    done = tiny.run(project, tiny.DVC, "repro", "--dry")
+    assert (done.returncode, "Running stage 'train'" in done.stdout) == (0, True)
+
+
+def conflict(root, file, ours, theirs):
+    """Merge two branches that changed the same line of a file."""
+    text = (root / file).read_text()
+    assert ours[0] in text
+    for branch, (old, new) in (("other", theirs), ("main", ours)):
+        tiny.git(root, "checkout", "-q", *(["-b"] if branch == "other" else []), branch)
+        (root / file).write_text(text.replace(old, new))
+        tiny.git(root, "commit", "-qam", branch)
+    assert tiny.run(root, "git", "merge", "other").returncode == 1
+
+
+CONFLICTS = {
+    "params.yaml": (("  top_k: 2", "  top_k: 3"), ("  top_k: 2", "  top_k: 1")),
+    "dvc.yaml": (("Score the adapter", "Rate the adapter"), ("Score the adapter", "Judge the adapter")),
+}
+
+
+@pytest.mark.parametrize("file", CONFLICTS)
+def test_marks_of_a_merge_are_named_with_their_line_and_a_cure_that_helps(project, file):
+    conflict(project, file, *CONFLICTS[file])
+    line = (project / file).read_text().splitlines().index("<<<<<<< HEAD") + 1
+    for done in (tiny.run(project, tiny.DVC, "repro"), vitlora(project, "run")):
+        assert done.returncode != 0
+        assert f"error: {file}: the marks of a merge conflict begin in line {line}; the rule: " in done.stderr
+    if file == "dvc.yaml":
+        done = vitlora(project, "verify")
+        assert f"error: {file}: the marks of a merge conflict begin in line {line}" in done.stderr
+    tiny.git(project, "checkout", "--ours", file)
+    assert tiny.dvc(project, "repro", "evaluate") == (["evaluate"] if file == "params.yaml" else [])
+
+
+def test_marks_of_a_merge_in_source_yaml_are_written_over(project):
+    text = (project / "source.yaml").read_text()
+    (project / "source.yaml").write_text(f"<<<<<<< HEAD\n{text}=======\n{text}>>>>>>> other\n")
+    assert tiny.dvc(project, "repro") == []
+    assert (project / "source.yaml").read_text() == text

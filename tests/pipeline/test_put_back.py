@@ -1,0 +1,116 @@
+"""A stage that fails costs nothing: what it had made before lies there again, and each fault is told once."""
+
+import hashlib
+import shutil
+import sys
+
+import pytest
+import tiny
+from faults.harness import Running
+
+KEPT = ("models", "metrics", "data/prepared")
+
+
+def state(root):
+    files = [path for name in KEPT for path in (root / name).rglob("*") if path.is_file()]
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def changed(root):
+    return {line[3:] for line in tiny.git(root, "status", "--porcelain").splitlines()}
+
+
+def fails(root, *command):
+    done = tiny.run(root, *command, env={"PYTHONPATH": "src"})
+    assert done.returncode == 255, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((root / ".dvc/tmp").glob("before/*"))
+    return done
+
+
+def test_a_broken_picture_costs_nothing(project):
+    before = state(project)
+    picture = project / "pictures/red/00.jpg"
+    picture.with_name("cut.jpg").write_bytes(picture.read_bytes()[:300])
+    done = fails(project, tiny.DVC, "repro")
+    assert state(project) == before
+    assert changed(project) == {"dvc.lock", "source.yaml", "pictures/red/cut.jpg"}, "download has run"
+    assert (done.stdout + done.stderr).count("cut.jpg") == 1
+    *_, error, back, last = done.stderr.splitlines()
+    assert error.startswith("error: 1 of 37 images cannot be used, named above; ")
+    assert back.startswith("put back as it was: data/prepared/labels.json, ")
+    assert last == "ERROR: failed to reproduce 'preprocess': its error stands above"
+    picture.with_name("cut.jpg").unlink()
+    assert tiny.dvc(project, "repro") == []
+    assert changed(project) == set()
+
+
+COMMANDS = {
+    "repro": (tiny.DVC, "repro"),
+    "exp run": (tiny.DVC, "exp", "run", "-S", "lora.target_modules=[nonsense]"),
+    "keep going": (tiny.DVC, "repro", "--keep-going"),
+    "vitlora run": (sys.executable, "-m", "vitlora", "run"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_a_parameter_that_only_the_model_can_refuse_costs_nothing(project, command):
+    before = state(project)
+    if "-S" not in command:
+        tiny.set_params(project / "params.yaml", {"lora.target_modules": ["nonsense"]})
+    done = fails(project, *command)
+    assert done.stderr.count("got nonsense") == 1
+    assert "put back as it was: models/adapter, metrics/train/metrics.json, " in done.stderr
+    assert state(project) == before
+    assert changed(project) == {"params.yaml"}
+    tiny.git(project, "checkout", "-q", "params.yaml")
+    assert tiny.dvc(project, "repro") == []
+
+
+@pytest.mark.parametrize(
+    ("values", "stage"),
+    [
+        ({"split.val_from": "official"}, "preprocess"),  # which this data hasn't
+        ({"lora.modules_to_save": ["classifier", "nothing"]}, "train"),
+        ({"export.max_logit_diff": 1e-30}, "export"),
+    ],
+)
+def test_whichever_stage_refuses_nothing_of_it_is_lost(project, values, stage):
+    before = state(project)
+    tiny.set_params(project / "params.yaml", values)
+    done = fails(project, tiny.DVC, "repro")
+    assert f"failed to reproduce '{stage}'" in done.stderr
+    assert state(project) == before
+
+
+def test_what_a_person_has_changed_or_removed_comes_back_so(project):
+    (project / "metrics/train/plots/steps.csv").write_text("my own")
+    (project / "metrics/train/plots/ranks.csv").unlink()
+    before = state(project)
+    tiny.set_params(project / "params.yaml", {"lora.target_modules": ["nonsense"]})
+    fails(project, tiny.DVC, "repro")
+    assert state(project) == before
+
+
+def test_an_interrupted_training_keeps_its_checkpoint_and_what_was_there_before(project):
+    before = state(project)
+    tiny.set_params(project / "params.yaml", {"train.num_train_epochs": 300})
+    running = Running(project, tiny.DVC, "repro", "train")
+    assert running.wait_for_text("epoch 2/300")
+    running.send_group(2)
+    assert running.ended() == 255
+    said = running.text()
+    assert "which is kept; `dvc repro` goes on\nput back as it was: models/adapter, " in said
+    assert said.endswith("ERROR: failed to reproduce 'train': interrupted\n")
+    assert state(project) == before
+    tiny.set_params(project / "params.yaml", {"train.num_train_epochs": 2})
+    assert tiny.dvc(project, "repro") == []
+
+
+def test_a_first_run_that_fails_has_nothing_to_put_back(project):
+    shutil.rmtree(project / "models/adapter")
+    shutil.rmtree(project / "metrics/train")
+    tiny.set_params(project / "params.yaml", {"lora.target_modules": ["nonsense"]})
+    done = fails(project, tiny.DVC, "repro")
+    assert "put back" not in done.stderr
+    assert not (project / "models/adapter").exists()
