@@ -24,6 +24,8 @@ from vitlora.images.formats import BadImageError
 from vitlora.images.pixels import decode, read_picture, resize_and_crop
 from vitlora.images.sandbox import Isolated
 from vitlora.net.fetch import PICTURE, FetchError, PrivateError, Rules, read_url
+from vitlora.safety.current import why_not_current
+from vitlora.safety.workspace import has_remote
 from vitlora.storage.manifest import problems
 
 BATCH = 32
@@ -59,7 +61,10 @@ def act(args: argparse.Namespace) -> None:
         VitloraError: There is no exported model, or at least one picture could not be read.
     """
     if not (args.model / "model.onnx").is_file():
-        raise VitloraError(f"{args.model} holds no model.onnx; `dvc repro` makes it, or name another with --model")
+        pull = f"`dvc pull {args.model}` fetches it, or " if has_remote() else ""
+        raise VitloraError(
+            f"{args.model} holds no model.onnx; {pull}`dvc repro` makes it, or name another with --model"
+        )
     if args.top < 1:
         raise VitloraError(f"--top: got {args.top}; the rule: at least 1")
     damage = next(problems(args.model, only=("model.onnx", "vitlora.json")), None)
@@ -69,6 +74,8 @@ def act(args: argparse.Namespace) -> None:
         bundle = read_json(args.model / "vitlora.json")
     except (OSError, ValueError) as error:
         raise VitloraError(f"{args.model}/vitlora.json cannot be read ({error}); `dvc repro` makes it anew") from None
+    if reason := why_not_current(args.model):
+        print(printable(f"note: {args.model}: {reason}; `dvc repro` makes it anew"), file=sys.stderr)
     classifier = OnnxClassifier(args.model / "model.onnx", bundle["image_mean"], bundle["image_std"])
     rules = ANYWHERE if args.allow_private else PICTURE
     failed = 0

@@ -1,0 +1,62 @@
+"""Whether the model that lies here is the one that the parameters and dvc.lock mean."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vitlora.core.errors import VitloraError
+from vitlora.safety.workspace import LOCK, PARAMS, open_project, read_lock, read_yaml
+from vitlora.storage.manifest import MANIFEST
+
+SEEN = Path(".work/model.current")  # what was found current last, so that DVC is asked but once
+SHOWN = 3
+
+
+def why_not_current(model: Path) -> str | None:
+    """Say what tells that a model is not of the current parameters or not the one recorded; None where nothing does.
+
+    Args:
+        model: Folder of a stage's output; any other folder is nobody's business.
+    """
+    about = [PARAMS, LOCK, model / MANIFEST]
+    if model.is_absolute() or not all(path.is_file() for path in about):
+        return None
+    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in about)).hexdigest()
+    if SEEN.is_file() and SEEN.read_text(encoding="utf-8") == digest:
+        return None
+    try:
+        changed = list(_changed(read_yaml(PARAMS), read_lock()))
+        if changed:
+            more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+            return f"it was made before these changes of {PARAMS}: {', '.join(changed[:SHOWN])}{more}"
+        if not _recorded(model):
+            return f"it is not the one that {LOCK} records"
+    except (VitloraError, OSError):  # a damaged dvc.lock, no Git, dead links: nothing to compare with
+        return None
+    SEEN.parent.mkdir(exist_ok=True)
+    SEEN.write_text(digest, encoding="utf-8")
+    return None
+
+
+def _changed(now: dict[str, Any], lock: dict[str, Any]) -> Iterator[str]:
+    """Yield the parameters that stages last ran with otherwise, as `lora.r: 16 -> 32`."""
+    ran: dict[str, Any] = {}
+    for stage in lock.values():
+        ran |= stage.get("params", {}).get(str(PARAMS), {})
+    for name, before in ran.items():
+        section, _, key = name.partition(".")
+        after = now.get(section)
+        if key:
+            before, after = {key: before}, {key: after.get(key)} if isinstance(after, dict) else {}
+        if isinstance(before, dict) and isinstance(after, dict):
+            for each in before | after:
+                if before.get(each) != after.get(each):
+                    yield f"{section}.{each}: {json.dumps(before.get(each))} -> {json.dumps(after.get(each))}"
+
+
+def _recorded(model: Path) -> bool:
+    with open_project() as repo:
+        made = (out for out in repo.index.outs if out.hash_info and Path(out.fs_path) == model.absolute())
+        return not any(out.status() for out in made)

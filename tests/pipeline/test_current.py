@@ -1,0 +1,59 @@
+"""`vitlora predict` says when the model is not the one that the parameters or dvc.lock mean."""
+
+import shutil
+
+import pytest
+import tiny
+from faults.harness import vitlora
+
+PICTURE = "pictures/red/00.jpg"
+
+
+def noted(root, *more):
+    done = vitlora(root, "predict", *more, PICTURE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{PICTURE}: red ")
+    return done.stderr
+
+
+def other_record(root):
+    """As `git checkout` of another branch without `dvc checkout`."""
+    shutil.copytree(root / "models/export", root / "old")
+    tiny.dvc(root, "exp", "run", "-S", "lora.r=1")
+    shutil.rmtree(root / "models/export")
+    (root / "old").rename(root / "models/export")
+
+
+CHANGES = {
+    "lora.r: 2 -> 4": {"lora.r": 4},
+    "evaluate.precision": {"evaluate.precision": "fp32"},
+    "data.path": {"data.path": "elsewhere"},
+    " and 1 more": {"lora.r": 4, "train.seed": 1, "split.seed": 1, "image.size_px": 24},
+}
+
+
+@pytest.mark.parametrize("said", CHANGES)
+def test_a_model_of_other_parameters_is_noted_in_one_line_until_repro(project, said):
+    assert noted(project) == noted(project) == ""
+    tiny.set_params(project / "params.yaml", CHANGES[said])
+    (line,) = noted(project).splitlines()
+    assert line.startswith("note: models/export: it was made before these changes of params.yaml: ")
+    assert said in line
+    assert line.endswith("; `dvc repro` makes it anew")
+    tiny.git(project, "checkout", "-q", "params.yaml")
+    assert noted(project) == ""
+
+
+def test_a_model_that_dvc_lock_does_not_record_is_noted_and_repro_helps(project):
+    other_record(project)
+    assert noted(project) == "note: models/export: it is not the one that dvc.lock records; `dvc repro` makes it anew\n"
+    assert tiny.dvc(project, "repro") == []
+    assert noted(project) == ""
+
+
+def test_a_model_elsewhere_or_without_a_project_is_nobodys_business(project, tmp_path):
+    copy = shutil.copytree(project / "models/export", tmp_path / "copy")
+    tiny.set_params(project / "params.yaml", {"lora.r": 4})
+    assert noted(project, "--model", str(copy)) == ""
+    (project / "params.yaml").unlink()
+    assert noted(project) == ""
