@@ -69,6 +69,7 @@ def test_who_has_the_outputs_but_not_the_pictures_runs_nothing(project):
 def test_a_queued_experiment_carries_what_lay_there_and_leaves_the_workspace_as_it_was(project):
     before = (project / "source.yaml").read_text()
     add(project)
+    tiny.git(project, "add", "pictures")  # a copy of the tree has what Git keeps
     done = tiny.run(project, tiny.DVC, "exp", "run", "--queue", "-S", "lora.r=4")
     assert done.returncode == 0, done.stderr
     queued = tiny.git(project, "show", "refs/exps/celery/stash:source.yaml")
