@@ -136,7 +136,7 @@ def _read_config(folder: Path) -> _File:
 def _why_no_config(folder: Path) -> str:
     if (folder / ADAPTER).is_file():
         name = _read(folder / ADAPTER).get("base_model_name_or_path")
-        meant = f"the model that it belongs to, {printable(shown(name))}" if name else "the model that it belongs to"
+        meant = f'the model that it belongs to, "{printable(str(name))}"' if name else "the model that it belongs to"
         return f"the rule: a whole model, and this is a PEFT adapter ({ADAPTER}); set model.path to {meant}"
     rule = "the rule: a folder that save_pretrained wrote"
     inner = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))

@@ -110,10 +110,11 @@ def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
 
 def _ranks(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     method, options = _value(document, "lora", "method"), _value(document, "lora", "options")
-    if method in LORA_FAMILY:
+    key = RANKS.get(method) if isinstance(method, str) else None
+    if key and method in LORA_FAMILY:
         yield "lora.r", _value(document, "lora", "r")
     if isinstance(options, dict):
-        yield f"lora.options.{RANKS.get(method)}", options.get(RANKS.get(method))
+        yield f"lora.options.{key}", options.get(key)
         pattern = options.get("rank_pattern")
         yield from (
             (f"lora.options.rank_pattern.{k}", v) for k, v in (pattern if isinstance(pattern, dict) else {}).items()
