@@ -16,6 +16,7 @@ from vitlora.storage.squares import load_split
 ROOT = Path(__file__).parents[1]
 GREEN, RED = "#2e7d32", "#c62828"
 SHOWN = 10  # the first right one of each class, as far as the wrong ones leave room
+WRONG = 3  # the surest of them
 
 
 def main() -> None:
@@ -25,8 +26,9 @@ def main() -> None:
     epochs = read_csv(ROOT / "metrics/train/plots/epochs.csv")
     scores = read_json(ROOT / "metrics/evaluate/scores.json")
     wrong = [number for number, row in enumerate(rows) if row["predicted"] != row["actual"]]
+    worst = sorted(wrong, key=lambda number: -float(rows[number]["confidence"]))[:WRONG]
     right = {row["actual"]: number for number, row in reversed(list(enumerate(rows))) if number not in wrong}
-    chosen = [*(number for _, number in sorted(right.items())[: SHOWN - len(wrong)]), *wrong]
+    chosen = [*(number for _, number in sorted(right.items())[: SHOWN - len(worst)]), *worst]
     figure = pyplot.figure(figsize=(11, 3.1), layout="constrained")
     left, curve = figure.subfigures(1, 2, width_ratios=(1.55, 1))
     for axes, number in zip(left.subplots(2, 5).flat, chosen, strict=True):
