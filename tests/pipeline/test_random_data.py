@@ -19,6 +19,7 @@ from vitlora.storage.packed import Packed
 from vitlora.storage.squares import load_split
 
 TREES, SHARE = 500, 50
+NAMED_ABOVE = "named above"  # on the screen, so that each fault is told once
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +86,18 @@ def short(path, tree):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, TREES, SHARE))
-def test_random_data_is_read_right_or_refused_with_the_culprit(first, base, tmp_path, one_process):
+def test_random_data_is_read_right_or_refused_with_the_culprit(first, base, tmp_path, one_process, capsys):
     refused = 0
     for seed in range(first, first + SHARE):
         tree = data_trees.grow(seed)
         out = tmp_path / str(seed)
         out.mkdir()
         said = ""
+        capsys.readouterr()
         try:
             run(tree, out, base)
         except VitloraError as error:
-            said = str(error)
+            said = f"{error}\n{capsys.readouterr().out if NAMED_ABOVE in str(error) else ''}"
         refused += bool(said)
         assert bool(said) == bool(tree.culprits), f"seed {seed}: {tree.culprits} should stop it; said: {said}"
         if said:
