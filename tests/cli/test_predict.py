@@ -223,3 +223,15 @@ def test_a_reader_that_has_seen_enough_ends_a_verb_quietly():
     )
     assert done.stderr == ""
     assert done.stdout.splitlines()[-1] == "141"
+
+
+@pytest.mark.parametrize("litter", [[], ["Thumbs.db"], [".DS_Store", "@eaDir/1.jpg"]])
+def test_a_folder_without_pictures_is_an_error(model, tmp_path, litter):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    for name in litter:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    shown, said = predict(model, folder, code=1)
+    assert shown == ""
+    assert said == f"error: {folder}: no picture there; the rule: pictures, or folders of them\n"

@@ -85,6 +85,16 @@ def test_a_programs_own_folder_is_no_class_and_its_files_are_no_pictures(folder)
         (["fold_0/cat/1.png", "fold_1/dog/2.png"], "fold_0 holds no pictures, only the folders cat"),
         (["a/x/y/cat/1.png", "b/x/y/dog/2.png"], "a holds no pictures, only the folders x"),
         (["cat/1.png", "cat/thumbs/1.png", "dog/1.png", "dog/thumbs/1.png"], "every class holds a folder thumbs"),
+        (
+            ["train_cat/1.png", "train_dog/1.png", "test_cat/2.png", "test_dog/2.png"],
+            "test_cat and train_cat, whose names",
+        ),
+        (["cat-train/1.png", "cat-valid/2.png", "dog-train/1.png"], "cat-train and cat-valid, whose names hold split"),
+        (
+            ["a/images/1.png", "a/masks/1.png", "b/images/1.png", "b/masks/1.png"],
+            "Every class holds them; move all but",
+        ),
+        (["a/x/1.png", "a/y/1.png", "b/z/1.png", "b/w/1.png"], "put them side by side into one folder .a, b are like"),
         (["train/cat/1.png", "val/cat/2.png", "other/cat/3.png"], "holds the folders other, train, val"),
         (["train/cat/1.png", "training/cat/2.png", "test/cat/3.png"], "holds the folders test, train, training"),
     ],
@@ -100,6 +110,15 @@ def test_the_cure_for_classes_one_level_deeper_works():
     assert read("oak/1.png", "elm/1.png")[0] == ["elm", "oak"]
     with pytest.raises(VitloraError, match=r"set data\.path: pets/a/b/x/y;"):
         read("a/b/x/y/oak/1.png", "a/b/x/y/elm/1.png", "a/b/cat/1.png")
+
+
+def test_a_split_whose_one_folder_is_no_class_of_train_has_no_classes():
+    """Tiny ImageNet: val and test hold one folder of pictures each, and a table beside it."""
+    train = ["train/a/images/1.png", "train/b/images/2.png"]
+    names, found, left = read(*train, "val/images/3.png", "val/val_annotations.txt", "test/images/4.png")
+    assert names == ["a", "b"]
+    assert found.keys() == set(train)
+    assert left[UNLABELLED] == ["test/4.png", "val/3.png", "val/val_annotations.txt"]
 
 
 def test_one_folder_in_every_class_only_groups():

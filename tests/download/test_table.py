@@ -150,6 +150,23 @@ def test_an_unknown_split_is_named(tmp_path):
         table(tmp_path, split="part")
 
 
+@pytest.mark.parametrize("head", ["image,cat,dog", "image, cat, dog", "id,image,cat,dog,emu"])
+def test_a_column_for_each_class_is_refused(tmp_path, head):
+    rows = [f"{n}.jpg,{int(n < 2)},{int(n >= 2)}" for n in range(4)]
+    if "emu" in head:
+        rows = [f"x{row},0" for row in (f"{n},{row}" for n, row in enumerate(rows))]
+    fill(tmp_path, PICTURES | {"train.csv": csv(rows, head)})
+    with pytest.raises(
+        VitloraError, match=r"cat is one of the columns cat, dog.*, of which each row has one 1; the rule"
+    ):
+        table(tmp_path, label="cat")
+
+
+def test_classes_of_0_and_1_in_one_column_are_classes(tmp_path):
+    fill(tmp_path, PICTURES | {"train.csv": csv([f"{n}.jpg,{n % 2},{n // 2}" for n in range(4)], "image,label,seen")})
+    assert table(tmp_path)[0] == ["0", "1"]
+
+
 def test_a_row_cannot_lead_out_of_the_folder(tmp_path):
     fill(tmp_path, {"secret.jpg": b"s"})
     fill(tmp_path / "d", PICTURES | {"train.csv": csv(["../secret.jpg,cat"])})
@@ -199,6 +216,29 @@ def test_a_table_that_says_what_the_folders_say_is_an_ordinary_file(tmp_path, he
     )
     assert found.class_names == ["cat", "dog", "emu"]
     assert found.left_out == {LOOSE: ["labels.csv"]}
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"split.csv": ("image,label,part", ["train", "test"])},
+        {"all.csv": ("image,label,set", ["Training", "validation"])},
+        {"train.csv": ("image,label,x", ["1", "2"]), "test.csv": ("image,label,x", ["1", "2"])},
+    ],
+)
+def test_a_table_that_tells_splits_beside_folders_of_classes_is_not_passed_over(tmp_path, tables):
+    files = {f"{NAMES[n]}/{n}.jpg": b"" for n in range(4)}
+    for name, (head, values) in tables.items():
+        files[name] = csv([f"{NAMES[n]}/{n}.jpg,{NAMES[n]},{values[n % 2]}" for n in range(4)], head)
+    found = from_folder(fill(tmp_path, files))
+    assert found.left_out[UNREAD] == [max(tables, key=lambda name: "test" in name)]
+
+
+def test_what_is_proposed_to_train_on_is_no_test(tmp_path):
+    files = {f"Train/{n}.jpg": b"" for n in range(2)} | {f"Test/{n + 2}.jpg": b"" for n in range(2)}
+    tables = {"Test.csv": csv(["Test/2.jpg,a", "Test/3.jpg,b"]), "Train.csv": csv(["Train/0.jpg,a", "Train/1.jpg,b"])}
+    with pytest.raises(VitloraError, match=r"data\.train_split: Train\.csv"):
+        from_folder(fill(tmp_path, files | tables))
 
 
 @pytest.mark.parametrize("content", [b"", b"date,weather\nmonday,rain\n", b"\xff\xfe", csv(["77.jpg,cat"]), b'"'])

@@ -309,3 +309,9 @@ def test_a_backbone_with_missing_weights_is_refused(base):
 def test_an_image_size_the_model_was_not_made_for_is_refused(base):
     with pytest.raises(VitloraError, match=r"image\.size_px: got 40; the rule: 32"):
         load_base(base, LABELS.class_names, 40)
+
+
+@pytest.mark.parametrize("options", [{"init_r": 4, "target_r": 8}, {"init_r": 4}, {"target_r": 64}])
+def test_adalora_cannot_end_above_where_it_begins(options):
+    with pytest.raises(ValidationError, match=r"target_r \(\d+\) is at most init_r \(\d+\)"):
+        lora(method="adalora", options=options)

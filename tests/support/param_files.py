@@ -213,6 +213,12 @@ NOT_TOGETHER = [  # one change, the keys that are named, their values as shown, 
         "an encoding that Python knows, such as gb18030, cp932 or cp437",
     ),
     (
+        {"data.source": "archive", "data.path": "pets.zip", "data.name_encoding": "utf-16"},
+        "data.name_encoding",
+        '"utf-16"',
+        "an encoding that Python knows, such as gb18030, cp932 or cp437",
+    ),
+    (
         {"data.source": "folder", "data.path": "pets", "data.config": "fine"},
         "data.source, data.config",
         '"folder", "fine"',

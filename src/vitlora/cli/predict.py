@@ -78,14 +78,19 @@ def act(args: argparse.Namespace) -> None:
         print(printable(f"note: {args.model}: {reason}; `dvc repro` makes it anew"), file=sys.stderr)
     classifier = OnnxClassifier(args.model / "model.onnx", bundle["image_mean"], bundle["image_std"])
     rules = ANYWHERE if args.allow_private else PICTURE
-    failed = 0
+    failed = seen = 0
     with Isolated() as child:
         inputs = (
             load(child, name, bundle["image_size"], bundle["interpolation"], rules) for name in names(args.images)
         )
         while batch := list(islice(inputs, BATCH)):
+            seen += len(batch)
             failed += sum(item.square is None for item in batch)
             _print(batch, classifier, bundle["class_names"], args)
+    if not seen:
+        raise VitloraError(
+            f"{printable(', '.join(args.images))}: no picture there; the rule: pictures, or folders of them"
+        )
     if failed:
         raise VitloraError(f"{failed} picture{'s' if failed > 1 else ''} could not be read; named above")
 

@@ -35,7 +35,7 @@ LITTER = {
 # Why something is not used.
 LITTERED, LOOSE, UNLABELLED = "of a system or program", "in no class folder", "in a split without class folders"
 ODD, OUTSIDE, UNUSED = "a link, pipe, socket or device", "out of the archive", "a split that no parameter names"
-UNLISTED, UNREAD = "in no row of the table", "a table of other classes than the folders"
+UNLISTED, UNREAD = "in no row of the table", "a table of other classes or splits than the folders"
 # What somebody may count on, and what to do about it; preprocess refuses these, and not what is of a program or loose.
 CURES = {
     UNLABELLED: "sort them into class folders, or name the split's table with data.source: table",
@@ -120,7 +120,7 @@ def arrange(entries: Sorted, root: Path) -> Layout:
     depth = _split_depth(files, root)
     if depth:
         repeated = {top for top in {path.parts[0] for path in files} if _repeats(top, files)}
-        files = {_without_repeat(path, repeated): handle for path, handle in files.items()}
+        files = {_without_repeat(path, repeated) if len(path.parts) > 2 else path: files[path] for path in files}
         folders = [_without_repeat(path, repeated) for path in folders]
     labelled = {path.parts[0] for path in files if len(path.parts) > depth + 1}
     for path in sorted(files):
@@ -180,6 +180,7 @@ def _split_depth(files: Iterable[PurePosixPath], root: Path) -> int:
     twice = len(set(splits.values())) < len(splits)
     if splits.keys() == tops and "train" in splits.values() and not twice:
         return 1
+    _refuse_joined(tops, root)
     # One alone may be a class, such as vehicles of kind "train".
     if len(splits) > 1:
         raise VitloraError(
@@ -189,14 +190,33 @@ def _split_depth(files: Iterable[PurePosixPath], root: Path) -> int:
     return 0
 
 
+def _refuse_joined(tops: Iterable[str], root: Path) -> None:
+    """Refuse folders whose names hold split and class, such as train_cat and test_cat."""
+    seen: dict[tuple[str, ...], tuple[str, str]] = {}
+    for top in sorted(tops):
+        words = re.findall(r"[^\W_]+", top.lower())
+        for word, rest in ((words[0], words[1:]), (words[-1], words[:-1])) if len(words) > 1 else ():
+            split = split_of(word)
+            other, its = seen.setdefault(tuple(rest), (top, split)) if split else (top, split)
+            if its != split:
+                raise VitloraError(
+                    f"data.path: {root} holds {other} and {top}, whose names hold split and class; the rule: a folder "
+                    f"for each split, and the classes in it, such as {split}/{' '.join(rest)}"
+                )
+
+
 def _repeats(top: str, files: Iterable[PurePosixPath]) -> bool:
     """Whether a split holds one folder only, which is no class but says the same again: train/train, test/images."""
     below = [path.parts[1:] for path in files if path.parts[0] == top and len(path.parts) > 2]
     names = {parts[0] for parts in below}
-    if len(names) != 1 or not any(len(parts) > 2 for parts in below):
+    if len(names) != 1:
         return False
     (name,) = names
-    return name == top or split_of(name) == split_of(top) or set(re.findall(r"[a-z]+", name.lower())) <= FILLERS
+    words = set(re.findall(r"[a-z]+", name.lower()))
+    if not any(len(parts) > 2 for parts in below):  # val/images of a split that was never sorted into classes
+        known = {path.parts[1] for path in files if split_of(path.parts[0]) == "train" and len(path.parts) > 2}
+        return bool(words) and words <= FILLERS and split_of(top) != "train" and name not in known
+    return name == top or split_of(name) == split_of(top) or words <= FILLERS
 
 
 def _without_repeat(path: PurePosixPath, repeated: set[str]) -> PurePosixPath:
@@ -217,13 +237,24 @@ def _refuse_two_readings(files: Iterable[PurePosixPath], depth: int, root: Path)
         grouped[name].update(groups[:1])
         deeper.update([name] if len(groups) > 1 else [])
     alike = len(set(map(frozenset, grouped.values()))) == 1  # as cat/images, dog/images
-    for name, inner in grouped.items():
-        if inner and not loose[name] and (len(inner) > 1 or name in deeper or not (alike or any(loose.values()))):
-            raise VitloraError(
-                f"data.path: {root}: {name} holds no pictures, only the folders {_some(inner)}; the rule: a folder of "
-                f"pictures is a class. If these are the classes, set data.path: {root / _above(name, depth, files)}; "
-                f"else move the pictures up into {name}"
+    odd = [
+        name
+        for name, inner in grouped.items()
+        if inner and not loose[name] and (len(inner) > 1 or name in deeper or not (alike or any(loose.values())))
+    ]
+    if odd:
+        name, inner = odd[0], grouped[odd[0]]
+        one = f"set data.path: {root / _above(name, depth, files)}"
+        many = f"put them side by side into one folder ({_some(odd)} are like that)"
+        cure = f"If these are the classes, {one if len(odd) == 1 else many}; else move the pictures up into {name}"
+        if len(odd) == len(grouped) > 1 and alike:  # images and masks in each
+            cure = (
+                f"Every class holds them; move all but those of the pictures elsewhere, or the pictures up into {name}"
             )
+        raise VitloraError(
+            f"data.path: {root}: {name} holds no pictures, only the folders {_some(inner)}; the rule: a folder of "
+            f"pictures is a class. {cure}"
+        )
     common = set.intersection(*grouped.values())
     if common and len(grouped) > 1 and all(loose.values()):
         raise VitloraError(

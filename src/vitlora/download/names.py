@@ -9,7 +9,7 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.text import printable
 
 # What packers on Windows and old systems write, for the readings in the message.
-USUAL = ("utf-8", "gb18030", "big5", "cp932", "euc_kr", "cp1251", "cp1252", "cp437")
+USUAL = ("utf-8", "gb18030", "big5", "cp932", "euc_kr", "cp1251", "cp866", "cp1252", "cp850", "cp437")
 UTF8_FLAG = 1 << 11
 UNIX = (3, 19)  # systems that pack names in UTF-8 without saying so, macOS among them
 UNICODE_PATH = 0x7075  # extra field of Info-ZIP: version, CRC-32 of the plain name, the name in UTF-8

@@ -112,7 +112,8 @@ def _require_encoding(source: str, encoding: str | None) -> None:
     if source != "archive":
         raise TogetherError("name_encoding is null unless source is archive", "source", "name_encoding")
     try:
-        b"ab".decode(encoding)
+        if b"a/b".decode(encoding) != "a/b":
+            raise ValueError
     except (LookupError, ValueError):
         raise TogetherError("an encoding that Python knows, such as gb18030, cp932 or cp437", "name_encoding") from None
 

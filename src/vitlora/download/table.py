@@ -19,6 +19,7 @@ from vitlora.download.layout import UNLISTED, Files, checked_names, sort_out, sp
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
 TRIED = 20  # tables that are looked at, and rows that tell whether one names pictures
+FLAGS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 LARGEST = 50_000_000  # bytes of such a table; an archive's member can't be larger
 Row = Mapping[str, Any]
 
@@ -39,6 +40,7 @@ def from_table(root: Path, tables: Mapping[str, str], image: str, label: str, sp
     files, _, left = sort_out(list_folder(root, "; unpack an archive first"))
     places = _Places(files)
     rows: dict[PurePosixPath, tuple[str, str]] = {}  # split and class
+    labelled: list[Row] = []
     for ours, wanted in tables.items():
         table = _find(wanted, ours, files, root)
         for number, row in enumerate(read_rows(table, files[table].read_bytes(), root), 1):
@@ -47,7 +49,9 @@ def from_table(root: Path, tables: Mapping[str, str], image: str, label: str, sp
             path = places.find(_text(row[image], f"{where}: {image}"), table.parent, where)
             if path in rows:
                 raise VitloraError(f"{where} names {path} again; the rule: one row and one class a picture")
+            labelled.append(row)
             rows[path] = (_split(row[split], where) if split else ours, _text(row[label], f"{where}: {label}"))
+    _refuse_one_hot(labelled, label, root)
     if not rows:
         raise VitloraError(
             f"data.path: {root}: {', '.join(tables.values())} has no row; the rule: one for each picture"
@@ -68,7 +72,7 @@ def from_table(root: Path, tables: Mapping[str, str], image: str, label: str, sp
 
 
 def find_table(files: Files, read: Reader) -> tuple[PurePosixPath, str, list[str]] | None:
-    """Return the first table that names pictures and whose classes aren't those of the folders.
+    """Return the first table that names pictures and says more than the folders: other classes, or splits.
 
     Args:
         files: Handles by path.
@@ -78,19 +82,29 @@ def find_table(files: Files, read: Reader) -> tuple[PurePosixPath, str, list[str
         Its path, the column that names pictures, and the others; None if there is none.
     """
     places = _Places(files)
-    tables = sorted(filter(_is_table, files), key=lambda path: (len(path.parts), path))
+    held = ("val", "test")  # last, so that what is proposed to train on isn't a test
+    tables = sorted(filter(_is_table, files), key=lambda path: (len(path.parts), split_of(path.stem) in held, path))
     for table in tables[:TRIED]:
         handle = files[table]
         if isinstance(handle, Path) and handle.stat().st_size > LARGEST:
             continue
         try:
-            rows = read_rows(table, read(handle), Path())[:TRIED]
+            whole = read_rows(table, read(handle), Path())
         except (VitloraError, OSError, ValueError):
             continue  # no table that could be meant
-        for column in rows[0] if rows else ():
-            named = [places.look_up(str(row.get(column, "")), table.parent) for row in rows]
-            if all(len(found) == 1 for found in named) and not _folders_agree(rows, [found[0] for found in named]):
-                return table, column, [other for other in rows[0] if other != column]
+        rows, tells_split = whole[:TRIED], _tells_split(table, whole)
+        meant = {
+            column: [places.look_up(str(row.get(column, "")), table.parent) for row in rows]
+            for column in (rows[0] if rows else ())
+        }
+        naming = {
+            column: [found[0] for found in named]
+            for column, named in meant.items()
+            if all(len(found) == 1 for found in named)
+        }
+        if naming and (tells_split or not any(_folders_agree(rows, paths) for paths in naming.values())):
+            column = next(iter(naming))
+            return table, column, [other for other in rows[0] if other != column]
     return None
 
 
@@ -115,13 +129,13 @@ def read_rows(table: PurePosixPath, data: bytes, root: Path) -> list[Row]:
         rows = list(reader)
     except csv.Error as error:
         raise VitloraError(f"{where}, line {reader.line_num}: {error}") from None
-    columns = reader.fieldnames or []
+    columns = [column.strip() for column in reader.fieldnames or []]
     if len(set(columns)) < len(columns):
         raise VitloraError(f"{where} names a column twice: {', '.join(columns)}")
     for number, row in enumerate(rows, 1):
         if None in row or None in row.values():
             raise VitloraError(f"{where}, row {number}: the rule: {len(columns)} cells, as the first line has names")
-    return list(rows)
+    return [{column.strip(): value for column, value in row.items()} for row in rows]
 
 
 def _json_rows(text: str, where: str) -> Iterator[Row]:
@@ -135,6 +149,24 @@ def _json_rows(text: str, where: str) -> Iterator[Row]:
         if not isinstance(row, dict):
             raise VitloraError(f"{where}, line {number}: the rule: an object with a picture and its class")
         yield row
+
+
+def _refuse_one_hot(rows: Sequence[Row], label: str, root: Path) -> None:
+    """Refuse a column that only says yes or no beside others that do, of which each row has one: a column a class."""
+    flags = [name for name in (rows[0] if rows else ()) if all(_text_of(row, name) in FLAGS for row in rows)]
+    if (
+        label in flags
+        and len(flags) > 1
+        and all(sum(FLAGS[_text_of(row, name)] for name in flags) == 1 for row in rows)
+    ):
+        raise VitloraError(
+            f"data.label_column: {root}: {label} is one of the columns {', '.join(flags)}, of which each row has one "
+            "1; the rule: one column that names the class; write the name of the 1's column into a column of its own"
+        )
+
+
+def _text_of(row: Row, name: str) -> str:
+    return str(row.get(name)).strip()
 
 
 class _Places:
@@ -179,6 +211,12 @@ def _folders_agree(rows: Sequence[Row], paths: Sequence[PurePosixPath]) -> bool:
         all(str(row.get(column)) in path.parts[:-1] for row, path in zip(rows, paths, strict=True))
         for column in rows[0]
     )
+
+
+def _tells_split(table: PurePosixPath, rows: Sequence[Row]) -> bool:
+    """Whether a table is of val or test, or some column divides its rows into splits."""
+    columns = ({split_of(_text_of(row, name)) for row in rows} for name in (rows[0] if rows else ()))
+    return split_of(table.stem) in ("val", "test") or any(len(found) > 1 and None not in found for found in columns)
 
 
 def _is_table(path: PurePosixPath) -> bool:

@@ -37,6 +37,11 @@ WITHOUT_ADAPTER = ("head", "full")
 MIXTURES = ("xlora", "merge")  # of adapters that are there already, so that they read no target layers
 
 
+def _together(options: Params, rule: str, *keys: str) -> TogetherError:
+    """Show those of the keys that are written out: options have defaults."""
+    return TogetherError(rule, *(key for key in keys if key in options.model_fields_set))
+
+
 class NoOptions(Params):
     """Nothing beside the target layers."""
 
@@ -61,6 +66,12 @@ class AdaLora(Params):
     beta1: float = Field(default=0.85, gt=0, lt=1)
     beta2: float = Field(default=0.85, gt=0, lt=1)
     orth_reg_weight: float = Field(default=0.5, gt=0)
+
+    @model_validator(mode="after")
+    def _begins_above_its_target(self) -> "AdaLora":
+        if self.target_r > self.init_r:
+            raise _together(self, f"target_r ({self.target_r}) is at most init_r ({self.init_r})", "init_r", "target_r")
+        return self
 
 
 class LoHa(Params):
@@ -199,11 +210,6 @@ Combination = Literal[
     "svd", "ties_svd", "dare_linear_svd", "dare_ties_svd", "magnitude_prune_svd",
 ]  # fmt: skip
 PRUNING = tuple(name for name in get_args(Combination) if name.startswith(("ties", "dare", "magnitude")))
-
-
-def _together(options: Params, rule: str, *keys: str) -> TogetherError:
-    """Show those of the keys that are written out: options have defaults."""
-    return TogetherError(rule, *(key for key in keys if key in options.model_fields_set))
 
 
 class XLora(Params):
