@@ -83,9 +83,10 @@ def lora(stage, chosen: Train, base: Path, prepared: Path, work: Path, document:
     ).checkpoints.remove()
     seconds = time.perf_counter() - start
     settings = load_params(EvaluateStage, document, params).evaluate
-    evaluation.evaluate(settings, base, adapter, test, labels, out)
+    evaluation.evaluate(settings, base, adapter, val, test, labels, work / "evaluated", out)
     wanted = load_params(ExportStage, document, params).export
-    export(wanted, settings.precision, base, adapter, test, out / "predictions.csv", exported, work / "export.json")
+    calibration = work / "evaluated/calibration.json"
+    export(wanted, base, adapter, test, out / "predictions.csv", calibration, exported, work / "export.json")
     scores, trained = read_json(out / "scores.json"), read_json(work / "train.json")
     return {
         "seed": chosen.seed,

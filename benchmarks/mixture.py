@@ -145,7 +145,8 @@ def score(document: dict, args: argparse.Namespace) -> float:
     """Return the accuracy on test that the evaluate stage finds."""
     settings = load_params(EvaluateStage, document, args.params).evaluate
     out = Path("scores")
-    evaluate(settings, args.base, Path("adapter"), args.prepared / "test", args.prepared / "labels.json", out)
+    val, test, labels = (args.prepared / name for name in ("val", "test", "labels.json"))
+    evaluate(settings, args.base, Path("adapter"), val, test, labels, Path("evaluated"), out)
     return float(read_json(out / "scores.json")["accuracy"])
 
 

@@ -542,7 +542,8 @@ def our_accuracy(args: argparse.Namespace, stage: TrainStage, settings: Evaluate
     """Train and evaluate as the two stages do."""
     run_stage(stage, args.base, prepared / "train", prepared)
     out = Path("evaluate")
-    evaluation.evaluate(settings, args.base, Path("adapter"), prepared / "test", prepared / "labels.json", out)
+    val, test, labels = (prepared / name for name in ("val", "test", "labels.json"))
+    evaluation.evaluate(settings, args.base, Path("adapter"), val, test, labels, Path("evaluated"), out)
     return float(read_json(out / "scores.json")["accuracy"])
 
 

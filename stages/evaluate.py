@@ -9,7 +9,12 @@ from vitlora.safety.guard import guarded
 def main() -> None:
     """Check the parameters, then do the stage's work."""
     params, places = stage_arguments(
-        EvaluateStage, __doc__, check_document, inputs=("base", "adapter", "test", "labels"), records=("out",)
+        EvaluateStage,
+        __doc__,
+        check_document,
+        inputs=("base", "adapter", "val", "test", "labels"),
+        outputs=("evaluated",),
+        records=("out",),
     )
     with guarded("evaluate", places) as paths:
         from vitlora.evaluate.stage import evaluate  # after the check: a bad parameter is refused before slow imports

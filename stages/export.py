@@ -12,14 +12,14 @@ def main() -> None:
         ExportStage,
         __doc__,
         check_document,
-        inputs=("base", "adapter", "test", "predictions"),
+        inputs=("base", "adapter", "test", "predictions", "calibration"),
         outputs=("model",),
         records=("report",),
     )
     with guarded("export", places) as paths:
         from vitlora.export.stage import export  # after the check: a bad parameter is refused before slow imports
 
-        export(params.export, params.evaluate.precision, **paths)
+        export(params.export, **paths)
 
 
 if __name__ == "__main__":

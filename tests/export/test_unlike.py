@@ -6,7 +6,6 @@ import re
 import warnings
 from argparse import Namespace
 from contextlib import chdir, redirect_stdout, suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,13 +16,9 @@ from PIL import Image, ImageOps
 from vitlora.cli import predict
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json
-from vitlora.evaluate.params import Evaluate
 from vitlora.evaluate.scores import softmax
-from vitlora.evaluate.stage import evaluate
 from vitlora.export.card import UNLIKE, unlike
 from vitlora.export.onnx_runtime import OnnxClassifier
-from vitlora.export.params import Export
-from vitlora.export.stage import export
 from vitlora.images.pixels import decode, resize_and_crop, scaled_size
 from vitlora.storage.manifest import write_manifest
 
@@ -88,11 +83,8 @@ def run(tmp_path_factory):
     root = training.prepare(tmp_path_factory.mktemp("run"))
     with chdir(root):
         training.fit()
-        settings = Evaluate(batch_size=4, precision="fp32", top_k=2)
-        evaluate(settings, *map(Path, ("base", "adapter", "test", "labels.json", "scores")))
-        made = [Path(name) for name in ("scores/predictions.csv", "export", "export.json")]
-        wanted = Export(batch_size=3, onnx_opset=20, max_logit_diff=1e-3, max_check_images=None)
-        export(wanted, "fp32", Path("base"), Path("adapter"), Path("test"), *made)
+        training.evaluate_here()
+        training.export_here()
     write_manifest(root / "export")
     write_corpus(root / "corpus", CASES)
     return root

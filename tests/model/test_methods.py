@@ -9,12 +9,10 @@ import pytest
 import torch
 from method_runs import fit, logits
 from peft import PeftModel
-from training import hashes, hashes_of, stopped_after
+from training import evaluate_here, hashes, hashes_of, stopped_after
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json
-from vitlora.evaluate.params import Evaluate
-from vitlora.evaluate.stage import evaluate
 from vitlora.model.adapters import TRAINED, load_adapter
 from vitlora.model.base import load_base
 from vitlora.model.params import LORA_FAMILY, MIXTURES, WITHOUT_ADAPTER, Method
@@ -40,8 +38,7 @@ def test_a_method_trains_reloads_merges_evaluates_and_resumes_to_the_bit(folder,
             warnings.simplefilter("ignore")
             plain = PeftModel.from_pretrained(base, "adapter")
         assert torch.allclose(logits(plain), trained_logits[0], atol=2e-5), "plain PEFT reads it too"
-    settings = Evaluate(batch_size=4, precision="fp32", top_k=2)
-    evaluate(settings, Path("base"), Path("adapter"), Path("test"), Path("labels.json"), Path("scores"))
+    evaluate_here()
     assert read_json(Path("scores/scores.json"))["images"] == 6
     known = read_json(Path("metrics.json"))
     assert (known["method"], known["trainable_parameters"] > 0) == (method, True)

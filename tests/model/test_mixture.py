@@ -23,10 +23,6 @@ from training import hashes, stopped_after
 from vitlora.cli import predict
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_csv, read_json, write_json
-from vitlora.evaluate.params import Evaluate
-from vitlora.evaluate.stage import evaluate
-from vitlora.export.params import Export
-from vitlora.export.stage import export
 from vitlora.model.adapters import load_adapter
 from vitlora.model.base import load_base
 from vitlora.model.mixture import is_mixture, start_head
@@ -98,7 +94,6 @@ def fit(method, adapters=None, changes=None, **options):
     training.fit(lora__method=method, lora__options={"adapters": adapters, **options}, **changes)
 
 
-SETTINGS = Evaluate(batch_size=4, precision="fp32", top_k=2)
 KINDS = {
     "dense": {},
     "top-1": {"top_k_lora": 1},
@@ -120,30 +115,28 @@ def test_a_mixture_trains_reloads_and_evaluates(folder, trained_logits, kind):
     assert is_mixture(mixed)
     assert not mixed.training
     assert torch.equal(logits(mixed), trained_logits[0].cpu())
-    evaluate(SETTINGS, Path("base"), Path("adapter"), Path("test"), Path("labels.json"), Path("scores"))
+    training.evaluate_here()
     assert read_json(Path("scores/scores.json"))["images"] == len(load_split(Path("test")).labels)
 
 
 def test_a_mixture_is_exported_whole_to_onnx_and_predicts(folder, capsys):
     fit("xlora", top_k_lora=1)  # dense is the same without two operators
-    evaluate(SETTINGS, Path("base"), Path("adapter"), Path("test"), Path("labels.json"), Path("scores"))
-    wanted = Export(batch_size=3, onnx_opset=20, max_logit_diff=1e-3, max_check_images=None)
-    made = [Path(name) for name in ("scores/predictions.csv", "export", "export.json")]
-    export(wanted, "fp32", Path("base"), Path("adapter"), Path("test"), *made)
+    training.evaluate_here()
+    training.export_here()
     report = read_json(Path("export.json"))
     assert report["onnx_agreement"] == report["mixture_agreement"] == 1
     assert "no one set of weights" in report["not_merged"]
     assert sorted(path.name for path in Path("export").iterdir()) == ["README.md", "model.onnx", "vitlora.json"]
     assert "can't be merged" in Path("export/README.md").read_text()
     (accuracy,) = ModelCard.load("export/README.md").data.eval_results
-    right = [row["predicted"] == row["actual"] for row in read_csv(made[0])]
+    right = [row["predicted"] == row["actual"] for row in read_csv(Path("scores/predictions.csv"))]
     assert (accuracy.metric_type, accuracy.metric_value) == ("accuracy", sum(right) / len(right))
     write_manifest(Path("export"))
     Image.fromarray(load_split(Path("test")).images[0].transpose(1, 2, 0)).save("one.png")
     capsys.readouterr()
     predict.act(Namespace(images=["one.png"], model=Path("export"), top=1, json=True, allow_private=False))
     said = json.loads(capsys.readouterr().out)["predictions"][0]["class"]
-    assert said == read_csv(made[0])[0]["predicted"]
+    assert said == read_csv(Path("scores/predictions.csv"))[0]["predicted"]
 
 
 @pytest.mark.parametrize("options", [{"top_k_lora": 1}, {"use_trainable_adapters": True, "xlora_depth": 2}])

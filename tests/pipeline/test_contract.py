@@ -97,14 +97,10 @@ NOT_IN_THE_RUN_CACHE = {"size", "nfiles"}
 
 @each_stage
 def test_params_are_the_sections_that_the_stage_reads(name):
-    """Whole sections, but for the one key of evaluate's that export reads too."""
     sections = set(CLASSES[name].model_fields)
-    apart = {"evaluate.precision"} if name == "export" else set()
     elsewhere = [entry for entry in STAGES[name]["params"] if isinstance(entry, dict)]
     assert elsewhere == ([{"source.yaml": ["data", "model"]}] if name == "download" else [])
-    assert {entry for entry in STAGES[name]["params"] if isinstance(entry, str)} == (
-        sections - {key.split(".")[0] for key in apart}
-    ) | apart
+    assert {entry for entry in STAGES[name]["params"] if isinstance(entry, str)} == sections
 
 
 @each_stage

@@ -99,3 +99,22 @@ def stopped_after(step, number=signal.SIGTERM):
         with pytest.raises(StoppedError, match=f"stopped after step {step}, which is kept") as stopped:
             yield
     assert stopped.value.number == number
+
+
+def evaluate_here():
+    """Score the adapter in this folder as the stage does."""
+    from vitlora.evaluate.params import Evaluate
+    from vitlora.evaluate.stage import evaluate
+
+    settings = Evaluate(batch_size=4, precision="fp32", top_k=2, coverage=0.8)
+    evaluate(settings, *map(Path, ("base", "adapter", "val", "test", "labels.json", "evaluated", "scores")))
+
+
+def export_here():
+    """Export the adapter in this folder as the stage does."""
+    from vitlora.export.params import Export
+    from vitlora.export.stage import export
+
+    wanted = Export(batch_size=3, onnx_opset=20, max_logit_diff=1e-3, max_check_images=None)
+    read = ("base", "adapter", "test", "scores/predictions.csv", "evaluated/calibration.json")
+    export(wanted, *map(Path, (*read, "export", "export.json")))

@@ -7,7 +7,7 @@ from vitlora.model.params import Precision
 
 
 class Evaluate(Params):
-    """Images scored at once (speed only), the precision on a GPU, and the k of top-k accuracy."""
+    """Images scored at once (speed only), the precision on a GPU, the k of top-k, the coverage of prediction sets."""
 
     precision: Precision
     """On a GPU; elsewhere fp32 is used, said and recorded."""
@@ -15,6 +15,8 @@ class Evaluate(Params):
     """Images at once; speed only."""
     top_k: int = Field(ge=1)
     """Also count an image as right if its class is among so many."""
+    coverage: float = Field(ge=0.5, lt=1)
+    """Share of images whose prediction set is to hold the true class; the sets are found on val."""
 
 
 class EvaluateStage(Params):

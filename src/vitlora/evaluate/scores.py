@@ -17,18 +17,10 @@ def softmax(logits: Floats) -> Floats:
     return shares
 
 
-def accuracy(labels: Ints, predicted: Ints) -> float:
-    """Return the share of equal entries of two int64 (N,)."""
-    return float((labels == predicted).mean())
-
-
-def top_k_accuracy(labels: Ints, logits: Floats, k: int) -> float:
-    """Return the share of images whose label, of (N,), is among the k largest logits, of (N, C).
-
-    It is 1.0 where k covers all classes.
-    """
+def among_top(labels: Ints, logits: Floats, k: int) -> int:
+    """Return how many images have their label, of (N,), among the k largest logits, of (N, C)."""
     largest = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-    return float((largest == labels[:, None]).any(axis=1).mean())
+    return int((largest == labels[:, None]).any(axis=1).sum())
 
 
 def per_class(labels: Ints, predicted: Ints, class_names: Sequence[str]) -> list[list[object]]:

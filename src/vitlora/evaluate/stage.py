@@ -1,4 +1,4 @@
-"""Evaluate: score the trained adapter on the test split."""
+"""Evaluate: score the trained adapter on the test split, with confidences that are calibrated on val."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,30 +8,32 @@ import numpy as np
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import write_csv, write_json
 from vitlora.core.text import counted
-from vitlora.evaluate.confusion import draw_confusion
+from vitlora.evaluate.calibration import COLDEST, HOTTEST, Calibration, calibrate
 from vitlora.evaluate.params import Evaluate
-from vitlora.evaluate.scores import Floats, Ints, accuracy, confusion, macro, per_class, softmax, top_k_accuracy
+from vitlora.evaluate.records import write_scores
+from vitlora.evaluate.scores import Floats
 from vitlora.model.adapters import load_adapter
 from vitlora.model.base import device_of_choice
 from vitlora.model.inference import device_precision, score
-from vitlora.model.params import Precision
 from vitlora.model.seen import count_seen
 from vitlora.storage.labels import read_labels
 from vitlora.storage.squares import Squares, load_split
 
-FEW = 100  # test images
 
-
-def evaluate(evaluate: Evaluate, base: Path, adapter: Path, test: Path, labels: Path, out: Path) -> None:
+def evaluate(
+    evaluate: Evaluate, base: Path, adapter: Path, val: Path, test: Path, labels: Path, evaluated: Path, out: Path
+) -> None:
     """Score base plus adapter, merged, on images that no earlier stage looked at.
 
     Args:
-        evaluate: Batch size, precision, and the k of top-k.
+        evaluate: Batch size, precision, the k of top-k, and the coverage of prediction sets.
         base: Base model folder.
         adapter: Adapter folder.
+        val: Validation squares; temperature and prediction sets come from them.
         test: Test squares.
         labels: Class names.
-        out: Gets scores.json, per_class.csv, confusion.csv, confusion.png and predictions.csv.
+        evaluated: Gets the logits of both splits, what they belong to, and calibration.json.
+        out: Gets the scores; see ``write_scores``.
 
     Raises:
         VitloraError: The adapter belongs to another base, or to other classes or image size than the test split.
@@ -40,55 +42,45 @@ def evaluate(evaluate: Evaluate, base: Path, adapter: Path, test: Path, labels: 
     known = read_labels(labels)
     if trained != known:
         raise VitloraError(f"{adapter}: trained on other classes or image size than {labels} has; run the train stage")
-    squares = load_split(test)
-    if not len(squares.labels):
+    splits = {"val": load_split(val), "test": load_split(test)}
+    if not len(splits["test"].labels):
         raise VitloraError(f"{test}: no image to score; raise split.test_fraction or give the data a test split")
     kind = device_precision(evaluate.precision)
-    logits = score(model.to(device_of_choice()), squares, normalisation, evaluate.batch_size, kind)
-    write_scores(logits, squares, known.class_names, evaluate.top_k, out, kind)
-    _tell_seen(count_seen(adapter, squares.digests), len(squares.labels))
+    model = model.to(device_of_choice())
+    logits = {name: score(model, squares, normalisation, evaluate.batch_size, kind) for name, squares in splits.items()}
+    calibration = calibrate(logits["val"], splits["val"].labels, evaluate.coverage)
+    _tell_calibration(calibration, logits["val"], splits["val"], known.class_names)
+    for name, squares in splits.items():
+        _write_logits(evaluated, name, logits[name], squares, known.class_names)
+    write_json(evaluated / "class_names.json", known.class_names)
+    write_json(evaluated / "calibration.json", {**calibration._asdict(), "precision": kind})
+    write_scores(logits["test"], splits["test"], known.class_names, calibration, evaluate.top_k, out, kind)
+    _tell_seen(count_seen(adapter, splits["test"].digests), len(splits["test"].labels))
 
 
-def write_scores(
-    logits: Floats, squares: Squares, class_names: Sequence[str], top_k: int, out: Path, kind: Precision
-) -> None:
-    """Write everything that is known from logits and true labels.
+def _write_logits(folder: Path, name: str, logits: Floats, squares: Squares, class_names: Sequence[str]) -> None:
+    """Write what every later question needs: neither model nor pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / f"{name}_logits.npy", logits, allow_pickle=False)
+    actual = (class_names[label] for label in squares.labels)
+    rows = zip(squares.paths, actual, squares.digests, strict=True)
+    write_csv(folder / f"{name}.csv", ("path", "actual", "sha256"), rows)
 
-    Args:
-        logits: float32 (N, C).
-        squares: The scored split; its labels and paths are used.
-        class_names: Position = label.
-        top_k: The k of top-k accuracy.
-        out: Folder for the files.
-        kind: What the logits were computed in.
-    """
-    predicted = logits.argmax(axis=1).astype(np.int64)
-    classes = per_class(squares.labels, predicted, class_names)
-    counts = confusion(squares.labels, predicted, len(class_names))
-    among = {f"top_{top_k}_accuracy": top_k_accuracy(squares.labels, logits, top_k)}
-    scores = {
-        "accuracy": accuracy(squares.labels, predicted),
-        **(among if top_k < len(class_names) else {}),  # 1.0 by arithmetic is no result
-        **macro(classes),
-        "images": len(predicted),
-        "precision": kind,
-    }
-    write_json(out / "scores.json", {name: _rounded(value) for name, value in scores.items()})
-    columns = ("class", "precision", "recall", "f1", "support")
-    write_csv(out / "per_class.csv", columns, ([_rounded(value) for value in row] for row in classes))
-    rows = ([name, *line] for name, line in zip(class_names, counts.tolist(), strict=True))
-    write_csv(out / "confusion.csv", ("actual", *class_names), rows)
-    write_csv(
-        out / "predictions.csv",
-        ("path", "actual", "predicted", "confidence"),
-        _rows(logits, predicted, squares, class_names),
-    )
-    draw_confusion(counts, class_names, out / "confusion.png")
-    images = counted(len(predicted), "image")
-    print(f"test accuracy {scores['accuracy']:.4f} on {images}, macro F1 {scores['macro_f1']:.4f}")
-    if len(predicted) < FEW:
+
+def _tell_calibration(calibration: Calibration, logits: Floats, val: Squares, class_names: Sequence[str]) -> None:
+    """Say what val could not tell."""
+    images = counted(len(val.labels), "validation image")
+    absent = sorted(set(range(len(class_names))) - set(val.labels.tolist()))
+    if absent:
+        print(f"note: {counted(len(absent), 'class')} without a validation image, such as {class_names[absent[0]]!r}")
+    if bool((logits.argmax(axis=1) == val.labels).all()):
+        print(f"note: all of {images} are right, so the temperature {calibration.temperature:g} rests on their number")
+    if not COLDEST * 1.01 < calibration.temperature < HOTTEST * 0.99:
+        print(f"note: the temperature {calibration.temperature:g} is at its limit; confidences stay off")
+    if calibration.threshold == 0:
         print(
-            f"note: one test image is {1 / len(predicted):.4f} of accuracy; a difference of a few images may be chance"
+            f"note: {images} are too few to promise evaluate.coverage {calibration.coverage:g}; every prediction set "
+            "holds every class"
         )
 
 
@@ -103,16 +95,3 @@ def _tell_seen(seen: int | None, images: int) -> None:
             "note: an adapter that this one is made of does not record which pictures it was trained on; they may be "
             "among the test images; train it anew with this version"
         )
-
-
-def _rounded(value: object) -> object:
-    """Cut a share after the sixth decimal, which still tells one image in a million."""
-    return round(value, 6) if isinstance(value, float) else value
-
-
-def _rows(logits: Floats, predicted: Ints, squares: Squares, class_names: Sequence[str]) -> list[list[object]]:
-    confidence = softmax(logits).max(axis=1)
-    return [
-        [path, class_names[actual], class_names[guess], f"{sure:.4f}"]
-        for path, actual, guess, sure in zip(squares.paths, squares.labels, predicted, confidence, strict=True)
-    ]

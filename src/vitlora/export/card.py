@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from scipy.stats import binomtest
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 TASK = "image-classification"
@@ -63,9 +64,10 @@ def write_card(path: Path, right: int, images: int, seen: int | None, bundle: Ma
         right: Test images classified rightly.
         images: All test images.
         seen: Of them, how many the adapter has met before; None if it doesn't say.
-        bundle: vitlora.json of the adapter.
+        bundle: vitlora.json of the exported model.
     """
     mixed, accuracy = bundle["method"].get("name") == "xlora", right / images
+    interval = binomtest(right, images).proportion_ci(method="wilson")
     data = ModelCardData(
         library_name="onnx" if mixed else "transformers",
         pipeline_tag=TASK,
@@ -91,6 +93,8 @@ def write_card(path: Path, right: int, images: int, seen: int | None, bundle: Ma
         unlike=unlike(bundle),
         settings="; ".join(f"{key} {value}" for key, value in settings.items()),
         accuracy=accuracy,
+        low=interval.low,
+        high=interval.high,
         images=images,
         seen=seen,
         classes=html.escape(", ".join(bundle["class_names"]), quote=False),  # a card is shown as a web page

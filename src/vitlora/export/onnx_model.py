@@ -10,20 +10,21 @@ from torch import Tensor
 
 
 class _Logits(torch.nn.Module):
-    """Give the bare logits: an output object has no place in a graph."""
+    """Give the bare logits, over a temperature: an output object has no place in a graph."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, temperature: float) -> None:
         super().__init__()
         self.model = model
+        self.temperature = temperature
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Return the logits (N, C) of normalised float (N, 3, H, W)."""
         logits: Tensor = self.model(pixel_values=pixel_values).logits
-        return logits
+        return logits if self.temperature == 1 else logits / self.temperature
 
 
-def export_onnx(model: Any, image_size: int, opset: int, path: Path) -> None:
-    """Write ``pixel_values`` (batch, 3, size, size) to ``logits`` (batch, C), both float32.
+def export_onnx(model: Any, temperature: float, image_size: int, opset: int, path: Path) -> None:
+    """Write ``pixel_values`` (batch, 3, size, size) to ``logits`` (batch, C) over the temperature, both float32.
 
     Source paths that the exporter leaves in the graph are removed and the file is serialised in a fixed order, so equal
     weights give equal bytes.
@@ -35,7 +36,7 @@ def export_onnx(model: Any, image_size: int, opset: int, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own deprecated parts
         program = torch.onnx.export(
-            _Logits(model).eval(),
+            _Logits(model, temperature).eval(),
             (example,),
             dynamo=True,
             input_names=["pixel_values"],

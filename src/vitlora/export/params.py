@@ -3,7 +3,6 @@
 from pydantic import Field
 
 from vitlora.core.params import Params
-from vitlora.model.params import Precision
 
 
 class Export(Params):
@@ -19,15 +18,7 @@ class Export(Params):
     """Test images scored again with each exported form; null is all."""
 
 
-class EvaluatePrecision(Params):
-    """The key of `evaluate` that says how closely export can repeat it."""
-
-    precision: Precision
-    """On a GPU; elsewhere fp32 is used, said and recorded."""
-
-
 class ExportStage(Params):
     """What `export` reads."""
 
-    evaluate: EvaluatePrecision
     export: Export

@@ -25,7 +25,7 @@ from vitlora.core.files import make_readable
 from vitlora.core.text import shown_bytes, shown_seconds
 from vitlora.safety.announce import announce
 from vitlora.safety.workspace import md5_of, recorded_md5
-from vitlora.storage.manifest import problems, write_manifest
+from vitlora.storage.manifest import MANIFEST, problems, write_manifest
 
 WORK = Path(".work")
 LOCK_WAIT_S = 8.0  # a stage whose dvc was killed leaves within 2; loader processes of one that was killed within 5
@@ -159,6 +159,8 @@ def _check_inputs(paths: Iterable[Path]) -> None:
             found.append(f"{path}: missing")
         elif path.is_dir():
             found += problems(path)
+        elif (path.parent / MANIFEST).is_file():
+            found += problems(path.parent, only=(path.name,))
         elif recorded.get(path, md5 := md5_of(path)) != md5:
             found.append(f"{path}: not what dvc.lock records")
     if found:

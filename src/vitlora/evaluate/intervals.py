@@ -1,0 +1,110 @@
+"""95 % intervals of scores, each by a method whose coverage was measured (benchmarks/coverage.py).
+
+They say how far the score of all pictures of this kind may lie from the score of these. Another training is another
+matter: that takes several seeds.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Z = 1.959963984540054  # 97.5 % of the normal distribution
+DRAWS = 2000
+AT_ONCE = 2**24  # numbers drawn at a time, 128 MB
+
+
+class Interval(NamedTuple):
+    """Lower and upper end of a 95 % interval."""
+
+    low: float
+    high: float
+
+
+def wilson(successes: ArrayLike, trials: ArrayLike, z: float = Z) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return Wilson's interval of a share: accuracy, top-k, recall and precision of a class.
+
+    A bootstrap of 20 pictures covers 68 % in place of 95, and nothing at all where every picture is right.
+
+    Args:
+        successes: Of any shape.
+        trials: Of the same; where 0, both ends are NaN.
+        z: Quantile of the normal distribution; 1.96 gives 95 %.
+
+    Source:
+        Wilson, Journal of the American Statistical Association 22 (1927).
+    """
+    count = np.asarray(trials, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.asarray(successes, np.float64) / count
+        centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+        half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    low, high = np.maximum(centre - half, 0), np.minimum(centre + half, 1)
+    return np.where(share == 0, 0.0, low), np.where(share == 1, 1.0, high)
+
+
+def macro_intervals(confusion: NDArray[np.int64], seed: int = 0) -> dict[str, Interval]:
+    """Return the intervals of macro precision, macro F1 and balanced accuracy, over classes with test images.
+
+    Rows of the matrix are drawn anew, each with its own shares. The standard error so found makes a normal interval on
+    the scale of log odds. Drawing matrices in place of pictures takes a hundredth of the time.
+
+    Args:
+        confusion: int64 (C, C), rows true, columns predicted.
+        seed: Of the draws.
+    """
+    present = np.flatnonzero(confusion.sum(axis=1))
+    hits, guesses, support = _draw(confusion, present, seed)
+    counts = confusion[present][:, present]
+    found = _macro(np.diag(counts)[None], confusion.sum(axis=0)[None, present], support)
+    spread = {name: float(values.std(ddof=1)) for name, values in _macro(hits, guesses, support).items()}
+    right = wilson(np.trace(confusion), confusion.sum())
+    return {name: _on_log_odds(float(value[0]), spread[name], right) for name, value in found.items()}
+
+
+def _draw(
+    confusion: NDArray[np.int64], present: NDArray[np.int64], seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return right answers and predictions of each class, both (DRAWS, C) of those present, and their support (C,)."""
+    random = np.random.default_rng(seed)
+    support = confusion.sum(axis=1)[present]
+    hits = np.zeros((DRAWS, len(present)))
+    guesses = np.zeros((DRAWS, len(confusion)))
+    for place, row in enumerate(present):
+        cells = np.flatnonzero(confusion[row])  # of a thousand classes a row has a dozen
+        drawn = random.multinomial(int(support[place]), confusion[row, cells] / support[place], size=DRAWS)
+        guesses[:, cells] += drawn
+        hits[:, place] = drawn[:, cells == row].sum(axis=1)
+    return hits, guesses[:, present], support.astype(np.float64)
+
+
+def _macro(
+    hits: NDArray[np.number], guesses: NDArray[np.number], support: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Return each macro score of each draw, (DRAWS,)."""
+    return {
+        "macro_precision": np.asarray((hits / np.maximum(guesses, 1)).mean(axis=1)),
+        "balanced_accuracy": np.asarray((hits / support).mean(axis=1)),
+        "macro_f1": np.asarray((2 * hits / (guesses + support)).mean(axis=1)),
+    }
+
+
+def _on_log_odds(value: float, error: float, right: tuple[NDArray[np.float64], NDArray[np.float64]]) -> Interval:
+    """Without a mistake, or without a hit, draws don't vary; then what holds for the accuracy is taken."""
+    if error == 0 or not 0 < value < 1:
+        return Interval(float(right[0]), float(right[1]))
+    odds, half = np.log(value / (1 - value)), Z * error / (value * (1 - value))
+    low, high = 1 / (1 + np.exp(-(odds - half))), 1 / (1 + np.exp(-(odds + half)))
+    return Interval(float(low), float(high))
+
+
+def mean_interval(values: NDArray[np.floating], seed: int = 0) -> Interval:
+    """Return the percentile bootstrap's interval of a mean, for log loss and Brier score of each picture, (N,)."""
+    random, count = np.random.default_rng(seed), len(values)
+    at_once = max(1, AT_ONCE // count)
+    means = [
+        values[random.integers(0, count, (min(at_once, DRAWS - start), count))].mean(axis=1)
+        for start in range(0, DRAWS, at_once)
+    ]
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
+    return Interval(float(low), float(high))
