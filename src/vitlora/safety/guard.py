@@ -24,6 +24,7 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.files import make_readable
 from vitlora.core.text import shown_bytes, shown_seconds
 from vitlora.safety.announce import announce
+from vitlora.safety.ran import record
 from vitlora.safety.workspace import md5_of, recorded_md5
 from vitlora.storage.manifest import MANIFEST, problems, write_manifest
 
@@ -91,8 +92,17 @@ def guarded(stage: str, places: Places) -> Iterator[dict[str, Path]]:
             faultpoint("moved")
         shutil.rmtree(aside)
         faultpoint("done")
-    print(f"{stage} took {shown_seconds(time.monotonic() - begun)}")
+    seconds = time.monotonic() - begun
+    for results in _results(places.records.values()):
+        record(stage, results, seconds)
+    print(f"{stage} took {shown_seconds(seconds)}")
     done.append(True)
+
+
+def _results(records: Iterable[Path]) -> Iterator[Path]:
+    """Yield each JSON file that the stage leaves to Git: one, but for download, which has none."""
+    for path in records:
+        yield from sorted(path.glob("*.json")) if path.is_dir() else [path] if path.suffix == ".json" else []
 
 
 def _leave_at_once(done: list[bool]) -> None:

@@ -30,8 +30,20 @@ FLIPS = 100
 INPUTS = {  # what each stage reads of the stages before
     "preprocess": ["data/raw"],
     "train": ["models/base", "data/prepared/train", "data/prepared/val", "data/prepared/labels.json"],
-    "evaluate": ["models/base", "models/adapter", "data/prepared/test", "data/prepared/labels.json"],
-    "export": ["models/base", "models/adapter", "data/prepared/test", "metrics/evaluate/predictions.csv"],
+    "evaluate": [
+        "models/base",
+        "models/adapter",
+        "data/prepared/val",
+        "data/prepared/test",
+        "data/prepared/labels.json",
+    ],
+    "export": [
+        "models/base",
+        "models/adapter",
+        "data/prepared/test",
+        "data/evaluated/calibration.json",
+        "metrics/evaluate/predictions.csv",
+    ],
 }
 
 
