@@ -113,15 +113,17 @@ def test_the_report_counts_every_image_once(tmp_path):
         "bad": 0,
         "left_out": 0,
         "imbalance": 2.1,
-        "upscaled": 1.0,
         "exact_duplicates": 0,
         "duplicates_in_two_classes": 0,
         "duplicates_left_out": 0,
         "near_duplicates": 0,
         "near_duplicates_across_splits": 0,
-        "not_compared": 50,
-        "odd_levels": 0,
     }
+    assert report["more"] == [
+        {"what": "upscaled", "value": 1.0},
+        {"what": "not_compared", "value": 50},
+        {"what": "odd_levels", "value": 0},
+    ]
     assert report["bad_images"] == []
     assert report["images_per_class"] == [
         {"class": "cat", "train": 21, "val": 3, "test": 6},
@@ -531,7 +533,8 @@ def test_thousands_of_plain_pictures_cost_little_and_are_no_near_duplicates(tmp_
             (f"plain/{number}.png", "train", number % 2, buffer.getvalue() + bytes([number % 256, number // 256]))
         )
     report = read_json(run(tmp_path, [*plain, *images((30, 30))]) / "report.json")
-    assert (report["exact_duplicates"], report["near_duplicates"], report["not_compared"]) == (598, 0, 660)
+    assert (report["exact_duplicates"], report["near_duplicates"]) == (598, 0)
+    assert {"what": "not_compared", "value": 660} in report["more"]
 
 
 # The page and what it is drawn from
@@ -593,7 +596,7 @@ def test_pictures_that_show_little_of_their_levels_are_named_and_the_others_not(
     folder, found = run(tmp_path, rows), "its values go from 0 to 4095, of 0 to 65535, so it looks dark or flat"
     report, said = read_json(folder / "report.json"), capsys.readouterr().out
     dark = [row[0] for row in rows if "dark" in row[0]]
-    assert report["odd_levels"] == 8
+    assert {"what": "odd_levels", "value": 8} in report["more"]
     assert report["odd_level_images"] == [{"path": path, "note": found} for path in dark]
     assert said.count("note: train/dog/dark\\x1b ") == 5
     assert f"note: train/dog/dark\\x1b 0.PNG: {found}\n" in said

@@ -1,7 +1,4 @@
-"""What is in the data, in numbers: classes, sizes, formats, duplicates, and pictures that look alike.
-
-Few plain numbers and otherwise lists: `dvc metrics show` makes a column of every number outside lists.
-"""
+"""What is in the data, in numbers: classes, sizes, formats, duplicates, and pictures that look alike."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +11,7 @@ from vitlora.preprocess.near_duplicates import Pair
 
 LISTED = 50  # groups of duplicates, and pairs that look alike
 PATHS = 10  # of one group
+QUIET = ("upscaled", "not_compared", "odd_levels")  # of use to the page, a riddle in `dvc metrics diff`
 NOTED = 200  # pictures that show little of their levels
 SMALL = 10  # training pictures; a class with fewer is named
 QUANTILES = ((0.0, "smallest"), (0.05, "5 %"), (0.5, "median"), (0.95, "95 %"), (1.0, "largest"))
@@ -54,7 +52,7 @@ class Facts:
 
 
 def summarise(facts: Facts) -> dict[str, Any]:
-    """Return the content of metrics/preprocess.json, which the page is drawn from too."""
+    """Return all that is known about the data: what the page is drawn from, and metrics/preprocess.json."""
     classes = _count_classes(facts)
     train = [entry["train"] for entry in classes]
     noted = [row for row in sorted(facts.found) if facts.found[row].note]
@@ -80,6 +78,12 @@ def summarise(facts: Facts) -> dict[str, Any]:
         "equal_pictures": [_describe_group(facts, group) for group in _worst_first(facts.duplicates)[:LISTED]],
         "similar_pictures": [_describe_pair(facts, pair) for pair in across_first(facts)[:LISTED]],
     }
+
+
+def as_metrics(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of metrics/preprocess.json: few plain numbers, since DVC compares each that is in no list."""
+    quiet = [{"what": name, "value": numbers[name]} for name in QUIET]
+    return {**{key: value for key, value in numbers.items() if key not in QUIET}, "more": quiet}
 
 
 def across_first(facts: Facts) -> list[Pair]:

@@ -23,7 +23,7 @@ from vitlora.preprocess.duplicates import Duplicates, find_duplicates, name_cont
 from vitlora.preprocess.near_duplicates import MIN_SIDE, ROWS, Pair, find_alike, has_contrast, sketch
 from vitlora.preprocess.page import render
 from vitlora.preprocess.params import Image, Ingest, Split
-from vitlora.preprocess.report import Facts, shown_rows, summarise
+from vitlora.preprocess.report import Facts, as_metrics, shown_rows, summarise
 from vitlora.preprocess.splits import Classes, by_class, cap, carve, roles
 from vitlora.storage.packed import Item, Packed, write_packed
 from vitlora.storage.squares import create_split, write_square
@@ -86,7 +86,7 @@ def preprocess(
         columns = ([row["path"] for row in source.rows], _labels(source), source.spans[:, 1].tolist())
         facts = Facts(*columns, good, rows, class_names, bad, left_out, duplicates, alike, not_compared, image.size_px)
         numbers = summarise(facts)
-        write_json(report, numbers)
+        write_json(report, as_metrics(numbers))
         write_text(page, render(numbers, _draw(workers, source, facts)))
     _write_train(source, good, rows["train"], train)
     write_json(labels, {"class_names": class_names, "image_size": image.size_px, "interpolation": image.interpolation})
