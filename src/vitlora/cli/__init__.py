@@ -2,7 +2,7 @@
 
 import argparse
 
-from vitlora.cli import adapter, doctor, inspect, predict, preset, recover, verify
+from vitlora.cli import adapter, doctor, evaluate, inspect, predict, preset, recover, verify
 from vitlora.cli import run as run_verb
 from vitlora.core.entry import run
 from vitlora.safety.guard import shortage_named
@@ -10,6 +10,7 @@ from vitlora.safety.guard import shortage_named
 VERBS = {
     "adapter": adapter,
     "doctor": doctor,
+    "evaluate": evaluate,
     "inspect": inspect,
     "predict": predict,
     "preset": preset,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,23 +60,9 @@ def act(args: argparse.Namespace) -> None:
     Raises:
         VitloraError: There is no exported model, or at least one picture could not be read.
     """
-    if not (args.model / "model.onnx").is_file():
-        pull = f"`dvc pull {args.model}` fetches it, or " if has_remote() else ""
-        raise VitloraError(
-            f"{args.model} holds no model.onnx; {pull}`dvc repro` makes it, or name another with --model"
-        )
     if args.top < 1:
         raise VitloraError(f"--top: got {args.top}; the rule: at least 1")
-    damage = next(problems(args.model, only=("model.onnx", "vitlora.json")), None)
-    if damage:
-        raise VitloraError(f"{damage}; `vitlora recover && dvc repro` makes it anew, or copy the folder anew")
-    try:
-        bundle = read_json(args.model / "vitlora.json")
-    except (OSError, ValueError) as error:
-        raise VitloraError(f"{args.model}/vitlora.json cannot be read ({error}); `dvc repro` makes it anew") from None
-    if reason := why_not_current(args.model):
-        print(printable(f"note: {args.model}: {reason}; `dvc repro` makes it anew"), file=sys.stderr)
-    classifier = OnnxClassifier(args.model / "model.onnx", bundle["image_mean"], bundle["image_std"])
+    classifier, bundle = open_exported(args.model)
     rules = ANYWHERE if args.allow_private else PICTURE
     failed = seen = 0
     with Isolated() as child:
@@ -93,6 +79,27 @@ def act(args: argparse.Namespace) -> None:
         )
     if failed:
         raise VitloraError(f"{failed} picture{'s' if failed > 1 else ''} could not be read; named above")
+
+
+def open_exported(model: Path) -> tuple[OnnxClassifier, dict[str, Any]]:
+    """Return the exported classifier and its vitlora.json, and say so where it is not of today's parameters.
+
+    Raises:
+        VitloraError: There is no exported model, or it is damaged.
+    """
+    if not (model / "model.onnx").is_file():
+        pull = f"`dvc pull {model}` fetches it, or " if has_remote() else ""
+        raise VitloraError(f"{model} holds no model.onnx; {pull}`dvc repro` makes it, or name another with --model")
+    damage = next(problems(model, only=("model.onnx", "vitlora.json")), None)
+    if damage:
+        raise VitloraError(f"{damage}; `vitlora recover && dvc repro` makes it anew, or copy the folder anew")
+    try:
+        bundle = read_json(model / "vitlora.json")
+    except (OSError, ValueError) as error:
+        raise VitloraError(f"{model}/vitlora.json cannot be read ({error}); `dvc repro` makes it anew") from None
+    if reason := why_not_current(model):
+        print(printable(f"note: {model}: {reason}; `dvc repro` makes it anew"), file=sys.stderr)
+    return OnnxClassifier(model / "model.onnx", bundle["image_mean"], bundle["image_std"]), bundle
 
 
 def names(given: Iterable[str]) -> Iterator[str]:

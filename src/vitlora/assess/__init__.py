@@ -1,0 +1,1 @@
+"""Assess: score the exported model on pictures that no stage scores: altered ones, and other people's."""
