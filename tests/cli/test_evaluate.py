@@ -8,12 +8,16 @@ import sys
 
 import numpy as np
 import pytest
+from foreign import classifier
+from onnx import numpy_helper
+from PIL import Image
 from tiny import ROOT
 
 from vitlora.core.files import read_json, write_json
 from vitlora.storage.manifest import write_manifest
 from vitlora.storage.squares import create_split, open_pixels
 
+pytestmark = pytest.mark.slow
 NAMES = ["\x1b[2Jcat", "dog"]
 
 
@@ -77,9 +81,86 @@ def test_shifts_refuse_what_they_would_score_wrongly(model, tmp_path):
     assert "images.npy: damaged" in said
 
 
-@pytest.mark.parametrize("given", [("--shifts", "--images", "0"), ("--shifts", "--images", "-3"), ()])
+@pytest.mark.parametrize(
+    "given", [("--shifts", "--images", "0"), ("--shifts", "--images", "-3"), (), ("x", "--shifts")]
+)
 def test_arguments_that_mean_nothing_are_refused_in_a_line(model, given):
     _, said = evaluate(model, *given, code=1)
     assert said.startswith("error: ")
     assert "; the rule: " in said
     assert said.count("\n") == 1
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory):
+    """An exported model that names the strongest of two colours: red or green."""
+    folder = tmp_path_factory.mktemp("colours")
+    known = classifier()
+    known.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.eye(3, 2, dtype=np.float32) * 5, "w"))
+    (folder / "model.onnx").write_bytes(known.SerializeToString())
+    names = {"class_names": ["red", "green"], "image_size": 8, "interpolation": "bilinear"}
+    write_json(folder / "vitlora.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **names})
+    write_manifest(folder)
+    return folder
+
+
+def painted(root, **colours):
+    """Write pictures of one colour each into class folders: `red=[(255, 0, 0), ...]`."""
+    for name, pictures in colours.items():
+        (root / name).mkdir(parents=True)
+        for place, colour in enumerate(pictures):
+            Image.fromarray(np.full((9, 11, 3), colour, np.uint8)).save(root / name / f"{place}.png")
+    return root
+
+
+RED, GREEN = (250, 20, 30), (20, 250, 30)
+
+
+def test_a_folder_is_scored_and_its_mistakes_are_named(colours, tmp_path):
+    root = painted(tmp_path / "mine", red=[RED] * 7 + [GREEN], Green=[GREEN] * 4)
+    shown, said = evaluate(colours, root, "--out", tmp_path / "out")
+    assert "12 pictures of 2 of the model's 2 classes" in shown
+    assert "accuracy 91.7% [64.6%, 98.5%]" in shown
+    assert "  red/7.png: taken for green 100.0% (red 0.0%)" in shown
+    assert "not known" in shown
+    assert said == "note: pictures of Green are scored as green\n"
+    assert max(map(len, shown.splitlines()[1:])) <= 100
+    assert read_json(tmp_path / "out/scores.json")["accuracy"] == pytest.approx(11 / 12, abs=1e-6)
+    assert (tmp_path / "out/confusion.csv").read_text() == "actual,red,green\nred,7,1\ngreen,0,4\n"
+    assert (tmp_path / "out/confusion.png").is_file()
+    kept = read_json(tmp_path / "out/folder.json")
+    shown, _ = evaluate(colours, root, "--json", "--out", tmp_path / "again")
+    assert json.loads(shown) == kept
+    for path in (tmp_path / "out").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
+
+def test_bad_pictures_are_named_counted_and_not_scored(colours, tmp_path):
+    root = painted(tmp_path / "mine", red=[RED] * 3, green=[GREEN] * 2)
+    (root / "red/empty.jpg").write_bytes(b"")
+    (root / "green/page.png").write_bytes(b"<html></html>")
+    (root / "green/cut.png").write_bytes((root / "green/0.png").read_bytes()[:40])
+    (root / "green/.DS_Store").write_bytes(b"x")
+    shown, said = evaluate(colours, root, "--json", code=1)
+    found = json.loads(shown)
+    assert (found["images"], found["accuracy"]) == (5, 1)
+    assert sorted(found["bad"]) == ["green/cut.png", "green/page.png", "red/empty.jpg"]
+    assert said.count("bad image: ") == 3
+    assert said.endswith("error: 3 pictures could not be read, named above; the scores are of the others\n")
+    for name in ("red", "green"):
+        for path in (root / name).glob("?.png"):
+            path.write_bytes(b"")
+    _, said = evaluate(colours, root, code=1)
+    assert "error: none of 8 pictures could be read; green/0.png: " in said
+
+
+def test_a_class_that_the_model_does_not_know_is_refused_and_the_cure_that_is_told_works(colours, tmp_path):
+    root = painted(tmp_path / "mine", redd=[RED] * 3, green=[GREEN] * 2, blue=[(0, 0, 255)])
+    _, said = evaluate(colours, root, code=1)
+    assert "does not know: blue (1 picture), redd (3 pictures, close to red)" in said
+    shown, _ = evaluate(colours, root, "--map", "redd=red", "--ignore-unknown", "--json")
+    found = json.loads(shown)
+    assert (found["images"], found["accuracy"], found["ignored"]) == (5, 1, {"blue": 1})
+    shown, _ = evaluate(colours, root, "--ignore-unknown")
+    assert "no picture of red\n" in shown
+    assert "left out, since the model does not know them: blue, redd\n" in shown

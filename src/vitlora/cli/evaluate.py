@@ -1,38 +1,65 @@
-"""Score the exported model under other conditions: blurred, noisy, darker, tilted test pictures and the like."""
+"""Score the exported model on a labelled folder, or on the test pictures under other conditions (blur, noise, ...)."""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from vitlora.assess.shifts import SHIFTS, conditions, evenly_spaced, summarise
+from vitlora.assess import folder, shifts
+from vitlora.assess.summary import summarise
 from vitlora.cli.predict import open_exported
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import write_csv, write_json
-from vitlora.core.text import counted
+from vitlora.core.text import counted, printable
 from vitlora.storage.labels import Labels, read_labels
 from vitlora.storage.manifest import problems
 from vitlora.storage.squares import Squares, load_split
 
-CONDITIONS = 1 + sum(len(shift.strengths) for shift in SHIFTS)
+CONDITIONS = 1 + sum(len(shift.strengths) for shift in shifts.SHIFTS)
 COLUMNS = (
     *("shift", "strength", "shown", "accuracy", "low", "high"),
     *("difference", "difference_low", "difference_high", "broken", "fixed"),
 )
+WIDTH = 38  # characters of a class or a condition
+SHOWN = 20  # classes
+MISTAKES = 8
+TOP_K = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument(
+        "folder", nargs="?", type=Path, metavar="FOLDER", help="of class folders, read as download does"
+    )
+    parser.add_argument(
         "--shifts", action="store_true", help="score altered test pictures, of each kind three strengths"
     )
     parser.add_argument("--model", type=Path, default=Path("models/export"), help="exported folder (models/export)")
     parser.add_argument(
-        "--test", type=Path, default=Path("data/prepared/test"), help="stored test squares (data/prepared/test)"
+        "--adapter",
+        type=Path,
+        default=Path("models/adapter"),
+        help="with FOLDER: the adapter that was exported, which knows its training pictures (models/adapter)",
+    )
+    parser.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="THEIRS=OURS",
+        help="with FOLDER: score a class of the folder as one of the model's; may be given again",
+    )
+    parser.add_argument(
+        "--ignore-unknown", action="store_true", help="with FOLDER: leave out classes that the model does not know"
+    )
+    parser.add_argument(
+        "--test",
+        type=Path,
+        default=Path("data/prepared/test"),
+        help="with --shifts: stored squares (data/prepared/test)",
     )
     parser.add_argument(
         "--images", type=int, default=1000, metavar="N", help="with --shifts: at most N of them, evenly spaced (1000)"
@@ -43,27 +70,119 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def act(args: argparse.Namespace) -> None:
-    """Print how accuracy changes under each condition.
+    """Print the scores of a folder, or how accuracy changes under each condition.
 
     Raises:
-        VitloraError: There is no exported model, or no test picture of its classes and size.
+        VitloraError: There is no exported model, nothing that it can score, or a picture that could not be read.
     """
-    if not args.shifts:
-        raise VitloraError("nothing to score; the rule: --shifts")
+    if args.shifts == (args.folder is not None):
+        got = "both" if args.shifts else "neither"
+        raise VitloraError(
+            f"FOLDER and --shifts: got {got}; the rule: a folder of class folders, or --shifts, which alters the "
+            "stored test pictures"
+        )
     if args.images < 1:
         raise VitloraError(f"--images: got {args.images}; the rule: at least 1")
+    if args.shifts:
+        _act_shifts(args)
+    else:
+        _act_folder(args)
+
+
+def _act_folder(args: argparse.Namespace) -> None:
+    classifier, bundle = open_exported(args.model)
+    known = Labels(bundle["class_names"], bundle["image_size"], bundle["interpolation"])
+    found = folder.plan(args.folder, known.class_names, args.map, args.ignore_unknown)
+    for note in found.notes:
+        print(note, file=sys.stderr)
+    with _bar(len(found.files)) as bar:
+        answers = folder.answer(found, classifier, known, bar.update)
+    for path, reason in answers.bad.items():
+        print(printable(f"bad image: {path}: {reason}"), file=sys.stderr)
+    met = folder.met_before(args.adapter, bundle, answers.squares.digests)
+    scores = summarise(answers.logits, answers.squares, known.class_names, met)
+    result = {"folder": str(args.folder), **scores, "ignored": found.ignored, "bad": answers.bad}
+    if args.out:
+        folder.write(answers, known.class_names, bundle, min(TOP_K, len(known.class_names)), args.out)
+        write_json(args.out / "folder.json", result)
+    print(json.dumps(result) if args.json else "\n".join(_folder_lines(result, len(known.class_names))))
+    if answers.bad:
+        raise VitloraError(
+            f"{counted(len(answers.bad), 'picture')} could not be read, named above; the scores are of the others"
+        )
+
+
+def _folder_lines(result: dict[str, Any], classes: int) -> Iterator[str]:
+    """Yield the scores for people."""
+    rows, mistakes = result["classes"], result["mistakes"]
+    pictures, where = counted(result["images"], "picture"), printable(result["folder"])
+    yield f"{pictures} of {len(rows)} of the model's {classes} classes in {where}; brackets: 95 % intervals"
+    means = f"macro F1 {result['macro_f1']:.4f}, balanced accuracy {result['balanced_accuracy']:.4f}"
+    yield f"accuracy {_shown(result)}, {means}"
+    if result["missing"]:
+        yield f"no picture of {_some(result['missing'])}"
+    if result["ignored"]:
+        yield f"left out, since the model does not know them: {_some(list(result['ignored']))}"
+    yield _met(result["met"])
+    yield ""
+    yield f"{'class, the worst first':<{WIDTH}}{'recall':>7}  {'':<18}{'pictures':>8}  most often taken for"
+    for row in rows[:SHOWN]:
+        interval = f"[{row['low']:.1%}, {row['high']:.1%}]"
+        other = f"  {_cut(row['taken_for'], 20)} ({row['times']:,})" if row["taken_for"] is not None else ""
+        yield f"{_cut(row['class'], WIDTH - 1):<{WIDTH}}{row['recall']:>7.1%}  {interval:<18}{row['images']:>8,}{other}"
+    if len(rows) > SHOWN:
+        yield f"... and {len(rows) - SHOWN:,} more, with higher recall; --out FOLDER writes all"
+    if mistakes:
+        yield ""
+        yield "the mistakes that it was surest of:"
+    for row in mistakes[:MISTAKES]:
+        yield printable(
+            f"  {row['path']}: taken for {row['predicted']} {row['confidence']:.1%} "
+            f"({row['actual']} {row['confidence_in_actual']:.1%})"
+        )
+
+
+def _met(met: dict[str, Any] | None) -> str:
+    if met is None:
+        return "whether training has met these pictures is not known: no record of it beside this model (--adapter)"
+    if not met["train"] + met["val"]:
+        return "none of these pictures was used in training or in choosing its epoch"
+    others = f"accuracy of the others {_shown(met['others'])}" if met["others"] else "there are no others"
+    return f"{met['train']:,} of them were used in training, {met['val']:,} in choosing its epoch; {others}"
+
+
+def _shown(scores: dict[str, Any]) -> str:
+    return f"{scores['accuracy']:.1%} [{scores['low']:.1%}, {scores['high']:.1%}]"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return printable(", ".join(names[:5])) + more
+
+
+def _cut(name: str, most: int) -> str:
+    name = printable(name)
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _act_shifts(args: argparse.Namespace) -> None:
     classifier, bundle = open_exported(args.model)
     known = Labels(bundle["class_names"], bundle["image_size"], bundle["interpolation"])
     whole = _open_test(args.test, known, args.model)
-    squares = whole.pick(evenly_spaced(len(whole.labels), args.images))
+    squares = whole.pick(shifts.evenly_spaced(len(whole.labels), args.images))
     images = len(squares.labels)
-    with tqdm(total=CONDITIONS * images, unit="image", dynamic_ncols=True, disable=None, file=sys.stderr) as bar:
-        rows = summarise(list(conditions(classifier, squares, args.seed, bar.update)), squares.labels)
+    with _bar(CONDITIONS * images) as bar:
+        found = list(shifts.conditions(classifier, squares, args.seed, bar.update))
+    rows = shifts.summarise(found, squares.labels)
     result = {"images": images, "of": len(whole.labels), "seed": args.seed, "conditions": rows}
     if args.out:
         write_json(args.out / "shifts.json", result)
         write_csv(args.out / "shifts.csv", COLUMNS, ([row[column] for column in COLUMNS] for row in rows))
     print(json.dumps(result) if args.json else "\n".join(_shift_lines(rows, images, len(whole.labels))))
+
+
+def _bar(total: int) -> Any:
+    return tqdm(total=total, unit="image", dynamic_ncols=True, disable=None, leave=False, file=sys.stderr)
 
 
 def _open_test(test: Path, known: Labels, model: Path) -> Squares:
@@ -89,15 +208,15 @@ def _shift_lines(rows: Sequence[dict[str, Any]], images: int, of: int) -> list[s
     lines = [
         f"{counted(images, 'test picture')} ({which}), the same under every condition; brackets: 95 % intervals",
         "",
-        f"{'condition':<38}{'accuracy':>8}  {'change in points':<24}{'broken':>8}{'fixed':>7}",
-        f"{'as they are':<38}{clean['accuracy']:>8.1%}  [{clean['low']:.1%}, {clean['high']:.1%}]",
+        f"{'condition':<{WIDTH}}{'accuracy':>8}  {'change in points':<24}{'broken':>8}{'fixed':>7}",
+        f"{'as they are':<{WIDTH}}{clean['accuracy']:>8.1%}  [{clean['low']:.1%}, {clean['high']:.1%}]",
     ]
     for row in others:
         change, low, high = (100 * row[name] for name in ("difference", "difference_low", "difference_high"))
         told = f"{change:+.1f} [{low:+.1f}, {high:+.1f}]"
         name = f"{row['shift']}, {row['shown']}"
         counts = f"{row['broken']:>8,}{row['fixed']:>7,}"
-        lines.append(f"{name:<38}{row['accuracy']:>8.1%}  {told:<24}{counts}")
+        lines.append(f"{name:<{WIDTH}}{row['accuracy']:>8.1%}  {told:<24}{counts}")
     return [*lines, "", _worst(others)]
 
 
