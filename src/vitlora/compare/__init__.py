@@ -1,0 +1,1 @@
+"""Compare results of runs: with their uncertainty, from files alone, without torch and without DVC."""
