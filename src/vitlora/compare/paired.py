@@ -209,11 +209,12 @@ def t_interval(values: ArrayLike) -> Interval:
     return Interval(float(given.mean()), float(given.mean() - reach), float(given.mean() + reach))
 
 
-def welch(first: ArrayLike, second: ArrayLike) -> tuple[Interval, float]:
-    """Return the difference of two means, second minus first, with Welch's 95 % interval and two-sided p.
+def welch(first: ArrayLike, second: ArrayLike, level: float = LEVEL) -> tuple[Interval, float]:
+    """Return the difference of two means, second minus first, with Welch's interval and two-sided p.
 
     Args:
         first, second: At least two values each, one a seed.
+        level: Of the interval.
 
     Returns:
         difference: With its interval; without width where nothing varies.
@@ -226,6 +227,6 @@ def welch(first: ArrayLike, second: ArrayLike) -> tuple[Interval, float]:
     if error == 0:
         return Interval(difference, difference, difference), float(difference == 0)
     freedom = parts.sum() ** 2 / (parts**2 / (np.array([len(a), len(b)]) - 1)).sum()
-    reach = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
+    reach = float(stdtrit(freedom, (1 + level) / 2)) * error
     p = 2 * float(stdtr(freedom, -abs(difference) / error))
     return Interval(difference, difference - reach, difference + reach), p

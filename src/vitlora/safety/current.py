@@ -27,7 +27,7 @@ def why_not_current(model: Path) -> str | None:
     if SEEN.is_file() and SEEN.read_text(encoding="utf-8") == digest:
         return None
     try:
-        changed = list(_changed(read_yaml(PARAMS), read_lock()))
+        changed = list(changes(read_yaml(PARAMS), read_lock()))
         if changed:
             more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
             return f"it was made before these changes of {PARAMS}: {', '.join(changed[:SHOWN])}{more}"
@@ -40,8 +40,13 @@ def why_not_current(model: Path) -> str | None:
     return None
 
 
-def _changed(now: dict[str, Any], lock: dict[str, Any]) -> Iterator[str]:
-    """Yield the parameters that stages last ran with otherwise, as `lora.r: 16 -> 32`."""
+def changes(now: dict[str, Any], lock: dict[str, Any]) -> Iterator[str]:
+    """Yield the parameters that stages last ran with otherwise, as `lora.r: 16 -> 32`.
+
+    Args:
+        now: The document of params.yaml.
+        lock: The stages of dvc.lock.
+    """
     ran: dict[str, Any] = {}
     for stage in lock.values():
         ran |= stage.get("params", {}).get(str(PARAMS), {})
