@@ -2,13 +2,14 @@
 
 import argparse
 
-from vitlora.cli import adapter, doctor, evaluate, inspect, predict, preset, recover, verify
+from vitlora.cli import adapter, compare, doctor, evaluate, inspect, predict, preset, recover, verify
 from vitlora.cli import run as run_verb
 from vitlora.core.entry import run
 from vitlora.safety.guard import shortage_named
 
 VERBS = {
     "adapter": adapter,
+    "compare": compare,
     "doctor": doctor,
     "evaluate": evaluate,
     "inspect": inspect,
