@@ -2,16 +2,15 @@
 
 import difflib
 import hashlib
-import io
 import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -248,9 +247,12 @@ def met_before(adapter: Path, bundle: Mapping[str, object], digests: Iterable[st
     return [used.get(digest[:DIGITS], "") for digest in digests]
 
 
-def write(answers: Answers, class_names: Sequence[str], bundle: Mapping[str, object], top_k: int, out: Path) -> None:
+def write(answers: Answers, class_names: Sequence[str], bundle: Mapping[str, Any], top_k: int, out: Path) -> None:
     """Write the files that stage evaluate writes of its test split: scores, tables, the confusion matrix."""
-    from vitlora.evaluate.stage import write_scores
+    from vitlora.evaluate.calibration import Calibration
+    from vitlora.evaluate.records import write_scores
 
-    with redirect_stdout(io.StringIO()):  # it speaks of the test split
-        write_scores(answers.logits, answers.squares, class_names, top_k, out, "fp32")
+    # The exported model's logits are divided by its temperature already.
+    found = bundle.get("calibration", {"coverage": 1.0, "threshold": 0.0, "images": 0})  # of an older version
+    calibration = Calibration(1.0, found["coverage"], found["threshold"], found["images"])
+    write_scores(answers.logits, answers.squares, class_names, calibration, top_k, out, "fp32")

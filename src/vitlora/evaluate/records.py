@@ -1,13 +1,12 @@
 """The files that hold a model's scores: few stable numbers, and tables of all the rest."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitlora.core.files import significant, write_csv, write_json
-from vitlora.core.text import counted
 from vitlora.evaluate.calibration import (
     Calibration,
     brier_scores,
@@ -22,7 +21,6 @@ from vitlora.evaluate.scores import Floats, Ints, among_top, confusion, macro, p
 from vitlora.model.params import Precision
 from vitlora.storage.squares import Squares
 
-FEW = 100  # test images
 DIGITS = 16  # of a picture's SHA-256: two of a million are equal once in 40 million sets
 LOSSES = ("log_loss", "brier")
 
@@ -37,7 +35,7 @@ def write_scores(
     top_k: int,
     out: Path,
     kind: Precision,
-) -> None:
+) -> list[Row]:
     """Write everything that is known from logits and true labels.
 
     Args:
@@ -49,6 +47,9 @@ def write_scores(
         out: Folder for scores.json, intervals.csv, per_class.csv, reliability.csv, confusion.csv, confusion.png and
             predictions.csv.
         kind: What the logits were computed in.
+
+    Returns:
+        All scores: name, value, interval or None, how it was found.
     """
     scaled = calibration.scale(logits)
     shares = softmax(scaled)
@@ -67,7 +68,7 @@ def write_scores(
     columns = ("path", "actual", "predicted", "confidence", "sha256")
     write_csv(out / "predictions.csv", columns, _predictions(shares, predicted, squares, class_names))
     draw_confusion(counts, class_names, out / "confusion.png")
-    _tell(rows, values, len(predicted))
+    return rows
 
 
 def _scores(
@@ -156,22 +157,3 @@ def _predictions(
     columns = (squares.paths, squares.labels, predicted, shares.max(axis=1), squares.digests)
     for path, actual, guess, sure, digest in zip(*columns, strict=True):
         yield path, class_names[actual], class_names[guess], f"{sure:.4f}", digest[:DIGITS]
-
-
-def _tell(rows: Sequence[Row], values: Mapping[str, float], images: int) -> None:
-    low, high = next(interval for name, _, interval, _ in rows if name == "accuracy" and interval)
-    print(
-        f"test accuracy {values['accuracy']:.4f} on {counted(images, 'image')}, 95 % interval {low:.4f} to {high:.4f}; "
-        f"macro F1 {values['macro_f1']:.4f}"
-    )
-    print(
-        f"log loss {values['log_loss']:.4f} ({values['log_loss_before_temperature']:.4f} before the temperature); "
-        f"prediction sets hold the truth in {values['set_coverage']:.4f}, with {values['set_classes']:.2f} classes each"
-    )
-    if values["calibration_error"] > values["calibration_error_by_chance_at_most"]:
-        print(
-            f"note: confidences are off by {values['calibration_error']:.3f} on average, more than chance explains "
-            f"({values['calibration_error_by_chance_at_most']:.3f})"
-        )
-    if images < FEW:
-        print(f"note: one test image is {1 / images:.4f} of accuracy; a difference of a few images may be chance")

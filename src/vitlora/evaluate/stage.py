@@ -10,7 +10,7 @@ from vitlora.core.files import write_csv, write_json
 from vitlora.core.text import counted
 from vitlora.evaluate.calibration import COLDEST, HOTTEST, Calibration, calibrate
 from vitlora.evaluate.params import Evaluate
-from vitlora.evaluate.records import write_scores
+from vitlora.evaluate.records import Row, write_scores
 from vitlora.evaluate.scores import Floats
 from vitlora.model.adapters import load_adapter
 from vitlora.model.base import device_of_choice
@@ -18,6 +18,8 @@ from vitlora.model.inference import device_precision, score
 from vitlora.model.seen import count_seen
 from vitlora.storage.labels import read_labels
 from vitlora.storage.squares import Squares, load_split
+
+FEW = 100  # test images
 
 
 def evaluate(
@@ -54,7 +56,8 @@ def evaluate(
         _write_logits(evaluated, name, logits[name], squares, known.class_names)
     write_json(evaluated / "class_names.json", known.class_names)
     write_json(evaluated / "calibration.json", {**calibration._asdict(), "precision": kind})
-    write_scores(logits["test"], splits["test"], known.class_names, calibration, evaluate.top_k, out, kind)
+    rows = write_scores(logits["test"], splits["test"], known.class_names, calibration, evaluate.top_k, out, kind)
+    _tell(rows, len(splits["test"].labels))
     _tell_seen(count_seen(adapter, splits["test"].digests), len(splits["test"].labels))
 
 
@@ -82,6 +85,26 @@ def _tell_calibration(calibration: Calibration, logits: Floats, val: Squares, cl
             f"note: {images} are too few to promise evaluate.coverage {calibration.coverage:g}; every prediction set "
             "holds every class"
         )
+
+
+def _tell(rows: Sequence[Row], images: int) -> None:
+    values = {name: value for name, value, *_ in rows}
+    low, high = next(interval for name, _, interval, _ in rows if name == "accuracy" and interval)
+    print(
+        f"test accuracy {values['accuracy']:.4f} on {counted(images, 'image')}, 95 % interval {low:.4f} to {high:.4f}; "
+        f"macro F1 {values['macro_f1']:.4f}"
+    )
+    print(
+        f"log loss {values['log_loss']:.4f} ({values['log_loss_before_temperature']:.4f} before the temperature); "
+        f"prediction sets hold the truth in {values['set_coverage']:.4f}, with {values['set_classes']:.2f} classes each"
+    )
+    if values["calibration_error"] > values["calibration_error_by_chance_at_most"]:
+        print(
+            f"note: confidences are off by {values['calibration_error']:.3f} on average, more than chance explains "
+            f"({values['calibration_error_by_chance_at_most']:.3f})"
+        )
+    if images < FEW:
+        print(f"note: one test image is {1 / images:.4f} of accuracy; a difference of a few images may be chance")
 
 
 def _tell_seen(seen: int | None, images: int) -> None:
