@@ -2,7 +2,7 @@
 
 import argparse
 
-from vitlora.cli import adapter, compare, doctor, evaluate, inspect, predict, preset, recover, verify
+from vitlora.cli import adapter, compare, doctor, evaluate, inspect, predict, preset, recover, report, verify
 from vitlora.cli import run as run_verb
 from vitlora.core.entry import run
 from vitlora.safety.guard import shortage_named
@@ -16,6 +16,7 @@ VERBS = {
     "predict": predict,
     "preset": preset,
     "recover": recover,
+    "report": report,
     "run": run_verb,
     "verify": verify,
 }

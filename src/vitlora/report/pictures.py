@@ -1,0 +1,128 @@
+"""Small pictures for the page, out of what preprocess prepared: looked up by digest, or by path."""
+
+import base64
+import io
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vitlora.images.pixels import crop_and_resize, decode
+from vitlora.storage.packed import Packed
+from vitlora.storage.squares import Squares, load_split
+from vitlora.train.augment import epoch_crops
+from vitlora.train.params import Augment
+
+PREPARED = Path("data/prepared")
+SIDE = 160  # px, of a picture on the page at most
+QUALITY = 78
+DIGITS = 16  # of a picture's SHA-256
+HOT = np.array([[68, 1, 84], [187, 55, 84], [249, 142, 9], [252, 255, 164]], np.float64)  # dark violet to pale yellow
+VEIL = 0.75  # of the hottest cell, 1 would hide the picture
+
+
+class Pictures:
+    """The pictures of the three splits, as far as they are here.
+
+    Args:
+        folder: Of the three splits.
+    """
+
+    def __init__(self, folder: Path = PREPARED) -> None:
+        self.folder = folder
+
+    @cached_property
+    def squares(self) -> list[Squares]:
+        """Test and val, those that are here."""
+        places = (self.folder / name for name in ("test", "val"))
+        return [load_split(place) for place in places if (place / "images.npy").is_file()]
+
+    @cached_property
+    def train(self) -> Packed | None:
+        """The training pictures as they were given, if they are here."""
+        return Packed(self.folder / "train") if (self.folder / "train" / "images.bin").is_file() else None
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """Split and row by digest and by path; a picture that is in two splits is the same one."""
+        found: dict[str, tuple[int, int]] = {}
+        for number, split in enumerate(self.squares):
+            for row, (path, digest) in enumerate(zip(split.paths, split.digests, strict=True)):
+                found.setdefault(path, (number, row))
+                found.setdefault(digest[:DIGITS], (number, row))
+        return found
+
+    @cached_property
+    def _train_rows(self) -> dict[str, int]:
+        rows = self.train.rows if self.train else []
+        return {row["path"]: place for place, row in enumerate(rows)}
+
+    def square(self, path: str, digest: str = "") -> NDArray[np.uint8] | None:
+        """Return a test or val picture as the model sees it, uint8 (3, H, H); None if it is not here."""
+        place = self._places.get(digest or path)
+        return None if place is None else np.asarray(self.squares[place[0]].images[place[1]])
+
+    def show(self, path: str, digest: str = "") -> str | None:
+        """Return a picture of any split as an address that holds it; None if it is not here."""
+        square = self.square(path, digest)
+        if square is not None:
+            return address(Image.fromarray(square.transpose(1, 2, 0)))
+        row = self._train_rows.get(path)
+        return None if row is None else self.show_train(row)
+
+    def show_train(self, row: int) -> str:
+        """Return a training picture, as it was given, as an address that holds it."""
+        assert self.train is not None
+        return address(decode(self.train[row], checked=True))
+
+    def show_crops(self, rows: Sequence[int], augment: Augment, seed: int, size: int, interpolation: str) -> list[str]:
+        """Return training pictures as the first epoch augments them.
+
+        Args:
+            rows: Of the training pictures.
+            augment: What the run cut and turned.
+            seed: Of the training.
+            size: Side of the model's square, px.
+            interpolation: Of the squares.
+        """
+        assert self.train is not None
+        sizes = self.train.numbers("width", "height")
+        boxes, flips = epoch_crops(seed, 0, sizes, augment.scale, augment.ratio, augment.horizontal_flip_p)
+        return [address(self._crop(self.train, row, boxes[row], bool(flips[row]), size, interpolation)) for row in rows]
+
+    @staticmethod
+    def _crop(
+        train: Packed, row: int, box: NDArray[np.int64], flip: bool, size: int, interpolation: str
+    ) -> Image.Image:
+        left, top, right, bottom = box.tolist()
+        square = crop_and_resize(decode(train[row], checked=True), (left, top, right, bottom), size, interpolation)
+        image = Image.fromarray(square.transpose(1, 2, 0))
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image
+
+
+def address(image: Image.Image) -> str:
+    """Return a small JPEG of an image as an address that holds it."""
+    small, buffer = image.copy(), io.BytesIO()
+    small.thumbnail((SIDE, SIDE))
+    small.save(buffer, format="JPEG", quality=QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def heat_address(heat: NDArray[np.float32]) -> str:
+    """Return a heat map as a veil to lay over its picture: the hotter, the brighter and the denser.
+
+    Args:
+        heat: float32 (rows, columns), 0 to 1. The page enlarges it.
+    """
+    place = np.clip(heat.astype(np.float64), 0, 1) * (len(HOT) - 1)
+    low = np.minimum(place.astype(np.int64), len(HOT) - 2)
+    share = (place - low)[..., None]
+    colour = HOT[low] * (1 - share) + HOT[low + 1] * share
+    alpha = 255 * VEIL * np.clip(heat, 0, 1)[..., None] ** 0.8
+    buffer = io.BytesIO()
+    pixels = np.concatenate([colour, alpha], axis=-1).round().astype(np.uint8)
+    Image.fromarray(pixels, "RGBA").save(buffer, format="PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
