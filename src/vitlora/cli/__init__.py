@@ -2,7 +2,7 @@
 
 import argparse
 
-from vitlora.cli import adapter, compare, doctor, evaluate, inspect, predict, preset, recover, report, verify
+from vitlora.cli import adapter, compare, doctor, evaluate, gate, inspect, predict, preset, recover, report, verify
 from vitlora.cli import run as run_verb
 from vitlora.core.entry import run
 from vitlora.safety.guard import shortage_named
@@ -12,6 +12,7 @@ VERBS = {
     "compare": compare,
     "doctor": doctor,
     "evaluate": evaluate,
+    "gate": gate,
     "inspect": inspect,
     "predict": predict,
     "preset": preset,

@@ -17,7 +17,7 @@ Ints = NDArray[np.int64]
 LEVEL, ONE_SIDED = 0.95, 0.90  # a one-sided test at 5 % is one end of the 90 % interval
 POWER = 0.80
 FEWEST_DIFFERING = 10  # pictures that only one model has right; with fewer, pulls say little of their own spread
-DRAWS, CHUNK = 2000, 50  # of the bootstrap: in all, and at once
+DRAWS, CHUNK = 1000, 50  # of the bootstrap: in all, and at once
 
 
 class Interval(NamedTuple):

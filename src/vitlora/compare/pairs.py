@@ -1,7 +1,7 @@
 """Which rows of two or more runs are of the same picture."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -44,11 +44,12 @@ def pair(runs: Sequence[Run]) -> Pairs:
     """
     answers = [run.answers for run in runs]
     by = "path" if any(each.digests is None for each in answers) else "sha256"
-    places = [dict(_numbered(_keys(each, by))) for each in answers]
-    shared = [key for key in places[0] if all(key in other for other in places[1:])]
+    places = [_places(_keys(each, by)) for each in answers]
+    all_have = set(places[0]).intersection(*places[1:])
+    shared = [key for key in places[0] if key in all_have]
     rows = np.array([[own[key] for key in shared] for own in places], np.int64).reshape(len(runs), len(shared))
     labels = [[each.actual[row] for row in own] for each, own in zip(answers, rows.tolist(), strict=True)]
-    equal = [len(set(row)) == 1 for row in zip(*labels, strict=True)]
+    equal = [row.count(row[0]) == len(row) for row in zip(*labels, strict=True)]
     relabelled = [
         (answers[0].paths[rows[0, place]], [own[place] for own in labels])
         for place, same in enumerate(equal)
@@ -60,16 +61,21 @@ def pair(runs: Sequence[Run]) -> Pairs:
     return Pairs(kept, by, relabelled, others)
 
 
-def _keys(answers: Answers, by: str) -> Iterable[str]:
+def _keys(answers: Answers, by: str) -> Sequence[str]:
     return answers.paths if by == "path" or answers.digests is None else answers.digests
 
 
-def _numbered(keys: Iterable[str]) -> Iterator[tuple[tuple[str, int], int]]:
-    """Yield each key with how often it came before, and its row."""
+def _places(keys: Sequence[str]) -> dict[str, int]:
+    """Return the row of each key; of one that stands several times, the later ones get a number behind."""
+    places = dict(zip(keys, range(len(keys)), strict=True))
+    if len(places) == len(keys):
+        return places
     seen: Counter[str] = Counter()
+    numbered = {}
     for row, key in enumerate(keys):
-        yield (key, seen[key]), row
+        numbered[f"{key}\0{seen[key]}" if seen[key] else key] = row
         seen[key] += 1
+    return numbered
 
 
 def _require_enough(count: int, runs: Sequence[Run], others: Sequence[int], by: str) -> None:

@@ -38,6 +38,7 @@ MAIN = {  # the file of results that a stage's record of what ran belongs to
 RAN = {stage: f"metrics/ran/{stage}.json" for stage in MAIN}
 FILES = (PREDICTIONS, SCORES, PARAMS, LOCK, *dict.fromkeys([*MAIN.values(), *RAN.values()]))
 LOGITS, TEST, CLASSES, CALIBRATION = "test_logits.npy", "test.csv", "class_names.json", "calibration.json"
+COLUMNS = ("path", "actual", "predicted", "confidence")
 DIGITS = 16  # of a picture's SHA-256, as predictions.csv has it
 SHOWN = 3
 FETCH = {"branch": "--all-branches", "tag": "--all-tags", "commit": "--all-commits"}
@@ -45,12 +46,16 @@ FETCH = {"branch": "--all-branches", "tag": "--all-tags", "commit": "--all-commi
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said of the test pictures, a row each; ``digests`` is None in results of before they were kept."""
+    """What a model said of the test pictures, a row each; ``digests`` is None in results of before they were kept.
+
+    ``confidence`` is text as the file has it, four decimals.
+    """
 
     paths: list[str]
     digests: list[str] | None
     actual: list[str]
     predicted: list[str]
+    confidence: list[str]
 
 
 @dataclass(frozen=True)
@@ -168,14 +173,13 @@ def parse_predictions(content: bytes, name: str) -> Answers:
     Raises:
         VitloraError: A column is missing, a row is cut, or there is no row.
     """
-    text = content.decode("utf-8", "surrogateescape")
-    rows = list(csv.reader(io.StringIO(text, newline="")))
+    rows = _table(content)
     where = f"{name}: {PREDICTIONS}"
     cure = "; `git checkout metrics/evaluate` or `dvc repro evaluate` brings it back"
     head = rows[0] if rows else []
-    missing = [column for column in ("path", "actual", "predicted", "confidence") if column not in head]
+    missing = [column for column in COLUMNS if column not in head]
     if missing:
-        raise VitloraError(f"{where}: no column {missing[0]}; the rule: path, actual, predicted, confidence{cure}")
+        raise VitloraError(f"{where}: no column {missing[0]}; the rule: {', '.join(COLUMNS)}{cure}")
     uneven = next((number for number, row in enumerate(rows, 1) if len(row) != len(head)), None)
     if uneven:
         raise VitloraError(f"{where}: line {uneven} has {len(rows[uneven - 1])} cells, the head {len(head)}{cure}")
@@ -183,7 +187,11 @@ def parse_predictions(content: bytes, name: str) -> Answers:
         raise VitloraError(f"{where}: no picture in it{cure}")
     columns = dict(zip(head, map(list, zip(*rows[1:], strict=True)), strict=True))
     digests = [digest[:DIGITS] for digest in columns["sha256"]] if "sha256" in columns else None
-    return Answers(columns["path"], digests, columns["actual"], columns["predicted"])
+    return Answers(columns["path"], digests, *(columns[each] for each in COLUMNS[1:]))
+
+
+def _table(content: bytes) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")))
 
 
 def parse_yaml(files: Mapping[str, bytes], path: str, name: str) -> dict[str, Any]:
@@ -316,10 +324,11 @@ def parse_logits(contents: Mapping[str, bytes], answers: Answers, name: str) -> 
         values = np.load(io.BytesIO(contents[LOGITS]), allow_pickle=False).astype(np.float32)
         class_names = json.loads(contents[CLASSES])
         temperature = float(json.loads(contents[CALIBRATION])["temperature"])
-        rows = list(csv.DictReader(io.StringIO(contents[TEST].decode("utf-8", "surrogateescape"), newline="")))
-        same = values.shape == (len(rows), len(class_names)) and [row["path"] for row in rows] == answers.paths
-        same = same and [class_names[place] for place in values.argmax(axis=1)] == answers.predicted
-    except (ValueError, KeyError, TypeError, EOFError):
+        head, *rows = _table(contents[TEST])
+        place = head.index("path")
+        same = values.shape == (len(rows), len(class_names)) and [row[place] for row in rows] == answers.paths
+        same = same and [class_names[label] for label in values.argmax(axis=1)] == answers.predicted
+    except (ValueError, KeyError, IndexError, TypeError, EOFError):
         raise VitloraError(f"{where} can't be read; `dvc checkout --force {EVALUATED}` brings it back") from None
     if not same:
         raise VitloraError(

@@ -85,6 +85,7 @@ class Comparison:
         p: McNemar's two-sided mid-p.
         margin: A difference below it counts as none.
         verdict: better, worse, equivalent or undecided: the second against the first.
+        same: Whether the two answer the same, equally surely, on every picture; then they are equivalent.
         visible_drop: Smallest drop that would have shown in 80 of 100 such test sets.
         figures: Other scores.
         not_compared: Why there are no log loss and Brier; empty where there are.
@@ -106,6 +107,7 @@ class Comparison:
     p: float
     margin: float
     verdict: str
+    same: bool
     visible_drop: float
     figures: list[Figure]
     not_compared: str
@@ -148,6 +150,7 @@ def compare_two(first: Run, second: Run, margin: float) -> Comparison:
     lost, won = np.flatnonzero(right_a & ~right_b), np.flatnonzero(right_b & ~right_a)
     counts = len(lost), len(won), len(right_a)
     difference, one_sided = accuracy_difference(*counts), accuracy_difference(*counts, ONE_SIDED)
+    same = answer_the_same(pairs, first, second)
     losses, why = loss_figures(pairs, shared, first, second)
     return Comparison(
         a=first.label,
@@ -160,7 +163,8 @@ def compare_two(first: Run, second: Run, margin: float) -> Comparison:
         one_sided=one_sided,
         p=float(mid_p(len(lost), len(won))),
         margin=margin,
-        verdict=verdict(difference, one_sided, margin),
+        verdict="equivalent" if same else verdict(difference, one_sided, margin),
+        same=same,
         visible_drop=smallest_visible_drop(*counts),
         figures=[*class_figures(shared), *losses],
         not_compared=why,
@@ -171,6 +175,25 @@ def compare_two(first: Run, second: Run, margin: float) -> Comparison:
         cost=list(_costs(first, second)),
         notes=[*pairing_notes(pairs, [first, second]), *_notes(first, second), *first.notes, *second.notes],
     )
+
+
+def answer_the_same(pairs: Pairs, first: Run, second: Run) -> bool:
+    """Whether two runs give equal logits for every picture of both; equal confidences where logits are not here.
+
+    Confidences have four decimals: where all are 1.0000, they tell nothing.
+    """
+    rows_a, rows_b = pairs.rows
+    if any(pairs.others) or pairs.relabelled:
+        return False
+    if first.logits and second.logits:
+        equal = first.logits.class_names == second.logits.class_names
+        return equal and np.array_equal(first.logits.values[rows_a], second.logits.values[rows_b])
+    sides = (
+        [(run.answers.predicted[row], run.answers.confidence[row]) for row in rows.tolist()]
+        for run, rows in ((first, rows_a), (second, rows_b))
+    )
+    a, b = sides
+    return a == b and any(sure != "1.0000" for _, sure in a)
 
 
 def verdict(difference: Interval, one_sided: Interval, margin: float) -> str:

@@ -56,7 +56,9 @@ def verdict_line(found: Comparison) -> str:
     about = {
         "better": f"{found.b} is better than {found.a}",
         "worse": f"{found.b} is worse than {found.a}",
-        "equivalent": f"{found.b} and {found.a} differ by less than {100 * found.margin:g} points",
+        "equivalent": f"{found.b} and {found.a} differ by less than {100 * found.margin:g} points"
+        if not found.same
+        else f"{found.b} and {found.a} answer alike",
         "undecided": f"{found.b} may be better or worse than {found.a}",
     }[found.verdict]
     return f"{found.verdict}: {about}; {span(found.difference)} points"
@@ -64,6 +66,8 @@ def verdict_line(found: Comparison) -> str:
 
 def small_lines(found: Comparison) -> Iterator[str]:
     """Yield what the verdict's sentence leaves open."""
+    if found.same:
+        yield "the two answer the same, equally surely, on every picture"
     small = found.difference.low > 0 or found.difference.high < 0
     if found.verdict == "equivalent" and small:
         yield "a difference is there, but smaller than the margin"
