@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import ChainableUndefined, Environment
 
 from vitlora.compare.two import Comparison
 from vitlora.compare.wording import cost, cost_name, difference, points, span, verdict_line
@@ -90,7 +90,7 @@ def _sections(params: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
 def _environment() -> Environment:
     """Return one that escapes all text, writes out control characters, and knows our ways of writing numbers."""
     environment = Environment(
-        autoescape=True, finalize=_shown, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, finalize=_shown, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
         "n": "{:,}".format,
