@@ -4,6 +4,8 @@
     vitlora compare A                    A against the workspace
     vitlora compare A B                  commits, branches, tags, experiments, `workspace` or folders
     vitlora compare A1,A2,A3 B1,B2,B3    two recipes, several seeds of each
+    vitlora compare --all                every commit and experiment, the best first
+    vitlora compare --all --by lora.r    the same by a parameter, seeds summarised
 
 docs/compare.md says what each verdict means, and what is not tested.
 """
@@ -11,10 +13,12 @@ docs/compare.md says what each verdict means, and what is not tested.
 import argparse
 import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 from vitlora.core.errors import VitloraError
 
-MARGIN, SHOWN = 0.5, 10
+MARGIN, SHOWN, LISTED = 0.5, 10, 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--show", type=int, default=SHOWN, metavar="N", help=f"at most so many changed pictures of each kind ({SHOWN})"
     )
+    parser.add_argument("--all", action="store_true", help="list every commit and experiment that has results")
+    parser.add_argument("--metric", default="accuracy", help="with --all: the score to sort by (accuracy)")
+    parser.add_argument(
+        "--by", metavar="KEY", help="with --all: one line a value, such as lora.r or lora.r,lora.method"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="with --all --by KEY: a picture, .png or .svg")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="all of it, for machines")
     form.add_argument("--md", action="store_true", help="Markdown, for a pull request")
@@ -44,6 +54,11 @@ def act(args: argparse.Namespace) -> None:
     """
     if args.margin < 0 or args.show < 0:
         raise VitloraError(f"--margin {args.margin:g}, --show {args.show}; the rule: not below 0")
+    if args.all:
+        _list_all(args)
+        return
+    if args.by or args.plot or args.metric != "accuracy":
+        raise VitloraError("--by, --plot and --metric belong to --all; the rule: `vitlora compare --all --by lora.r`")
     sides = sides_of(args.runs)
     from vitlora.compare.runs import load_run
     from vitlora.compare.two import compare_two
@@ -94,3 +109,43 @@ def sides_of(runs: list[str]) -> list[list[str]]:
     if not all(all(side) for side in sides):
         raise VitloraError(f"got {' '.join(runs)!r}; the rule: names joined by single commas")
     return sides
+
+
+def _list_all(args: argparse.Namespace) -> None:
+    if args.runs:
+        raise VitloraError(f"got --all and {' '.join(args.runs)}; the rule: --all lists all runs there are")
+    keys = args.by.split(",") if args.by else []
+    if args.plot and len(keys) != 1:
+        raise VitloraError("--plot: the rule: one parameter to draw against, such as --by lora.r")
+    from vitlora.compare import leaderboard
+
+    entries = leaderboard.collect(args.metric)
+    groups = leaderboard.group(entries, keys) if keys else []
+    if args.plot:
+        from vitlora.compare.sweep import draw_sweep
+
+        draw_sweep(entries, groups, keys[0], args.metric, args.plot)
+    if args.json:
+        found = [dataclasses.asdict(entry) for entry in entries]
+        print(json.dumps({"runs": found, "groups": [group._asdict() for group in groups]}, indent=2, default=str))
+        return
+    best = min if leaderboard.lower_is_better(args.metric) else max
+    head = leaderboard.group_head(keys) if keys else leaderboard.HEAD
+    limit = args.show if args.show != SHOWN else LISTED
+    rows = list(leaderboard.group_rows(groups, best) if keys else leaderboard.rows(entries, limit))
+    _print_table(args.md, leaderboard.title(entries, args.metric), head, rows, list(leaderboard.notes(entries, keys)))
+
+
+def _print_table(markdown: bool, title: str, head: Any, rows: Any, notes: list[str]) -> None:
+    if markdown:
+        from vitlora.compare.markdown import code, plain, table
+
+        cells = ([code(cell) if cell else "" for cell in row] for row in rows)
+        print("\n".join([f"### {title}", "", *table(head, cells), *(f"* {plain(note)}" for note in notes)]))
+        return
+    from vitlora.compare.screen import grid, make_console, say
+
+    console = make_console()
+    grid(console, [(heading, "left") for heading in head], rows, title)
+    for note in notes:
+        say(console, f"note: {note}", "dim")

@@ -114,6 +114,14 @@ def read_commits(commits: Sequence[str], paths: Sequence[str]) -> list[dict[str,
     return [{path: content for path in paths if (content := next(contents, None)) is not None} for _ in commits]
 
 
+def object_ids(commits: Sequence[str], paths: Sequence[str]) -> list[list[str | None]]:
+    """Return for each commit the ids of these files, None where it has no such file: equal ids are equal bytes."""
+    asked = "".join(f"{commit}:./{path}\n" for commit in commits for path in paths)
+    answer = run_git(["cat-file", "--batch-check=%(objectname) %(objecttype)"], asked.encode()) or b""
+    ids = [line.partition(" ")[0] if line.endswith(" blob") else None for line in answer.decode().splitlines()]
+    return [ids[start : start + len(paths)] for start in range(0, len(ids), len(paths))]
+
+
 def _objects(answer: bytes) -> Iterator[bytes | None]:
     """Yield each object that ``git cat-file --batch`` printed; None for one that is not there, or is a folder."""
     start = 0
