@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import shutil
 import stat
 import tarfile
 import time
@@ -647,3 +648,54 @@ def test_a_picture_that_is_missing_from_its_row_is_empty_for_preprocess_to_judge
     rows = {"image": [None, {"bytes": png(1), "path": "x.png"}], "label": [0, 1]}
     pq.write_table(pa.table(rows, schema=features.arrow_schema), tmp_path / "train.parquet")
     assert [picture.data for picture in hub(tmp_path).pictures] == [b"", png(1)]
+
+
+def order_of_its_own(root, split, names):
+    """Write a split anew whose ClassLabel has other names, and leave those of the others."""
+    from datasets import ClassLabel
+
+    make_hub(root / "other", {split: [0, 1, 1]}, ClassLabel(names=names))
+    name = f"data/{split}-00000-of-00001.parquet"
+    (root / "other" / name).replace(root / name)
+    shutil.rmtree(root / "other")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["dog", "cat"], 'has "dog" for 0 in label, where the data set has "cat"'),
+        (["cat", "wolf"], 'has "wolf" for 1 in label, where the data set has "dog"'),
+        (["cat", "dog", "owl"], "has 3 classes in label, where the data set has 2"),
+    ],
+)
+def test_a_split_that_numbers_the_classes_otherwise_is_refused_and_names_as_text_are_read(tmp_path, names, said):
+    """`datasets` would take the first split's names for all: every picture of the other under a wrong class."""
+    from datasets import Value, load_dataset
+
+    root = make_hub(tmp_path / "hub", {"train": [0, 1, 0, 1], "validation": [0, 1]})
+    order_of_its_own(root, "validation", names)
+    with pytest.raises(VitloraError) as refused:
+        hub(root, splits=BOTH)
+    assert said in str(refused.value)
+    assert "validation-00000-of-00001.parquet" in str(refused.value)
+    for split in BOTH.values():  # the cure
+        path = root / f"data/{split}-00000-of-00001.parquet"
+        one = load_dataset("parquet", data_files=str(path), split="train", cache_dir=tmp_path / "cache" / split)
+        own = one.features["label"].names
+        text = one.cast_column("label", Value("int64")).map(lambda row, own=own: {"label": own[row["label"]]})
+        text.to_parquet(path)
+    class_names, pictures = read(hub(root, splits=BOTH))
+    assert class_names == sorted({"cat", "dog", *names[:2]})
+    labelled = [(split, name) for split, name, _ in pictures.values()]
+    assert labelled[:4] == [("train", "cat"), ("train", "dog"), ("train", "cat"), ("train", "dog")]
+    assert labelled[4:] == [("test", names[0]), ("test", names[1]), ("test", names[1])]
+
+
+def test_other_configurations_may_number_their_classes_otherwise(tmp_path):
+    from datasets import ClassLabel
+
+    root = make_hub(tmp_path / "hub", {"train": [0, 1], "validation": [1, 0]})
+    make_hub(tmp_path / "coarse", {"train": [0, 0]}, ClassLabel(names=["animal"]))
+    (tmp_path / "coarse/data").rename(root / "coarse")
+    class_names, _ = read(hub(root, splits=BOTH))
+    assert class_names == ["cat", "dog"]

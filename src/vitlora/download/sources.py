@@ -4,8 +4,9 @@ Every reader gives ``Found``: class names, and pictures in a fixed order that ar
 """
 
 import io
+import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -70,7 +71,10 @@ def from_hub_layout(
         for ours, theirs in splits.items()
     }
     labels = _labels(features[label_column], chosen.values(), label_column, folder)
-    names = checked_names(getattr(features[label_column], "names", None) or map(str, labels), folder)
+    stated = getattr(features[label_column], "names", None)
+    if stated:
+        _refuse_other_names(folder, config, label_column, stated)
+    names = checked_names(stated or map(str, labels), folder)
     allowed = ", ".join(map(str, labels)) if len(labels) <= 10 else f"one of {len(labels)} classes"
 
     def pictures() -> Iterator[Picture]:
@@ -239,6 +243,33 @@ def _labels(feature: Any, streams: Iterable[Any], column: str, folder: Path) -> 
             f"data.label_column: {column} holds {odd[0]!s:.60}; the rule: whole numbers or text in every row"
         )
     return {value: number for number, value in enumerate(sorted(found))}
+
+
+def _refuse_other_names(folder: Path, config: str | None, column: str, names: Sequence[str]) -> None:
+    """Refuse parquet files that number the classes in another order: `datasets` takes one file's names for all rows.
+
+    Raises:
+        VitloraError: Names the file, and the first class that differs.
+    """
+    import datasets
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_schema
+
+    files = datasets.load_dataset_builder(str(folder.absolute()), config).config.data_files or {}
+    for path in sorted(str(path) for paths in files.values() for path in paths):
+        try:
+            about = json.loads((read_schema(path).metadata or {}).get(b"huggingface", b"{}"))
+            own = about["info"]["features"][column]["names"]
+        except (ArrowException, OSError, ValueError, KeyError, TypeError):
+            continue  # it says nothing of classes, or is no file that `datasets` could read
+        if own != list(names):
+            place = next((n for n, pair in enumerate(zip(own, names, strict=False)) if pair[0] != pair[1]), None)
+            said = f"{len(own)} classes" if place is None else f"{shown(own[place])} for {place}"
+            rule = str(len(names)) if place is None else shown(names[place])
+            raise VitloraError(
+                f"data.path: {path} has {said} in {column}, where the data set has {rule}; the rule: one list of names "
+                "for all files. Write each split anew with its names as text, as docs/images.md shows"
+            )
 
 
 def _examples(stream: Any, folder: Path) -> Iterator[dict[str, Any]]:
