@@ -4,7 +4,7 @@
 
 Two models that are right on the same pictures but for a known share. Whatever follows from the two counts of pictures
 that only one model has right is computed over all their values, without chance; figures of the classes, log loss and
-Brier are drawn, with seeds. Takes two minutes on one core. No model, no picture, no torch.
+Brier are drawn, with seeds. Takes eight minutes on one core. No model, no picture, no torch.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SIZES = {"10 x 36": (10, 36), "10 x 200": (10, 200), "101 x 20": (101, 20), "101
 ACCURACIES = (0.6, 0.9, 0.99)
 SHARED = 0.7  # share of pictures on which the second model answers as the first, whatever that is
 REPEATS = {"10 x 36": 4000, "10 x 200": 2000, "101 x 20": 2000, "101 x 250": 1000}
-MEANS = 300  # test sets for the bootstrap
+MEANS = 1000  # test sets for the bootstrap
 Hit = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.bool_]]
 
 
@@ -47,6 +47,7 @@ def main() -> None:
         "accuracy_difference_coverage": dict(accuracy_coverage()),
         "gate_false_alarms": dict(false_alarms()),
         "gate_power": dict(power()),
+        "gate_undecided": dict(undecided()),
         "class_figures_coverage": dict(class_coverage()),
         "mean_difference_coverage": dict(mean_coverage()),
     }
@@ -128,6 +129,21 @@ def power() -> Iterator[tuple[str, float]]:
     """Yield how often a true drop of two points at 2,000 pictures is called worse."""
     for differing in (0.03, 0.05, 0.08, 0.10, 0.12, 0.15, 0.20, 0.30):
         yield told(f"2000 pictures, {differing:.0%} differ", exactly(2000, differing, -0.02, worse(2000)))
+
+
+def undecided() -> Iterator[tuple[str, float]]:
+    """Yield how often two equally good models stay undecided: neither worse, nor a drop of half a point ruled out."""
+    for pairs in (360, 2000, 25250):
+        for differing in (0.03, 0.12):
+            decided = exactly(pairs, differing, 0.0, settled(pairs))
+            yield told(f"{pairs} pictures, {differing:.0%} differ, margin 0.5 points", 1 - decided)
+
+
+def settled(pairs: int) -> Hit:
+    """Return whether the gate says worse or not worse, with its default margin and tolerance."""
+    return lambda broken, fixed: np.logical_or(
+        bonett_price(broken, fixed, pairs, ONE_SIDED)[0] > -0.005, worse(pairs)(broken, fixed)
+    )
 
 
 def class_coverage() -> Iterator[tuple[str, float]]:

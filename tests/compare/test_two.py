@@ -1,6 +1,7 @@
 """Two runs compared: which pictures, what verdict, what differs."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -204,6 +205,18 @@ def test_parameters_and_seeds_that_differ_are_told(repository, labels, base):
     results.write_run(repository, base, labels, params={"lora.r": 16})
     (note,) = compared("HEAD", "workspace").notes
     assert note == "only train.seed differs: what differs is what chance in training does"
+
+
+def test_times_of_two_machines_are_shown_with_a_note(capsys, repository, labels, base):
+    results.record(repository, "train", 100, device="cpu", processor="EPYC")
+    tiny.commit(repository)
+    results.record(repository, "train", 250, device="cpu", processor="EPYC")
+    assert not any("machines" in note for note in compared("HEAD", "workspace").notes)
+    out = screen(capsys)
+    assert re.search(r"time of train +1 min 40 s +4 min 10 s", out)
+    results.record(repository, "train", 7, device="H100", processor="EPYC")
+    notes = compared("HEAD", "workspace").notes
+    assert "times are of two machines: train ran on cpu, EPYC, and on H100, EPYC" in notes
 
 
 def test_no_argument_is_head_against_the_workspace_and_one_is_against_the_workspace(capsys, repository, labels, base):

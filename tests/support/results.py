@@ -75,6 +75,15 @@ def write_run(root, logits, labels, params=None, names=NAMES, paths=None, digest
     write_lock(root, outs)
 
 
+def record(root, stage, seconds, **machine):
+    """Write metrics/ran/STAGE.json, of the results that stand there."""
+    main = {"train": "metrics/train/metrics.json", "evaluate": "metrics/evaluate/scores.json"}[stage]
+    digest = hashlib.sha256((root / main).read_bytes()).hexdigest()
+    (root / "metrics/ran").mkdir(exist_ok=True)
+    document = {"stage": stage, "results": digest, "seconds": seconds, **machine}
+    (root / f"metrics/ran/{stage}.json").write_text(json.dumps(document))
+
+
 def table(head, columns):
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

@@ -17,7 +17,7 @@ from vitlora.core.errors import VitloraError
 
 HERE = Path(".")
 EXPERIMENTS = "refs/exps/"
-NOT_EXPERIMENTS = ("exec", "celery", "stash", "applied")  # what DVC keeps beside them
+NOT_EXPERIMENTS = ("apply", "celery", "exec", "stash", "temp")  # what DVC keeps beside them
 SHORT = 7  # digits of a commit
 
 

@@ -68,12 +68,13 @@ class Logits:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run cost; None or absent where it isn't known."""
+    """What a run cost, and what each stage that told its time ran on; None or absent where it isn't known."""
 
     trainable_parameters: int | None
     adapter_bytes: int | None
     export_bytes: int | None
     seconds: dict[str, float]
+    machines: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -252,15 +253,16 @@ def _notes(document: Mapping[str, Any], lock: Mapping[str, Any], name: str) -> I
 
 def _cost(files: Mapping[str, bytes], lock: Mapping[str, Any], name: str) -> Cost:
     sizes = {out["path"]: out.get("size") for out in _outs(lock)}
-    seconds = {}
+    seconds, machines = {}, {}
     for stage, path in RAN.items():
         record = parse_json(files, path, name)
         same = record.get("results") == hashlib.sha256(files.get(MAIN[stage], b"")).hexdigest()
         if same and "seconds" in record:
             seconds[stage] = float(record["seconds"])
+            machines[stage] = ", ".join(str(record[key]) for key in ("device", "processor") if key in record)
     trained = parse_json(files, TRAINED, name)
     parameters = trained.get("trainable_parameters")
-    return Cost(parameters, sizes.get("models/adapter"), sizes.get("models/export"), seconds)
+    return Cost(parameters, sizes.get("models/adapter"), sizes.get("models/export"), seconds, machines)
 
 
 def parse_json(files: Mapping[str, bytes], path: str, name: str) -> dict[str, Any]:

@@ -312,6 +312,10 @@ def _notes(first: Run, second: Run) -> Iterator[str]:
             "one seed each: this compares two models, not two recipes. `vitlora compare A1,A2 B1,B2` takes runs of "
             "several seeds"
         )
+    a, b = first.cost.machines, second.cost.machines
+    other = next((stage for stage in a if stage in b and a[stage] != b[stage]), None)
+    if other:
+        yield f"times are of two machines: {other} ran on {a[other]}, and on {b[other]}"
     if not first.params or not second.params:
         lacking = " and ".join(run.label for run in (first, second) if not run.params)
         yield f"{lacking}: no params.yaml, so it is not known what differs"
