@@ -1,6 +1,8 @@
 """All runs in a table: sorted, each result once, grouped by parameters with seeds summarised, drawn."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -25,17 +27,26 @@ def document(capsys, *words):
     return json.loads(printed(capsys, *words, "--json"))
 
 
-@pytest.fixture
-def sweep(repository, labels):
-    """Three seeds of three ranks as experiments, beside the first commit; returns accuracies by rank."""
+@pytest.fixture(scope="module")
+def swept(committed, labels, tmp_path_factory):
+    """Three seeds of three ranks as experiments, beside the first commit; returns accuracies by rank too."""
+    root = shutil.copytree(committed, tmp_path_factory.mktemp("swept") / "project")
     found = {}
     for r in RANKS:
         for seed in range(3):
             logits = results.make_logits(labels, 0.6 + 0.05 * RANKS.index(r) + 0.01 * seed, seed + r)
-            results.write_run(repository, logits, labels, params={"lora.r": r, "train.seed": seed})
-            results.experiment(repository, f"r{r}s{seed}")
+            results.write_run(root, logits, labels, params={"lora.r": r, "train.seed": seed})
+            results.experiment(root, f"r{r}s{seed}")
             found.setdefault(r, []).append(float(np.mean(logits.argmax(axis=1) == labels)))
-    return found
+    return root, found
+
+
+@pytest.fixture
+def sweep(swept, repository):
+    shutil.rmtree(repository)
+    shutil.copytree(swept[0], repository)
+    os.chdir(repository)  # the folder is another one, at the same place
+    return swept[1]
 
 
 def test_experiments_and_commits_stand_by_score_with_wilsons_interval(capsys, repository, sweep):
@@ -43,11 +54,11 @@ def test_experiments_and_commits_stand_by_score_with_wilsons_interval(capsys, re
     head = tiny.git(repository, "rev-parse", "HEAD")[:7]
     names = [f"r{r}s{seed}" for r in RANKS for seed in range(3)]
     assert {run["name"] for run in runs} == {*names, head}
-    values = [run["score"][0] for run in runs]
+    values = [run["score"]["value"] for run in runs]
     assert values == sorted(values, reverse=True)
     first = runs[0]
     interval = scipy.stats.binomtest(round(values[0] * 400), 400).proportion_ci(method="wilson")
-    assert first["score"][1:] == pytest.approx([interval.low, interval.high], abs=1e-6)
+    assert list(first["score"].values())[1:] == pytest.approx([interval.low, interval.high], abs=1e-6)
     assert first["pictures"] == 400
 
 
@@ -55,7 +66,7 @@ def test_seeds_are_summarised_by_parameter(capsys, sweep):
     groups = document(capsys, "--by", "lora.r")["groups"]
     by_rank = {group["values"][0]: group for group in groups}
     for r, scores in sweep.items():
-        mean, low, high = by_rank[r]["mean"]
+        mean, low, high = by_rank[r]["mean"].values()
         assert sorted(by_rank[r]["scores"]) == pytest.approx(sorted(scores), abs=1e-6)
         assert mean == pytest.approx(np.mean(scores), abs=1e-6)
         expected = scipy.stats.t.interval(0.95, 2, np.mean(scores), scipy.stats.sem(scores))
@@ -79,7 +90,7 @@ def test_runs_of_one_seed_get_no_interval_and_it_is_said_what_varies(capsys, rep
     groups = document(capsys, "--by", "lora.r")["groups"]
     (group,) = (group for group in groups if group["values"] == [4])
     assert (group["seeds"], len(group["scores"])) == (1, 3)
-    assert group["mean"][1] == group["mean"][2]
+    assert group["mean"]["low"] == group["mean"]["high"]
 
 
 def test_a_result_that_many_commits_carry_stands_once(capsys, repository, labels):
@@ -106,7 +117,9 @@ def test_other_metrics_sort_their_way(capsys, repository, labels):
         results.experiment(repository, f"loss{int(loss * 10)}")
     assert [run["name"] for run in document(capsys, "--metric", "log_loss")["runs"]] == ["loss1", "loss5", "loss9"]
     assert "3 results by log_loss, lowest first" in printed(capsys, "--metric", "log_loss")
-    assert document(capsys, "--metric", "log_loss")["runs"][0]["score"] == pytest.approx([0.1, 0.05, 0.15])
+    assert document(capsys, "--metric", "log_loss")["runs"][0]["score"] == pytest.approx(
+        {"value": 0.1, "low": 0.05, "high": 0.15}
+    )
     assert "1.5000  " in printed(capsys, "--metric", "set_classes")
 
 

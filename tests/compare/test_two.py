@@ -121,6 +121,15 @@ def test_a_test_set_that_is_small_itself_is_refused_in_other_words(repository, l
         compared("workspace", "workspace")
 
 
+def test_renamed_classes_are_refused_in_words_that_name_them(repository, labels, base):
+    paths = [f"{results.NAMES[label]}/{row:05d}.jpg" for row, label in enumerate(labels)]
+    results.write_run(repository, base, labels, names=[name.upper() for name in results.NAMES], paths=paths)
+    with pytest.raises(VitloraError, match=r"share 0 test pictures.* With another label: 400, such as .*ant / ANT"):
+        compared("HEAD", "workspace")
+    results.write_run(repository, base, labels, paths=paths)
+    assert compared("HEAD", "workspace").pictures == 400
+
+
 VERDICTS = {
     "better": (Interval(0.03, 0.01, 0.05), Interval(0.03, 0.013, 0.047)),
     "worse": (Interval(-0.03, -0.05, -0.01), Interval(-0.03, -0.047, -0.013)),
@@ -239,7 +248,9 @@ def test_json_holds_every_changed_picture_and_the_screen_some(capsys, repository
     document = json.loads(screen(capsys, "--json"))
     assert len(document["broken"]) == 60
     assert document["verdict"] == "worse"
-    assert document["accuracy"][0][0] - document["accuracy"][1][0] == pytest.approx(0.15)
+    assert set(document["broken"][0]) == {"path", "actual", "a", "b"}
+    assert document["difference"]["low"] < document["difference"]["value"] < document["difference"]["high"] < 0
+    assert document["accuracy"][0]["value"] - document["accuracy"][1]["value"] == pytest.approx(0.15)
     out = screen(capsys, "--show", "7")
     assert "60 pictures broken; --show 60 or --json names them all" in out
     assert out.count(".jpg") == 7
@@ -291,6 +302,7 @@ BAD = {
     "three": (("HEAD", "HEAD", "HEAD"), "got 3 runs.*joined by commas.*HEAD,HEAD HEAD"),
     "empty": (("HEAD,", "HEAD"), "joined by single commas"),
     "margin": (("--margin", "-1"), "not below 0"),
+    "no margin": (("--margin", "nan"), "not below 0"),
     "unknown": (("HAED",), "no branch, tag"),
 }
 

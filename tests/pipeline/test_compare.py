@@ -112,7 +112,8 @@ def scores(root):
 
 def test_scores_are_those_that_evaluate_wrote(project):
     found = compared(project, "base", "workspace")
-    figures = {name: a for name, a, *_ in found["figures"]} | {"accuracy": found["accuracy"][0][0]}
+    figures = {figure["name"]: figure["a"] for figure in found["figures"]}
+    figures["accuracy"] = found["accuracy"][0]["value"]
     names = {"accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "macro-F1": "macro_f1"}
     for ours, theirs in {**names, "log loss": "log_loss", "Brier score": "brier"}.items():
         assert figures[ours] == pytest.approx(scores(project)[theirs], rel=1e-3), ours

@@ -68,11 +68,23 @@ def write_run(root, logits, labels, params=None, names=NAMES, paths=None, digest
     (folder / "scores.json").write_text(json.dumps(scores))
     (root / "metrics/train").mkdir(exist_ok=True)
     (root / "metrics/train/metrics.json").write_text(json.dumps({"trainable_parameters": 1000 * len(names)}))
-    tiny.set_params(root / "params.yaml", params or {})
+    set_params(root / "params.yaml", params or {})
     outs = [out("metrics/evaluate/predictions.csv", predictions)]
     if evaluated and not old:
         outs.append(keep_logits(root, logits, names, table(["path", "actual", "sha256"], [paths, actual, digests])))
     write_lock(root, outs)
+
+
+def set_params(path, values):
+    """Change values by dotted key, in a tenth of the time that keeping comments takes."""
+    if values:
+        yaml = YAML(typ="safe")
+        document = yaml.load(path)
+        for key, value in values.items():
+            section, name = key.split(".")
+            document[section][name] = value
+        with path.open("w") as file:
+            yaml.dump(document, file)
 
 
 def record(root, stage, seconds, **machine):

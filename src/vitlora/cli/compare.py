@@ -11,8 +11,6 @@ docs/compare.md says what each verdict means, and what is not tested.
 """
 
 import argparse
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +50,7 @@ def act(args: argparse.Namespace) -> None:
     Raises:
         VitloraError: A run is unknown, damaged, without results, or shares too few pictures with the other.
     """
-    if args.margin < 0 or args.show < 0:
+    if not args.margin >= 0 or args.show < 0:
         raise VitloraError(f"--margin {args.margin:g}, --show {args.show}; the rule: not below 0")
     if args.all:
         _list_all(args)
@@ -62,13 +60,14 @@ def act(args: argparse.Namespace) -> None:
     sides = sides_of(args.runs)
     from vitlora.compare.runs import load_run
     from vitlora.compare.two import compare_two
+    from vitlora.compare.wording import as_json
 
     if any(len(side) > 1 for side in sides):
         _compare_recipes(args, sides)
         return
     found = compare_two(load_run(sides[0][0]), load_run(sides[1][0]), args.margin / 100)
     if args.json:
-        print(json.dumps(dataclasses.asdict(found), indent=2))
+        print(as_json(found))
     elif args.md:
         from vitlora.compare.markdown import report
 
@@ -82,11 +81,12 @@ def act(args: argparse.Namespace) -> None:
 def _compare_recipes(args: argparse.Namespace, sides: list[list[str]]) -> None:
     from vitlora.compare import recipes
     from vitlora.compare.runs import load_run
+    from vitlora.compare.wording import as_json
 
     first, second = ([load_run(name) for name in side] for side in sides)
     found = recipes.compare_recipes(first, second, args.margin / 100)
     if args.json:
-        print(json.dumps(dataclasses.asdict(found), indent=2))
+        print(as_json(found))
     elif args.md:
         print(recipes.report(found), end="")
     else:
@@ -118,6 +118,7 @@ def _list_all(args: argparse.Namespace) -> None:
     if args.plot and len(keys) != 1:
         raise VitloraError("--plot: the rule: one parameter to draw against, such as --by lora.r")
     from vitlora.compare import leaderboard
+    from vitlora.compare.wording import as_json
 
     entries = leaderboard.collect(args.metric)
     groups = leaderboard.group(entries, keys) if keys else []
@@ -126,8 +127,7 @@ def _list_all(args: argparse.Namespace) -> None:
 
         draw_sweep(entries, groups, keys[0], args.metric, args.plot)
     if args.json:
-        found = [dataclasses.asdict(entry) for entry in entries]
-        print(json.dumps({"runs": found, "groups": [group._asdict() for group in groups]}, indent=2, default=str))
+        print(as_json({"runs": entries, "groups": groups}))
         return
     best = min if leaderboard.lower_is_better(args.metric) else max
     head = leaderboard.group_head(keys) if keys else leaderboard.HEAD

@@ -57,7 +57,7 @@ def pair(runs: Sequence[Run]) -> Pairs:
     ]
     kept = rows[:, np.array(equal, bool)]
     others = [len(own) - len(shared) for own in places]
-    _require_enough(kept.shape[1], runs, others, by)
+    _require_enough(kept.shape[1], runs, others, relabelled)
     return Pairs(kept, by, relabelled, others)
 
 
@@ -78,20 +78,27 @@ def _places(keys: Sequence[str]) -> dict[str, int]:
     return numbered
 
 
-def _require_enough(count: int, runs: Sequence[Run], others: Sequence[int], by: str) -> None:
+def _require_enough(
+    count: int, runs: Sequence[Run], others: Sequence[int], relabelled: Sequence[tuple[str, list[str]]]
+) -> None:
     if count >= FEWEST:
         return
     names = " and ".join(run.label for run in runs)
+    found = f"{names} share {counted(count, 'test picture')} with equal labels; the rule: at least {FEWEST}"
+    if relabelled:
+        path, labels = relabelled[0]
+        raise VitloraError(
+            f"{found}. With another label: {len(relabelled):,}, such as {path}: {' / '.join(labels)}. "
+            "Classes that were renamed can't be compared; run the older parameters on the renamed classes"
+        )
     if not any(others):
         raise VitloraError(
             f"{names}: {counted(count, 'test picture')}; the rule: at least {FEWEST}, for with fewer nothing shows. "
             "Raise split.test_fraction, or add pictures, and `vitlora run`"
         )
-    known = "paths" if by == "path" else "content"
     raise VitloraError(
-        f"{names} share {counted(count, 'test picture')}, by their {known}; the rule: at least {FEWEST}. Score both on "
-        f"the same pictures: give data, ingest and split in params.yaml the values that {runs[0].name} had, and "
-        "`vitlora run`"
+        f"{found}. Score both on the same pictures: give data, ingest and split in params.yaml the values that "
+        f"{runs[0].name} had, and `vitlora run`"
     )
 
 

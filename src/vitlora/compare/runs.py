@@ -131,7 +131,10 @@ def load_run(name: str) -> Run:
             return _from_folder(name, folder)
         raise
     files = read_commit(revision.commit, FILES)
-    _require_results(files, name, "`git log --oneline -- metrics/evaluate/predictions.csv` lists the commits that have")
+    listed = (
+        f"`git log --oneline --all -- {PREDICTIONS}` lists the commits that have; where there is none, commit a run"
+    )
+    _require_results(files, name, listed)
     return _build(name, revision, files, Path("."))
 
 

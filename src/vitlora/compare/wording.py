@@ -1,5 +1,6 @@
 """The same words and numbers for screen, Markdown and gate."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,21 @@ from vitlora.core.text import counted, shown_bytes, shown_seconds
 
 PLAIN = ("log loss", "Brier score")  # not shares, and the lower the better
 SURE = 0.05  # of a class's q
+
+
+def as_json(found: Any) -> str:
+    """Return what was found as JSON, names of fields and all; text outside UTF-8 is escaped."""
+    return json.dumps(_named(found), indent=2, default=str)
+
+
+def _named(found: Any) -> Any:
+    if dataclasses.is_dataclass(found):
+        return {field.name: _named(getattr(found, field.name)) for field in dataclasses.fields(found)}
+    if hasattr(found, "_asdict"):
+        return _named(found._asdict())
+    if isinstance(found, dict):
+        return {key: _named(value) for key, value in found.items()}
+    return [_named(value) for value in found] if isinstance(found, list | tuple) else found
 
 
 def points(share: float) -> str:
