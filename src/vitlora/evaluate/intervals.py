@@ -44,10 +44,11 @@ def wilson(successes: ArrayLike, trials: ArrayLike, z: float = Z) -> tuple[NDArr
 
 
 def macro_intervals(confusion: NDArray[np.int64], seed: int = 0) -> dict[str, Interval]:
-    """Return the intervals of macro precision, macro F1 and balanced accuracy, over classes with test images.
+    """Return the intervals of macro F1 and balanced accuracy, over classes with test images.
 
     Rows of the matrix are drawn anew, each with its own shares. The standard error so found makes a normal interval on
-    the scale of log odds. Drawing matrices in place of pictures takes a hundredth of the time.
+    the scale of log odds. Drawing matrices in place of pictures takes a hundredth of the time. Macro precision has no
+    such interval: with twenty images a class it held in 85 of 100 test sets, for the score itself comes out too high.
 
     Args:
         confusion: int64 (C, C), rows true, columns predicted.
@@ -83,7 +84,6 @@ def _macro(
 ) -> dict[str, NDArray[np.float64]]:
     """Return each macro score of each draw, (DRAWS,)."""
     return {
-        "macro_precision": np.asarray((hits / np.maximum(guesses, 1)).mean(axis=1)),
         "balanced_accuracy": np.asarray((hits / support).mean(axis=1)),
         "macro_f1": np.asarray((2 * hits / (guesses + support)).mean(axis=1)),
     }

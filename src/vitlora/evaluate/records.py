@@ -90,7 +90,7 @@ def _scores(
     intervals = macro_intervals(counts)
     for score, mean in (("balanced_accuracy", "macro_recall"), ("macro_f1", "macro_f1")):
         yield score, means[mean], intervals[score], "draws of the confusion matrix"
-    yield "macro_precision", means["macro_precision"], intervals["macro_precision"], "draws of the confusion matrix"
+    yield "macro_precision", means["macro_precision"], None, "has no interval that holds with few images a class"
     for when, used in (("", scaled), ("_before_temperature", logits)):
         for name, each in zip(LOSSES, (log_losses(used, labels), brier_scores(used, labels)), strict=True):
             yield name + when, float(each.mean()), mean_interval(each), "bootstrap of the mean"
