@@ -170,6 +170,13 @@ def test_lost_logits_are_fetched_by_what_compare_says(project):
         assert f"the logits of {name} are not here" in said
         shell(project, cure_of(said))
         assert without(project, name, name) == "", name
+    lose_logits(project)
+    tiny.git(project, "checkout", "-q", "--detach")
+    tiny.git(project, "branch", "-D", "main")  # as in the workflow: a commit alone
+    assert without(project, "base~0", "base~0")
+    done = step(project, "pull", {"BASE": "base~0"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert without(project, "base~0", "base~0") == ""
 
 
 @pytest.mark.parametrize("name", ["workspace", "base"])
