@@ -10,6 +10,7 @@ from scipy.special import softmax
 from vitlora.compare.revisions import read_commit
 from vitlora.compare.runs import LOCK, WORKSPACE, Run, load_run, parse_yaml
 from vitlora.compare.two import Comparison, compare_two
+from vitlora.core.errors import VitloraError
 from vitlora.core.files import write_text
 from vitlora.core.params import validate
 from vitlora.core.text import counted
@@ -109,7 +110,11 @@ def _look(
             from vitlora.report.looked_at import looked_at  # torch takes seconds
 
             model, _, normalisation = load_adapter(Path("models/base"), Path("models/adapter"))
-            heats = looked_at(model.to(device_of_choice()), np.stack([square for _, square in squares]), normalisation)
+            stack = np.stack([square for _, square in squares])
+            try:
+                heats = looked_at(model.to(device_of_choice()), stack, normalisation)
+            except VitloraError as error:  # an architecture without a grid
+                return {}, "", f"No heat maps: {error}."
             maps = {row: heat_address(heat) for (row, _), heat in zip(squares, heats, strict=True)}
             return {run.run.label: maps}, " by ".join(map(str, heats.shape[1:])), ""
         return {}, "", ""
