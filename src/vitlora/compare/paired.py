@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, gammaln, ndtri, stdtr, stdtrit  # scipy.stats would take a second more
 
+from vitlora.evaluate.intervals import mean_interval
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 LEVEL, ONE_SIDED = 0.95, 0.90  # a one-sided test at 5 % is one end of the 90 % interval
 POWER = 0.80
 FEWEST_DIFFERING = 10  # pictures that only one model has right; with fewer, pulls say little of their own spread
-DRAWS, CHUNK = 1000, 50  # of the bootstrap: in all, and at once
 
 
 class Interval(NamedTuple):
@@ -127,14 +128,7 @@ def mean_difference(differences: Floats, seed: int = 0) -> Interval:
         differences: (N,), second minus first.
         seed: Of the draws; the same numbers give the same interval.
     """
-    rng = np.random.default_rng(seed)
-    values = np.ascontiguousarray(differences, np.float64)
-    means = np.empty(DRAWS)
-    for start in range(0, DRAWS, CHUNK):
-        rows = rng.integers(0, len(values), (min(CHUNK, DRAWS - start), len(values)), dtype=np.int32)
-        means[start : start + len(rows)] = values[rows].mean(axis=1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(values.mean()), float(low), float(high))
+    return Interval(float(differences.mean()), *mean_interval(differences, seed))
 
 
 def balanced_accuracy(actual: Ints, predicted: Ints, classes: int) -> tuple[float, Floats]:

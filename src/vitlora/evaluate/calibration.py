@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from vitlora.evaluate.scores import Floats, Ints, softmax
@@ -71,6 +70,8 @@ def fit_temperature(logits: Floats, labels: Ints) -> float:
     Source:
         Guo et al., "On calibration of modern neural networks" (2017); the image of any class is Platt's (1999).
     """
+    from scipy.optimize import minimize_scalar  # a quarter of a second, which `compare` need not pay
+
     doubt = 1 / (len(labels) + 1)
     found = minimize_scalar(_loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), args=(logits, labels, doubt))
     return float(f"{np.exp(found.x):.4g}")

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Z = 1.959963984540054  # 97.5 % of the normal distribution
-DRAWS = 2000
-AT_ONCE = 2**24  # numbers drawn at a time, 128 MB
+DRAWS = 2000  # of a confusion matrix
+RESAMPLED = 1000  # times, of a mean
+AT_ONCE = 2**20  # numbers drawn at a time: what fits a processor's cache is drawn several times as fast
 
 
 class Interval(NamedTuple):
@@ -103,8 +104,8 @@ def mean_interval(values: NDArray[np.floating], seed: int = 0) -> Interval:
     random, count = np.random.default_rng(seed), len(values)
     at_once = max(1, AT_ONCE // count)
     means = [
-        values[random.integers(0, count, (min(at_once, DRAWS - start), count))].mean(axis=1)
-        for start in range(0, DRAWS, at_once)
+        values[random.integers(0, count, (min(at_once, RESAMPLED - start), count), np.int32)].mean(axis=1)
+        for start in range(0, RESAMPLED, at_once)
     ]
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return Interval(float(low), float(high))
