@@ -1,0 +1,86 @@
+"""What evaluate leaves is enough for all that comes later, and every exported form gives its confidences."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import training
+from PIL import Image
+from scipy.special import softmax
+
+from vitlora.core.errors import VitloraError
+from vitlora.core.files import read_csv, read_json, write_json
+from vitlora.evaluate.calibration import prediction_sets
+from vitlora.export.onnx_runtime import OnnxClassifier
+from vitlora.storage.squares import load_split
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A tiny project, trained, evaluated and exported."""
+    root = training.prepare(tmp_path_factory.mktemp("run"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        training.fit()
+        training.evaluate_here()
+        training.export_here()
+    return root
+
+
+@pytest.fixture
+def inside(done, monkeypatch):
+    monkeypatch.chdir(done)
+
+
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_logits_belong_to_the_rows_beside_them(inside, name):
+    squares, names = load_split(Path(name)), read_json(Path("evaluated/class_names.json"))
+    logits = np.load(f"evaluated/{name}_logits.npy")
+    assert (logits.dtype, logits.shape) == (np.float32, (len(squares.labels), len(names)))
+    rows = read_csv(Path(f"evaluated/{name}.csv"))
+    assert [row["path"] for row in rows] == squares.paths
+    assert [row["sha256"] for row in rows] == squares.digests
+    assert [row["actual"] for row in rows] == [names[label] for label in squares.labels]
+
+
+def test_confidences_are_the_logits_at_the_temperature(inside):
+    found = read_json(Path("evaluated/calibration.json"))
+    shares = softmax(np.load("evaluated/test_logits.npy") / found["temperature"], axis=1)
+    rows = read_csv(Path("scores/predictions.csv"))
+    names = read_json(Path("evaluated/class_names.json"))
+    assert [row["predicted"] for row in rows] == [names[label] for label in shares.argmax(axis=1)]
+    assert [float(row["confidence"]) for row in rows] == pytest.approx(shares.max(axis=1), abs=6e-5)
+    labels = load_split(Path("test")).labels
+    held = prediction_sets(shares, found["threshold"])[np.arange(len(labels)), labels].mean()
+    said = {row["score"]: float(row["value"]) for row in read_csv(Path("scores/intervals.csv"))}
+    assert said["set_coverage"] == pytest.approx(held, abs=1e-6)
+    assert read_json(Path("scores/scores.json"))["accuracy"] == pytest.approx(said["accuracy"])
+
+
+def test_onnx_and_transformers_pipeline_give_evaluates_confidences(inside):
+    from transformers import pipeline
+
+    rows, squares = read_csv(Path("scores/predictions.csv")), load_split(Path("test"))
+    expected = [float(row["confidence"]) for row in rows]
+    bundle = read_json(Path("export/vitlora.json"))
+    assert bundle["calibration"]["in_weights"] is True
+    onnx = OnnxClassifier(Path("export/model.onnx"), bundle["image_mean"], bundle["image_std"])
+    assert softmax(onnx.score(squares.images, 4), axis=1).max(axis=1) == pytest.approx(expected, abs=1e-3)
+    classify = pipeline("image-classification", model="export", device="cpu")
+    pictures = [Image.fromarray(image.transpose(1, 2, 0)) for image in squares.images]
+    assert [best[0]["score"] for best in classify(pictures, top_k=1)] == pytest.approx(expected, abs=1e-3)
+
+
+def test_export_refuses_a_temperature_that_evaluate_did_not_use(inside):
+    path = Path("evaluated/calibration.json")
+    before = path.read_bytes()
+    found = json.loads(before)
+    write_json(path, {**found, "temperature": found["temperature"] * 1.5})
+    try:
+        with pytest.raises(VitloraError, match=r"a confidence of onnx is .* from evaluate's; the rule: "):
+            training.export_here()
+    finally:
+        path.write_bytes(before)
