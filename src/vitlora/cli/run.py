@@ -58,7 +58,7 @@ def _summarise(seconds: float) -> None:
         f"test accuracy {scores['accuracy']:.4f} ({right:,} of {scores['images']:,} right), in {shown_seconds(seconds)}"
     )
     if differs_from_commit(RESULTS):
-        print("look at metrics/evaluate/confusion.png; compare with the last commit by `dvc metrics diff`")
+        print("`vitlora report` makes a page of it, `vitlora compare HEAD` compares it with the last commit")
         print(f"keep this result: git add {' '.join(RESULTS)} && git commit")
 
 
