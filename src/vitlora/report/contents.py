@@ -25,7 +25,7 @@ TABLES = {
 }
 FILES = (*TABLES.values(), *MAIN.values(), *RAN.values())
 TOP = 3  # classes shown of a picture
-PAIRS = 20  # of classes that are confused
+PAIRS = 12  # of classes that are confused
 
 Row = Mapping[str, str]
 Ints = NDArray[np.int64]
@@ -45,7 +45,7 @@ class Mistake(NamedTuple):
         row: In the answers.
         path, actual, predicted: As predictions.csv has them.
         digest: Of the picture's file; empty in old results.
-        guesses: The likeliest classes; only the predicted one where there are no logits.
+        guesses: The likeliest classes, and the true one if it is none of them; empty where there are no logits.
         true_share: Of the true class; None where there are no logits.
     """
 
@@ -164,8 +164,10 @@ def _mistakes(run: Run, wrong: Ints) -> Iterator[Mistake]:
     true = np.array([shares[at, place[answers.actual[row]]] for at, row in enumerate(wrong)])
     for at in np.argsort(true, kind="stable").tolist():
         best = np.argsort(-shares[at], kind="stable")[:TOP]
+        actual = place[answers.actual[row := int(wrong[at])]]
+        best = best if actual in best else np.array([*best, actual])
         guesses = [Guess(logits.class_names[label], float(shares[at, label])) for label in best]
-        yield _mistake(run, int(wrong[at]), guesses, float(true[at]))
+        yield _mistake(run, row, guesses, float(true[at]))
 
 
 def _mistake(run: Run, row: int, guesses: list[Guess], share: float | None) -> Mistake:

@@ -20,8 +20,8 @@ PREPARED = Path("data/prepared")
 SIDE = 160  # px, of a picture on the page at most
 QUALITY = 78
 DIGITS = 16  # of a picture's SHA-256
-HOT = np.array([[68, 1, 84], [187, 55, 84], [249, 142, 9], [252, 255, 164]], np.float64)  # dark violet to pale yellow
-VEIL = 0.75  # of the hottest cell, 1 would hide the picture
+HOT = np.array([[120, 20, 130], [215, 50, 80], [250, 140, 20], [255, 245, 130]], np.float64)  # violet to yellow
+VEIL = 0.85  # of the hottest cell, 1 would hide the picture
 
 
 class Pictures:
@@ -121,7 +121,7 @@ def heat_address(heat: NDArray[np.float32]) -> str:
     low = np.minimum(place.astype(np.int64), len(HOT) - 2)
     share = (place - low)[..., None]
     colour = HOT[low] * (1 - share) + HOT[low + 1] * share
-    alpha = 255 * VEIL * np.clip(heat, 0, 1)[..., None] ** 0.8
+    alpha = 255 * VEIL * np.clip(heat, 0, 1)[..., None]
     buffer = io.BytesIO()
     pixels = np.concatenate([colour, alpha], axis=-1).round().astype(np.uint8)
     Image.fromarray(pixels, "RGBA").save(buffer, format="PNG", optimize=True)
