@@ -16,13 +16,14 @@ from vitlora.core.params import validate
 from vitlora.core.text import counted
 from vitlora.report.contents import Contents, Mistake, read_contents
 from vitlora.report.page import render
-from vitlora.report.pictures import Pictures, heat_address
+from vitlora.report.pictures import PREPARED, Pictures, heat_address
 from vitlora.train.params import Augment
 
 SHOWN = 48  # mistakes, and changes of each kind
 CLASSES = 120  # whose samples are shown
 EACH = 3  # pictures of a class
 ENDS = 6  # largest and smallest pictures
+NEEDED = ("data/prepared/train", "data/prepared/test", "data/prepared/labels.json", "models/base")
 
 
 class Shown(NamedTuple):
@@ -60,7 +61,6 @@ def build(names: Sequence[str], out: Path, margin: float, quick: bool, say: Call
         "mistakes": shown,
         "confused": {run.run.label: list(_confused(run, pictures)) for run in contents},
         "changed": _changed(comparison, pictures),
-        "suspects": {},
         "alike": list(_alike(newest, pictures)),
         "samples": [],
         "largest": [],
@@ -68,7 +68,9 @@ def build(names: Sequence[str], out: Path, margin: float, quick: bool, say: Call
     }
     if pictures.train is not None and is_here(newest.run, "data/prepared/train"):
         lists |= {"samples": list(_samples(newest, pictures)), **_ends(pictures)}
-    findings: dict[str, Any] = {"grid": grid, "no_heat": no_heat, "suspects": None, "no_suspects": "Not looked for."}
+    suspects, no_suspects = _doubt(newest, quick, say)
+    lists["suspects"] = {each.path: pictures.show(each.path) for each in _first_of_each_split(suspects or [])}
+    findings = {"grid": grid, "no_heat": no_heat, "suspects": suspects, "no_suspects": no_suspects}
     write_text(out, render(contents, comparison, lists, findings))
 
 
@@ -119,6 +121,27 @@ def _look(
             return {run.run.label: maps}, " by ".join(map(str, heats.shape[1:])), ""
         return {}, "", ""
     return {}, "", "No heat maps: the trained adapter of this run is not here; `dvc checkout` of its commit brings it."
+
+
+def _doubt(run: Contents, quick: bool, say: Callable[[str], None]) -> tuple[list[Any] | None, str]:
+    """Return the pictures whose label is suspect, or None and why it is not known."""
+    if quick:
+        return None, "Suspect labels were left out (--quick)."
+    if not all(is_here(run.run, path) for path in NEEDED):
+        return None, "Not known: the data and the base model of this run are not here; `dvc checkout` brings them."
+    from vitlora.report.suspects import find_suspects  # torch takes seconds
+
+    say("labels: what the base model thinks of every picture; kept for the next report, Ctrl-C leaves it out ...")
+    try:
+        return find_suspects(Path("models/base"), PREPARED), ""
+    except KeyboardInterrupt:
+        return None, "The search for suspect labels was interrupted."
+    except VitloraError as error:
+        return None, f"Not known: {error}."
+
+
+def _first_of_each_split(suspects: Sequence[Any]) -> list[Any]:
+    return [each for split in ("train", "test") for each in [one for one in suspects if one.split == split][:SHOWN]]
 
 
 def _show(mistake: Mistake, pictures: Pictures, heats: Mapping[int, str]) -> Shown:
