@@ -1,0 +1,50 @@
+"""`vitlora report` of a real run: with its model, of a commit, and of two."""
+
+import re
+import shutil
+
+import pytest
+import tiny
+
+
+def report(root, *words):
+    done = tiny.run(root, "vitlora", "report", *words)
+    assert done.returncode == 0, done.stderr
+    return (root / "report.html").read_text(encoding="utf-8"), done
+
+
+def test_a_run_is_shown_with_what_its_model_says_and_the_tree_stays_clean(project):
+    page, done = report(project)
+    assert "labels: what the base model thinks" in done.stderr
+    assert "Labels worth a second look" in page
+    assert "Not known" not in page
+    assert re.search(r"<td>train<td class=n>[\d.]+ s<td>cpu", page)
+    assert page.count('class="strip"') >= 4
+    again, _ = report(project)
+    assert again == page
+    assert tiny.git(project, "status", "--short") == ""
+
+
+def test_a_commit_is_shown_from_git_and_the_cache_without_the_outputs(project):
+    shown, _ = report(project)
+    for name in ("data", "models"):
+        shutil.rmtree(project / name)
+    page, _ = report(project, "HEAD")
+    assert "No heat maps" in page
+    accuracy = re.search(r'<div class="head">([\d.]+%)', shown)[1]
+    assert f'<div class="head">{accuracy}' in page
+
+
+def test_two_runs_of_six_pictures_are_too_few_to_compare(project):
+    done = tiny.run(project, "vitlora", "report", "HEAD", "workspace", "--quick")
+    assert done.returncode == 1
+    assert "6 test pictures; the rule: at least 20" in done.stderr
+    assert not (project / "report.html").exists()
+
+
+@pytest.mark.parametrize("words", [("nowhere",), ("HEAD", "HEAD", "HEAD"), ("--margin", "x")])
+def test_a_mistake_is_one_line(project, words):
+    done = tiny.run(project, "vitlora", "report", *words)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert not (project / "report.html").exists()
