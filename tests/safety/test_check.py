@@ -25,7 +25,6 @@ from tiny import ROOT
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import write_json
 from vitlora.core.params import load_params, read_document, shown
-from vitlora.export.params import ExportStage
 from vitlora.model.params import Lora
 from vitlora.safety.check import STAGES, check_document, sections
 from vitlora.storage.manifest import write_manifest
@@ -174,11 +173,6 @@ def test_parameters_cannot_be_changed_once_read(tmp_path):
         lora.r = 8
     assert isinstance(lora, Lora)
     assert lora.r == 16
-
-
-def test_a_stage_reads_its_own_keys_of_a_shared_section(tmp_path):
-    params = load_params(ExportStage, check(tmp_path, TEXT), Path("p.yaml"))
-    assert params.evaluate.model_dump() == {"precision": "fp16"}
 
 
 def test_a_stage_alone_refuses_a_section_that_is_no_mapping(tmp_path):

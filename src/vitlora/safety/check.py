@@ -32,7 +32,7 @@ WHEEL_BASE = {"hidden_size": 384, "patch_size": 14}
 
 
 def sections() -> dict[str, list[type[Params]]]:
-    """Return the classes that read each section, in file order; `evaluate` is shared by two stages."""
+    """Return the classes that read each section, in file order."""
     readers: dict[str, list[type[Params]]] = {}
     for stage in STAGES.values():
         for name, field in stage.model_fields.items():
