@@ -1,14 +1,14 @@
 """Run an exported model.onnx with onnxruntime: no torch, so a prediction starts within a second."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import printable
+from vitlora.export.outside import outside_weights
 
 
 class OnnxClassifier:
@@ -45,30 +45,15 @@ class OnnxClassifier:
 
 def _refuse_outside(path: Path) -> None:
     """Refuse a model that names other files: onnxruntime would open them, wherever they are."""
-    import onnx
-
     try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's own, which it keeps in a module that moves
+        found = next(outside_weights(path), None)
+    except (OSError, ValueError) as error:
         raise VitloraError(f"{path} is no ONNX model: {printable(str(error))}") from None
-    for part in _parts(model):
-        if isinstance(part, onnx.TensorProto) and (
-            part.external_data or part.data_location == onnx.TensorProto.EXTERNAL
-        ):
-            places = [entry.value for entry in part.external_data if entry.key == "location"]
-            raise VitloraError(
-                f"{path}: the weights {printable(part.name)} lie in {printable(', '.join(places) or 'another file')}; "
-                "the rule: all inside the model"
-            )
-
-
-def _parts(message: Any) -> Iterator[Any]:
-    """Yield every message inside a message, those of subgraphs and functions too."""
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for part in value if isinstance(value, Sequence) else [value]:
-                yield part
-                yield from _parts(part)
+    if found:
+        name, place = map(printable, found)
+        raise VitloraError(
+            f"{path}: the weights {name} lie in {place or 'another file'}; the rule: all inside the model"
+        )
 
 
 def normalise(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
