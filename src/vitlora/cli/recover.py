@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import counted, printable
-from vitlora.safety.guard import WORK
+from vitlora.safety.shortage import WORK
 from vitlora.safety.workspace import (
     cache_of,
     check_cache,

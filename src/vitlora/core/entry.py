@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitlora.core.errors import StoppedError, VitloraError
-from vitlora.core.params import Section, load_params, read_document
 from vitlora.core.text import printable
+
+if TYPE_CHECKING:
+    from vitlora.core.params import Section
 
 BASE = Path("models/base")
 Check = Callable[[dict[str, Any], Path, Path | None], None]
@@ -30,13 +32,13 @@ class Places:
 
 
 def stage_arguments(
-    stage: type[Section],
+    stage: "type[Section]",
     description: str | None,
     check: Check,
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
     records: Sequence[str] = (),
-) -> tuple[Section, Places]:
+) -> "tuple[Section, Places]":
     """Parse a stage's command line and check its parameters before anything heavy is imported.
 
     The whole file is checked, other stages' sections too: a typing error in ``export`` should not show after hours of
@@ -54,6 +56,9 @@ def stage_arguments(
     Raises:
         VitloraError: params.yaml holds a mistake.
     """
+    # Here, so that a verb begins without what parameters need: `predict` runs where that is not installed.
+    from vitlora.core.params import load_params, read_document
+
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     for name in (*inputs, *outputs, *records):

@@ -22,28 +22,17 @@ from vitlora.core.durable import faultpoint, sync, sync_one
 from vitlora.core.entry import Places
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import make_readable
-from vitlora.core.text import shown_bytes, shown_seconds
+from vitlora.core.text import shown_seconds
 from vitlora.safety.announce import announce
 from vitlora.safety.ran import record
+from vitlora.safety.shortage import WORK as WORK
+from vitlora.safety.shortage import shortage_named
 from vitlora.safety.workspace import md5_of, recorded_md5
 from vitlora.storage.manifest import MANIFEST, problems, write_manifest
 
-WORK = Path(".work")
 LOCK_WAIT_S = 8.0  # a stage whose dvc was killed leaves within 2; loader processes of one that was killed within 5
 PARENT_CHECK_S = 0.5
 CURE = "`vitlora recover` takes damaged copies away, then `dvc repro` makes them anew"
-
-DISK = {errno.ENOSPC: "disk full", errno.EDQUOT: "quota reached", errno.EROFS: "read-only file system"}
-ROOM = "out of memory; end other programs, lift a limit such as ulimit -v, or lower the batch size"
-SHARED = "too little shared memory; enlarge /dev/shm (docker run --shm-size=1g), or set train.dataloader_num_workers: 0"
-SHORTAGES = {  # words of an error, and what to say
-    "shared memory": SHARED,
-    "insufficient shm": SHARED,
-    "Bus error": SHARED,
-    "failed to map segment": ROOM,
-    "allocate memory": ROOM,
-    "Too many open files": "too few open files allowed; raise ulimit -n",
-}
 
 
 @contextmanager
@@ -181,39 +170,6 @@ def _check_inputs(paths: Iterable[Path]) -> None:
 def _recorded() -> dict[Path, str]:
     """Return the MD5 of every output where dvc started us; by hand, dvc.lock may be of another run."""
     return recorded_md5() if "DVC_STAGE" in os.environ else {}
-
-
-@contextmanager
-def shortage_named(who: str) -> Iterator[None]:
-    """Turn what comes of a full or read-only disk, and of too little memory, into a line that says so.
-
-    Raises:
-        VitloraError: Instead.
-    """
-    try:
-        yield
-    except Exception as error:  # libraries have types of their own for a full disk, such as SafetensorError
-        short = None if isinstance(error, VitloraError) else _memory(error) or _disk(error)
-        if short is None:
-            raise
-        shutil.rmtree(WORK / who / "out", ignore_errors=True)
-        raise VitloraError(f"{who}: {short}") from None
-
-
-def _disk(error: Exception) -> str | None:
-    """A worker process hands its error on as text."""
-    for number, reason in DISK.items():
-        if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
-            place = getattr(error, "filename", None) or "a file"
-            return f"{reason} at {place}, {shown_bytes(shutil.disk_usage(Path()).free)} free; make room, run again"
-    return None
-
-
-def _memory(error: Exception) -> str | None:
-    """Other people's libraries have no type for these, only words."""
-    if isinstance(error, MemoryError):
-        return SHORTAGES["allocate memory"]
-    return next((cure for words, cure in SHORTAGES.items() if words in str(error)), None)
 
 
 def _replace(source: Path, target: Path, whole: bool) -> None:

@@ -1,0 +1,57 @@
+"""A full disk and too little memory, told in a line. Nothing but Python is needed for it."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vitlora.core.errors import VitloraError
+from vitlora.core.text import shown_bytes
+
+WORK = Path(".work")
+DISK = {errno.ENOSPC: "disk full", errno.EDQUOT: "quota reached", errno.EROFS: "read-only file system"}
+ROOM = "out of memory; end other programs, lift a limit such as ulimit -v, or lower the batch size"
+SHARED = "too little shared memory; enlarge /dev/shm (docker run --shm-size=1g), or set train.dataloader_num_workers: 0"
+SHORTAGES = {  # words of an error, and what to say
+    "shared memory": SHARED,
+    "insufficient shm": SHARED,
+    "Bus error": SHARED,
+    "failed to map segment": ROOM,
+    "allocate memory": ROOM,
+    "Too many open files": "too few open files allowed; raise ulimit -n",
+}
+
+
+@contextmanager
+def shortage_named(who: str) -> Iterator[None]:
+    """Turn what comes of a full or read-only disk, and of too little memory, into a line that says so.
+
+    Raises:
+        VitloraError: Instead.
+    """
+    try:
+        yield
+    except Exception as error:  # libraries have types of their own for a full disk, such as SafetensorError
+        short = None if isinstance(error, VitloraError) else _memory(error) or _disk(error)
+        if short is None:
+            raise
+        shutil.rmtree(WORK / who / "out", ignore_errors=True)
+        raise VitloraError(f"{who}: {short}") from None
+
+
+def _disk(error: Exception) -> str | None:
+    """A worker process hands its error on as text."""
+    for number, reason in DISK.items():
+        if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+            place = getattr(error, "filename", None) or "a file"
+            return f"{reason} at {place}, {shown_bytes(shutil.disk_usage(Path()).free)} free; make room, run again"
+    return None
+
+
+def _memory(error: Exception) -> str | None:
+    """Other people's libraries have no type for these, only words."""
+    if isinstance(error, MemoryError):
+        return SHORTAGES["allocate memory"]
+    return next((cure for words, cure in SHORTAGES.items() if words in str(error)), None)
