@@ -9,11 +9,11 @@ from corpus import noisy, saved
 from foreign import predict
 
 from vitlora.cli.inspect import below, report
-from vitlora.cli.predict import names
 from vitlora.cli.verify import act
 from vitlora.core.errors import VitloraError
 from vitlora.download.layout import LITTERED
 from vitlora.download.sources import from_folder
+from vitlora.predict.inputs import names
 from vitlora.safety.source import _seen
 from vitlora.storage.manifest import write_manifest
 

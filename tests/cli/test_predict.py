@@ -15,10 +15,10 @@ from foreign import GOOD, fill, predict
 from PIL import Image
 from tiny import DIGITS, ROOT, make_images, set_params
 
-from vitlora.cli.predict import names
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import printable
 from vitlora.download.sources import from_folder
+from vitlora.predict.inputs import names
 from vitlora.storage.manifest import write_manifest
 
 

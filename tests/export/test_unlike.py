@@ -4,7 +4,6 @@ import io
 import json
 import re
 import warnings
-from argparse import Namespace
 from contextlib import chdir, redirect_stdout, suppress
 
 import numpy as np
@@ -13,7 +12,7 @@ import training
 from corpus import DEEP, MAKERS, NOISE, Case, exif, noisy, photo, saved, stored, tiff_of, write_corpus
 from PIL import Image, ImageOps
 
-from vitlora.cli import predict
+from vitlora.cli import command_line
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json
 from vitlora.evaluate.scores import softmax
@@ -94,9 +93,9 @@ def run(tmp_path_factory):
 def predicted(run):
     """What `vitlora predict` says: shares by class, or None, by name of the case."""
     names = {str(run / "corpus" / case.name): case.name for case in CASES}
-    given = Namespace(images=sorted(names), model=run / "export", top=9, json=True, allow_private=False)
+    given = command_line().parse_args(["predict", "--model", str(run / "export"), "--top=9", "--json", *sorted(names)])
     with redirect_stdout(io.StringIO()) as out, pytest.raises(VitloraError, match="could not be read"):
-        predict.act(given)
+        given.act(given)
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
     return {
         names[line["image"]]: {each["class"]: each["confidence"] for each in line.get("predictions", ())}

@@ -3,7 +3,6 @@
 import json
 import shutil
 import warnings
-from argparse import Namespace
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from training import hashes, stopped_after
 
-from vitlora.cli import predict
+from vitlora.cli import command_line
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_csv, read_json, write_json
 from vitlora.model.adapters import load_adapter
@@ -134,7 +133,8 @@ def test_a_mixture_is_exported_whole_to_onnx_and_predicts(folder, capsys):
     write_manifest(Path("export"))
     Image.fromarray(load_split(Path("test")).images[0].transpose(1, 2, 0)).save("one.png")
     capsys.readouterr()
-    predict.act(Namespace(images=["one.png"], model=Path("export"), top=1, json=True, allow_private=False))
+    args = command_line().parse_args(["predict", "--model", "export", "--top=1", "--json", "one.png"])
+    args.act(args)
     said = json.loads(capsys.readouterr().out)["predictions"][0]["class"]
     assert said == read_csv(Path("scores/predictions.csv"))[0]["predicted"]
 

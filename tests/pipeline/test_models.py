@@ -14,8 +14,8 @@ import pytest
 import tiny
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
-from vitlora.cli.predict import load
 from vitlora.images.sandbox import Isolated
+from vitlora.predict.pictures import opened, square
 from vitlora.storage.squares import load_split
 from vitlora.train.dataset import TrainImages
 from vitlora.train.params import Augment
@@ -89,18 +89,19 @@ def test_predict_gives_the_same_classes_and_confidences_as_evaluate(finished_run
 def test_a_picture_becomes_the_same_tensor_in_preprocess_training_and_prediction(finished_run):
     test = load_split(finished_run / "data/prepared/test")
     with Isolated() as child:
-        for path, square in zip(test.paths, test.images, strict=True):
-            assert np.array_equal(load(child, str(finished_run / "pictures" / path), 32, "bilinear").square, square)
+        for path, stored in zip(test.paths, test.images, strict=True):
+            picture = opened(finished_run / "pictures" / path, False)
+            assert np.array_equal(child.call(partial(square, 32, "bilinear"), picture), stored)
     whole = Augment(scale=(1.0, 1.0), ratio=(0.01, 100.0), horizontal_flip_p=0.0)
     folder = finished_run / "data/prepared/train"
     images = TrainImages(folder, 40, "bilinear", whole, seed=0)
-    square = next(row for row, size in enumerate(images.sizes.tolist()) if size == [40, 40])
-    path = images.packed.rows[square]["path"]
+    row = next(row for row, size in enumerate(images.sizes.tolist()) if size == [40, 40])
+    path = images.packed.rows[row]["path"]
     with Isolated() as child:
-        expected = load(child, str(finished_run / "pictures" / path), 40, "bilinear").square
+        expected = child.call(partial(square, 40, "bilinear"), opened(finished_run / "pictures" / path, False))
     # A crop of the whole square picture at its own size is the picture itself, on either path.
     images._drawn = (0, np.array([[0, 0, 40, 40]] * len(images)), np.zeros(len(images), bool))
-    assert np.array_equal(images.__getitems__([square])["pixel_values"][0].numpy(), expected)
+    assert np.array_equal(images.__getitems__([row])["pixel_values"][0].numpy(), expected)
 
 
 def test_predict_takes_a_folder_an_address_and_names_a_bad_picture_without_stopping(finished_run, tmp_path):

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from vitlora.assess import folder, shifts
 from vitlora.assess.summary import summarise
-from vitlora.cli.predict import open_exported
+from vitlora.cli.exported import open_exported
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import write_csv, write_json
 from vitlora.core.text import counted, printable

@@ -1,170 +1,163 @@
-"""Classify pictures (files, folders or http(s) addresses) with the exported model."""
+"""Classify pictures (files, folders, patterns or http(s) addresses) with the exported model.
+
+Exit code 0: all were classified. 1: a picture could not be read, and the others were classified; or there was nothing
+to do it with, such as no model. 2: the command line has a mistake. 130: Ctrl-C. 141: the reader of the output left.
+"""
 
 import argparse
-import json
+import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from functools import partial
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from time import monotonic
+from typing import TextIO
 
-import numpy as np
-from numpy.typing import NDArray
-
+from vitlora.cli.exported import note_if_old, refuse_missing
 from vitlora.core.errors import VitloraError
-from vitlora.core.files import read_json
-from vitlora.core.text import is_address, printable
-from vitlora.download.layout import is_litter
-from vitlora.evaluate.scores import softmax
-from vitlora.export.onnx_runtime import OnnxClassifier
-from vitlora.images.formats import BadImageError
-from vitlora.images.pixels import decode, read_picture, resize_and_crop
-from vitlora.images.sandbox import Isolated
-from vitlora.net.fetch import PICTURE, FetchError, PrivateError, Rules, read_url
-from vitlora.safety.current import why_not_current
-from vitlora.safety.workspace import has_remote
-from vitlora.storage.manifest import problems
+from vitlora.core.text import counted, printable, shown_seconds
+from vitlora.predict.classifier import CHUNK, Classifier, Prediction
+from vitlora.predict.inputs import STDIN, listed, names
+from vitlora.predict.pictures import Unreadable
+from vitlora.predict.shown import Wanted, as_cells, as_json, as_table, as_text, csv_header, csv_line
 
-BATCH = 32
-# Lets an address lead into one's own network, where other people's servers have no business.
-ANYWHERE = replace(PICTURE, allowed=lambda address: True)
-
-
-class Loaded(NamedTuple):
-    """One input: its name, and its square, uint8 (3, H, W), or the reason there is none."""
-
-    name: str
-    square: NDArray[np.uint8] | None
-    reason: str
+FORMATS = ("text", "table", "csv", "jsonl")
+PROCESSES = 8  # at most; each takes some 50 MB
+MANY = 64  # pictures from which on progress is shown
+STEP_S = 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="file, folder (all pictures below it) or http(s) address"
+        "images",
+        nargs="*",
+        metavar="IMAGE",
+        help="file, folder (all pictures below it), quoted pattern, http(s) address; - is a picture on standard input",
+    )
+    parser.add_argument(
+        "--from-file", type=Path, metavar="LIST", help="a file that names such inputs, one a line; - is standard input"
     )
     parser.add_argument(
         "--allow-private", action="store_true", help="read addresses inside your own network too, such as 192.168.0.9"
     )
     parser.add_argument("--model", type=Path, default=Path("models/export"), help="exported folder (models/export)")
     parser.add_argument("--top", type=int, default=3, help="classes to show for each picture (3)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, for machines")
+    parser.add_argument(
+        "--threshold", type=float, metavar="P", help='below this confidence, 0 to 1, the answer is "don\'t know"'
+    )
+    parser.add_argument(
+        "--set",
+        action="store_true",
+        help="show the prediction set too, which holds the true class as often as promised",
+    )
+    parser.add_argument("--format", choices=FORMATS, help="a line each (text), an aligned table, CSV, JSON Lines")
+    parser.add_argument("--json", action="store_true", help="the same as --format jsonl")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write there; the file appears when all is done")
 
 
 def act(args: argparse.Namespace) -> None:
     """Print the likeliest classes of every picture; a bad picture is named and the others go on.
 
     Raises:
-        VitloraError: There is no exported model, or at least one picture could not be read.
+        VitloraError: A mistake in the options, no exported model, or at least one picture could not be read.
     """
+    wanted, form = _checked(args)
+    given = [*args.images, *(listed(args.from_file) if args.from_file else [])]
+    found = list(names(given))
+    if not found:
+        raise VitloraError(f"{printable(', '.join(given))}: no picture there; the rule: pictures, or folders of them")
+    refuse_missing(args.model)
+    workers = min(PROCESSES, os.cpu_count() or 1, math.ceil(len(found) / CHUNK))
+    with Classifier(args.model, workers=workers, allow_private=args.allow_private) as model:
+        note_if_old(args.model)
+        if args.set and model.threshold is None:
+            raise VitloraError(
+                f"--set: {args.model}/vitlora.json keeps no threshold of prediction sets; leave --set out, or "
+                "`dvc repro` makes a model that keeps one"
+            )
+        with _destination(args.out) as out:
+            answers = model.each(_told(found, args.out is not None or form == "table"))
+            failed = _write(answers, wanted, form, out)
+    if failed:
+        raise VitloraError(f"{counted(failed, 'picture')} could not be read; named above")
+
+
+def _checked(args: argparse.Namespace) -> tuple[Wanted, str]:
     if args.top < 1:
         raise VitloraError(f"--top: got {args.top}; the rule: at least 1")
-    classifier, bundle = open_exported(args.model)
-    rules = ANYWHERE if args.allow_private else PICTURE
-    failed = seen = 0
-    with Isolated() as child:
-        inputs = (
-            load(child, name, bundle["image_size"], bundle["interpolation"], rules) for name in names(args.images)
-        )
-        while batch := list(islice(inputs, BATCH)):
-            seen += len(batch)
-            failed += sum(item.square is None for item in batch)
-            _print(batch, classifier, bundle["class_names"], args)
-    if not seen:
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        raise VitloraError(f"--threshold: got {args.threshold:g}; the rule: 0 to 1, such as 0.8")
+    if args.json and args.format not in (None, "jsonl"):
+        raise VitloraError(f"--json and --format: got {args.format}; the rule: one of the two")
+    if not args.images and not args.from_file:
         raise VitloraError(
-            f"{printable(', '.join(args.images))}: no picture there; the rule: pictures, or folders of them"
+            "no IMAGE; the rule: a file, folder, pattern or address, - for standard input, or --from-file"
         )
-    if failed:
-        raise VitloraError(f"{failed} picture{'s' if failed > 1 else ''} could not be read; named above")
+    if args.images.count(STDIN) + (str(args.from_file) == STDIN) > 1:
+        raise VitloraError("-: standard input is named twice; the rule: it is one picture, or one list")
+    return Wanted(args.top, args.threshold, args.set), "jsonl" if args.json else args.format or "text"
 
 
-def open_exported(model: Path) -> tuple[OnnxClassifier, dict[str, Any]]:
-    """Return the exported classifier and its vitlora.json, and say so where it is not of today's parameters.
+def _write(answers: Iterable[Prediction | Unreadable], wanted: Wanted, form: str, out: TextIO) -> int:
+    """Write every answer and return how many pictures could not be read."""
+    failed, kept = 0, []
+    if form == "csv":
+        print(csv_line(csv_header(wanted)), file=out)
+    for answer in answers:
+        is_bad = isinstance(answer, Unreadable)
+        failed += is_bad
+        if isinstance(answer, Unreadable) and (form in ("text", "table") or out is not sys.stdout):
+            print(printable(f"{answer.name}: {answer.reason}"), file=sys.stderr)
+        if form == "jsonl":
+            print(as_json(answer, wanted), file=out)
+        elif form == "csv":
+            line = csv_line(as_cells(answer, wanted))
+            print(printable(line) if out.isatty() else line, file=out)
+        elif isinstance(answer, Prediction):
+            if form == "table":
+                kept.append(answer)
+            else:
+                print(as_text(answer, wanted), file=out)
+    if kept:
+        print("\n".join(as_table(kept, wanted)), file=out)
+    return failed
 
-    Raises:
-        VitloraError: There is no exported model, or it is damaged.
-    """
-    if not (model / "model.onnx").is_file():
-        pull = f"`dvc pull {model}` fetches it, or " if has_remote() else ""
-        raise VitloraError(f"{model} holds no model.onnx; {pull}`dvc repro` makes it, or name another with --model")
-    damage = next(problems(model, only=("model.onnx", "vitlora.json")), None)
-    if damage:
-        raise VitloraError(f"{damage}; `vitlora recover && dvc repro` makes it anew, or copy the folder anew")
+
+@contextmanager
+def _destination(path: Path | None) -> Iterator[TextIO]:
+    """Yield where to write: standard output, or a file beside the one named, which takes its place when it is whole."""
+    if path is None:
+        yield sys.stdout
+        return
+    aside = path.with_name(f".{path.name}.part")
     try:
-        bundle = read_json(model / "vitlora.json")
-    except (OSError, ValueError) as error:
-        raise VitloraError(f"{model}/vitlora.json cannot be read ({error}); `dvc repro` makes it anew") from None
-    if reason := why_not_current(model):
-        print(printable(f"note: {model}: {reason}; `dvc repro` makes it anew"), file=sys.stderr)
-    return OnnxClassifier(model / "model.onnx", bundle["image_mean"], bundle["image_std"]), bundle
-
-
-def names(given: Iterable[str]) -> Iterator[str]:
-    """Yield every input, a folder as all that lies below it in name order, but for what download passes over too.
-
-    Links to folders are not followed, so none leads round in a circle; they are yielded themselves, and so are pipes
-    and the like, so that each is read or named.
-
-    Raises:
-        VitloraError: A folder can't be read.
-    """
-    for name in given:
-        if is_address(name) or not os.path.isdir(name):
-            yield name
-        else:
-            yield from sorted(_below(name))
-
-
-def _below(folder: str) -> Iterator[str]:
-    for place, folders, files in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if not is_litter([name])]
-        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
-        yield from (os.path.join(place, name) for name in [*files, *links] if not is_litter([name]))
-
-
-def load(child: Isolated, name: str, size: int, interpolation: str, rules: Rules = PICTURE) -> Loaded:
-    """Read one picture here, and let another process make it a square just as preprocess does."""
-    if not is_address(name) and os.path.isdir(name):
-        return Loaded(name, None, "a link to a folder, which is not followed; name it itself to read what lies there")
+        file = aside.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+    except OSError as error:
+        raise VitloraError(
+            f"--out: cannot write {path}: {error.strerror}; the rule: a file in a folder that is there"
+        ) from None
     try:
-        data = read_url(name, rules) if is_address(name) else read_picture(name)
-        return Loaded(name, child.call(partial(_square, size, interpolation), data), "")
-    except PrivateError as error:
-        return Loaded(name, None, f"{error}; --allow-private reads it all the same")
-    except (OSError, BadImageError, FetchError, ValueError) as error:
-        return Loaded(name, None, getattr(error, "strerror", None) or str(error))
+        with file:
+            yield file
+        aside.replace(path)
+    except OSError as error:
+        raise VitloraError(f"--out: cannot write {path}: {error.strerror}") from None
+    finally:
+        aside.unlink(missing_ok=True)
 
 
-def _square(size: int, interpolation: str, data: bytes) -> NDArray[np.uint8]:
-    return resize_and_crop(decode(data), size, interpolation)
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise VitloraError(f"cannot read {error.filename}: {error.strerror}")
-
-
-def _print(batch: list[Loaded], classifier: OnnxClassifier, class_names: list[str], args: argparse.Namespace) -> None:
-    squares = [item.square for item in batch if item.square is not None]
-    scored = iter(softmax(classifier.score(np.stack(squares), BATCH))) if squares else iter(())
-    for item in batch:
-        if item.square is None:
-            _print_bad(item, args.json)
-            continue
-        shares: NDArray[np.float32] = next(scored)
-        best = np.argsort(-shares, kind="stable")[: args.top]
-        found = [(class_names[label], float(shares[label])) for label in best]
-        if args.json:
-            classes = [{"class": name, "confidence": round(share, 6)} for name, share in found]
-            print(json.dumps({"image": item.name, "predictions": classes}))
-        else:
-            print(printable(f"{item.name}: " + ", ".join(f"{name} {share:.1%}" for name, share in found)))
-
-
-def _print_bad(item: Loaded, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"image": item.name, "error": item.reason}))
-    else:
-        print(printable(f"{item.name}: {item.reason}"), file=sys.stderr)
+def _told(found: Sequence[str], is_quiet: bool) -> Iterator[str]:
+    """Yield the names, and tell on a terminal how far it is, unless the answers that run by tell it."""
+    is_told = len(found) >= MANY and sys.stderr.isatty() and (is_quiet or not sys.stdout.isatty())
+    begun = shown = monotonic()
+    for number, name in enumerate(found):
+        yield name
+        if is_told and monotonic() > shown + STEP_S:
+            shown = monotonic()
+            left = (shown - begun) / (number + 1) * (len(found) - number - 1)
+            text = f"{number + 1:,} of {counted(len(found), 'picture')}, {shown_seconds(left)} left"
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+    if is_told:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Classify pictures with an exported model: numpy, pillow and onnxruntime, nothing of the pipeline's own tools."""
