@@ -1,5 +1,6 @@
 """`vitlora predict` as people type it, on files and addresses, and how names from outside look on a terminal."""
 
+import csv
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from foreign import GOOD, fill, predict
 from PIL import Image
 from tiny import DIGITS, ROOT, make_images, set_params
 
+from vitlora.cli import command_line
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import printable
 from vitlora.download.sources import from_folder
@@ -127,6 +129,88 @@ def test_a_model_folder_without_its_facts_is_one_line(model, tmp_path, content):
 )
 def test_names_are_shown_as_they_are_but_for_what_steers_a_terminal(text, shown):
     assert printable(text) == shown
+
+
+# Options
+
+
+def piped(model, data, *args, code=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "vitlora", "predict", "--model", model, *args],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        input=data,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr.decode()
+    return done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.mark.slow
+def test_standard_input_is_a_picture_or_a_list(model, tmp_path):
+    (tmp_path / "x y.png").write_bytes(png())
+    assert piped(model, png(), "-")[0].startswith("-: ")
+    assert piped(model, b"", "-", code=1)[1].startswith("-: empty file\n")
+    shown, said = piped(model, f"{tmp_path}/x y.png\n{tmp_path}/gone\n".encode(), "--from-file", "-", code=1)
+    assert shown.startswith(f"{tmp_path}/x y.png: ")
+    assert said == f"{tmp_path}/gone: No such file or directory\nerror: 1 picture could not be read; named above\n"
+
+
+@pytest.mark.slow
+def test_out_is_written_whole_and_every_picture_is_in_it(model, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(70):
+        (pictures / f"{number:02}.png").write_bytes(png() if number % 9 else b"no picture")
+    for form, read in (
+        ("csv", lambda text: list(csv.DictReader(text))),
+        ("jsonl", lambda text: [*map(json.loads, text)]),
+    ):
+        shown, said = predict(model, "--format", form, "--out", tmp_path / form, pictures, code=1)
+        assert shown == ""
+        assert said.count("not a picture") == 8
+        with (tmp_path / form).open(newline="") as file:
+            rows = list(csv.DictReader(file)) if form == "csv" else [json.loads(line) for line in file]
+        assert [row["image"] for row in rows] == [f"{pictures}/{number:02}.png" for number in range(70)]
+        assert [number for number, row in enumerate(rows) if row.get("error")] == list(range(0, 70, 9))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["csv", "jsonl", "pictures"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--top", "0", "x.png"], "--top: got 0; the rule: at least 1"),
+        (["--threshold", "1.5", "x.png"], "--threshold: got 1.5; the rule: 0 to 1"),
+        (["--threshold", "nan", "x.png"], "--threshold: got nan; the rule: 0 to 1"),
+        (["--json", "--format", "csv", "x.png"], "--json and --format: got csv; the rule: one of the two"),
+        ([], "no IMAGE; the rule: "),
+        (["-", "-"], "standard input is named twice; the rule: "),
+        (["-", "--from-file", "-"], "standard input is named twice; the rule: "),
+        (["--from-file", "gone"], "--from-file: cannot read gone"),
+        (["--set", "x.png"], "keeps no threshold of prediction sets; leave --set out"),
+        (["--out", "gone/x.csv", "x.png"], "--out: cannot write gone/x.csv: No such file or directory; the rule: "),
+        (["--model", "gone", "x.png"], "gone holds no model.onnx; "),
+    ],
+    ids=str,
+)
+def test_a_mistake_in_the_options_is_one_line_and_its_cure_helps(model, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.png").write_bytes(png())
+    args = command_line(["predict"]).parse_args(["predict", "--model", str(model), *words])
+    with pytest.raises(VitloraError) as caught:
+        args.act(args)
+    assert said in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.png"]
+    cured = command_line(["predict"]).parse_args(["predict", "--model", str(model), "x.png"])
+    cured.act(cured)
+
+
+@pytest.mark.parametrize(("words", "code"), [(["--format", "xml", "x"], 2), (["--tops", "1", "x"], 2)])
+def test_a_word_that_is_no_option_ends_with_2(model, words, code):
+    with pytest.raises(SystemExit) as ended:
+        command_line(["predict"]).parse_args(["predict", *words])
+    assert ended.value.code == code
 
 
 # Stages

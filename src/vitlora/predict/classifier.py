@@ -116,7 +116,7 @@ class Classifier:
 
         Args:
             pictures: A path, an http(s) address, a file's bytes, a PIL image, or an array uint8 (H, W, 3), RGB; or an
-                iterable of them.
+                iterable of them, such as an array (N, H, W, 3).
 
         Returns:
             A prediction, or a list of them in the same order.
@@ -125,7 +125,8 @@ class Classifier:
             PictureError: A picture can't be read. ``each`` goes on with the others.
             TypeError, ValueError: It is no picture by its type, or an array of another shape or dtype.
         """
-        if isinstance(pictures, str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray):
+        one = str | os.PathLike | bytes | bytearray | memoryview | Image.Image
+        if isinstance(pictures, one) or (isinstance(pictures, np.ndarray) and pictures.ndim != 4):
             return self([cast(Picture, pictures)])[0]
         found = []
         for number, answer in enumerate(self.each(pictures)):
