@@ -50,7 +50,7 @@ docs: $(READY) ## renew the tables of README.md and docs/ from the code and benc
 	@PYTHONPATH=src $(BIN)/python docs/generate.py
 
 lock: $(READY) ## renew requirements.lock from pyproject.toml
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --group dev --no-header pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --group pipeline --group dev --no-header pyproject.toml -o requirements.lock
 
 audit: ## look every pinned package up in PyPI's list of known vulnerabilities (needs the network)
 	$(PYTHON) -m venv .work/audit

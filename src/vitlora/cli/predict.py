@@ -1,7 +1,7 @@
 """Classify pictures (files, folders, patterns or http(s) addresses) with the exported model.
 
-Exit code 0: all were classified. 1: a picture could not be read, and the others were classified; or there was nothing
-to do it with, such as no model. 2: the command line has a mistake. 130: Ctrl-C. 141: the reader of the output left.
+Exit code 0: all were classified. 1: a picture could not be read, the others were classified; or nothing could be done,
+as without a model. 2: the command line has a mistake. 130: Ctrl-C. 141: the reader of the output left.
 """
 
 import argparse

@@ -125,7 +125,7 @@ class Classifier:
             PictureError: A picture can't be read. ``each`` goes on with the others.
             TypeError, ValueError: It is no picture by its type, or an array of another shape or dtype.
         """
-        one = str | os.PathLike | bytes | bytearray | memoryview | Image.Image
+        one = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
         if isinstance(pictures, one) or (isinstance(pictures, np.ndarray) and pictures.ndim != 4):
             return self([cast(Picture, pictures)])[0]
         found = []
