@@ -4,8 +4,8 @@
 
 Models: the exported one of this folder, and a ViT-S/14 with random weights at 224 px, whose speed is that of a trained
 one. Pictures: the photos, and for the smaller model also small ones, as it was trained on. The model's own rate is that
-of ready squares in batches of 32. Both are timed in turns, round by round, since other work on the machine slows both; a
-share is of one round. Cold start: the whole command for one picture, start of Python included, files in the page cache;
+of ready squares in batches of 32. Both are timed in turns, round by round, since other work on the machine slows both;
+a share is of one round. Cold start: the whole command for one picture, start of Python included, files in the page cache;
 its processor time is noted beside, which other work changes little. Load and niceness of the run are noted too.
 """
 
