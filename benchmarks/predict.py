@@ -5,8 +5,8 @@
 Models: the exported one of this folder, and a ViT-S/14 with random weights at 224 px, whose speed is that of a trained
 one. Pictures: the photos, and for the smaller model also small ones, as it was trained on. The model's own rate is that
 of ready squares in batches of 32. Both are timed in turns, round by round, since other work on the machine slows both;
-a share is of one round. Cold start: the whole command for one picture, start of Python included, files in the page cache;
-its processor time is noted beside, which other work changes little. Load and niceness of the run are noted too.
+a share is of one round. Cold start: the whole command for one picture, start of Python included, files in the page
+cache; its processor time is noted beside, which other work changes little. Load and niceness are noted too.
 """
 
 import argparse
@@ -40,6 +40,9 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="folder of pictures, used in turn")
     parser.add_argument("--model", type=Path, default=Path("models/export"))
     parser.add_argument("--larger", type=Path, help="such a folder made before, in place of making one (needs torch)")
+    parser.add_argument(
+        "--verb", type=Path, help="`vitlora` of an installed wheel, for the cold start; else this tree's"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pictures", type=int, nargs=2, default=(480, 96), help="of a round, by model")
     parser.add_argument("--out", type=Path, required=True)
@@ -51,14 +54,14 @@ def main() -> None:
         small = make_small(Path(place) / "small", photos)
         many, few = args.pictures
         runs = ((args.model, photos, many), (args.model, small, many), (larger, photos, few))
-        found = [measure(model, pictures, count, args.rounds) for model, pictures, count in runs]
+        found = [measure(model, pictures, count, args.rounds, args.verb) for model, pictures, count in runs]
     from common import host  # loads torch
 
     busy = {"load": [round(each, 1) for each in (*load, *os.getloadavg()[:1])], "nice": os.nice(0)}
     write_json(args.out, {"runs": found, "rounds": args.rounds, **busy, "host": host()})
 
 
-def measure(model: Path, pictures: list[Path], count: int, rounds: int) -> dict[str, object]:
+def measure(model: Path, pictures: list[Path], count: int, rounds: int, verb: Path | None) -> dict[str, object]:
     """Return one row of the results."""
     with Image.open(pictures[0]) as image:
         about = f"{image.format} of {image.width} x {image.height} px and the like"
@@ -66,7 +69,7 @@ def measure(model: Path, pictures: list[Path], count: int, rounds: int) -> dict[
         "model": f"ViT-S/14, {read_json(model / 'vitlora.json')['image_size']} px",
         "pictures": f"{count}, {about}",
         **folder(model, list(islice(cycle(pictures), count)), rounds),
-        "one_picture": cold(model, pictures[0], rounds),
+        "one_picture": cold(model, pictures[0], rounds, verb),
     }
     print(row)
     return row
@@ -129,13 +132,14 @@ def seconds(work) -> float:
     return time.perf_counter() - begun
 
 
-def cold(model: Path, photo: Path, rounds: int) -> dict[str, object]:
+def cold(model: Path, photo: Path, rounds: int, verb: Path | None) -> dict[str, object]:
     """Return wall and processor seconds of the command, medians, and every wall reading."""
     walls, cpus = [], []
     with tempfile.TemporaryDirectory() as place:  # outside a project, as where the wheel is installed
         shutil.copy(photo, Path(place) / "one.jpg")
-        command = [sys.executable, "-m", "vitlora", "predict", "--model", str(model.absolute()), "one.jpg"]
-        env = {**os.environ, "PYTHONPATH": str(Path("src").absolute())}
+        program = [str(verb.absolute())] if verb else [sys.executable, "-m", "vitlora"]
+        command = [*program, "predict", "--model", str(model.absolute()), "one.jpg"]
+        env = {**os.environ, "PYTHONPATH": "" if verb else str(Path("src").absolute())}
         for _ in range(rounds + 1):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             walls.append(seconds(lambda: subprocess.run(command, cwd=place, env=env, check=True, capture_output=True)))

@@ -29,7 +29,10 @@ class OnnxClassifier:
         onnxruntime.set_default_logger_severity(3)
         _refuse_outside(path)
         try:
-            self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            options = onnxruntime.SessionOptions()
+            # Threads that wait by spinning hold the cores that decoding and other programs need.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a dozen
             raise VitloraError(f"{path}: onnxruntime cannot load it: {printable(str(error))}") from None
         self.mean, self.std = mean, std
