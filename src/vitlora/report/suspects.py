@@ -5,8 +5,8 @@ regression on features of the base model as it was before training is fitted on 
 about the others, five times.
 
 A suspect is a picture whose label gets next to nothing. The thresholds of confident learning (Northcutt, Jiang and
-Chuang, JAIR 2021; cleanlab) name more of the wrong labels and three to five times as many right ones, where the base
-model knows the classes only roughly; benchmarks/suspects.py has the figures.
+Chuang, JAIR 2021; cleanlab) name more of the wrong labels, and eight to thirteen times as many right ones, where the
+base model knows the classes only roughly; benchmarks/suspects.py has the figures.
 """
 
 import hashlib
