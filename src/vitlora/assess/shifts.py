@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
+from vitlora.compare.paired import bonett_price
+from vitlora.evaluate.intervals import wilson
 from vitlora.storage.squares import Squares
 
 BATCH = 64
@@ -209,7 +211,7 @@ def summarise(found: Sequence[Condition], labels: Ints) -> list[dict[str, object
 def _row(one: Condition, now: NDArray[np.bool_], clean: NDArray[np.bool_]) -> dict[str, object]:
     count = len(now)
     broken, fixed = int((clean & ~now).sum()), int((now & ~clean).sum())
-    low, high = wilson(int(now.sum()), count)
+    low, high = map(float, wilson(now.sum(), count))
     row: dict[str, object] = {
         "shift": one.shift,
         "strength": one.strength,
@@ -220,29 +222,6 @@ def _row(one: Condition, now: NDArray[np.bool_], clean: NDArray[np.bool_]) -> di
         "broken": broken,
         "fixed": fixed,
     }
-    change = [round(each, 6) for each in ((fixed - broken) / count, *bonett_price(broken, fixed, count))]
+    change = [round(float(each), 6) for each in ((fixed - broken) / count, *bonett_price(broken, fixed, count))]
     named = zip(("difference", "difference_low", "difference_high"), change, strict=True)
     return row | {name: None if one.shift == "clean" else value for name, value in named}
-
-
-Z = 1.959963984540054  # of 95 %
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share."""
-    share, spare = successes / trials, Z * Z / trials
-    middle = (share + spare / 2) / (1 + spare)
-    half = Z / (1 + spare) * math.sqrt(share * (1 - share) / trials + spare / (4 * trials))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def bonett_price(only_first: int, only_second: int, pairs: int) -> tuple[float, float]:
-    """Return the 95 % interval of second minus first, of two shares on the same pictures.
-
-    Source:
-        Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired
-        data", Journal of Educational and Behavioral Statistics 37, 2012: one is added to each discordant cell.
-    """
-    lost, won = (only_first + 1) / (pairs + 2), (only_second + 1) / (pairs + 2)
-    half = Z * math.sqrt((lost + won - (won - lost) ** 2) / (pairs + 2))
-    return max(-1.0, won - lost - half), min(1.0, won - lost + half)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vitlora.assess.shifts import wilson
+from vitlora.evaluate.intervals import wilson
 from vitlora.evaluate.scores import Floats, Ints, confusion, macro, per_class, softmax
 from vitlora.storage.squares import Squares
 
@@ -41,7 +41,7 @@ def summarise(
 
 def share(right: Any) -> dict[str, Any]:
     """Return accuracy, its interval and the number of pictures, of bool (N,)."""
-    low, high = wilson(int(right.sum()), len(right))
+    low, high = map(float, wilson(right.sum(), len(right)))
     return {
         "images": len(right),
         "accuracy": round(float(right.mean()), 6),
@@ -62,7 +62,7 @@ def _classes(counts: Ints, class_names: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for label in np.flatnonzero(counts.sum(axis=1)).tolist():
         support, hits = int(counts[label].sum()), int(counts[label, label])
-        low, high = wilson(hits, support)
+        low, high = map(float, wilson(hits, support))
         others = counts[label].copy()
         others[label] = 0
         taken = int(others.argmax())
