@@ -21,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="leave out what needs the model: heat maps and suspect labels"
     )
     parser.add_argument(
+        "--labels", action="store_true", help="look for suspect labels also among more than 20,000 pictures"
+    )
+    parser.add_argument(
         "--margin", type=float, default=0.5, help="points of accuracy that count as no difference (0.5)"
     )
 
@@ -37,7 +40,7 @@ def act(args: argparse.Namespace) -> None:
         )
     from vitlora.report.build import build  # Jinja2, SciPy's clusters
 
-    build(args.runs or ["workspace"], args.out, args.margin / 100, args.quick, _say)
+    build(args.runs or ["workspace"], args.out, args.margin / 100, args.quick, _say, args.labels)
     print(f"{args.out}, {shown_bytes(args.out.stat().st_size)}: open it in a browser")
 
 

@@ -23,6 +23,7 @@ SHOWN = 48  # mistakes, and changes of each kind
 CLASSES = 120  # whose samples are shown
 EACH = 3  # pictures of a class
 ENDS = 6  # largest and smallest pictures
+MOST = 20_000  # pictures whose labels are looked at unasked
 NEEDED = ("data/prepared/train", "data/prepared/test", "data/prepared/labels.json", "models/base")
 
 
@@ -34,7 +35,9 @@ class Shown(NamedTuple):
     heat: str | None
 
 
-def build(names: Sequence[str], out: Path, margin: float, quick: bool, say: Callable[[str], None]) -> None:
+def build(
+    names: Sequence[str], out: Path, margin: float, quick: bool, say: Callable[[str], None], labels: bool = False
+) -> None:
     """Write the report of one run, or of two.
 
     Args:
@@ -43,6 +46,7 @@ def build(names: Sequence[str], out: Path, margin: float, quick: bool, say: Call
         margin: Difference of accuracy that counts as none, as a share.
         quick: Leave out what needs the model: heat maps, suspects of the labels.
         say: Tells what takes long.
+        labels: Look for suspect labels also where there are more than ``MOST`` pictures.
 
     Raises:
         VitloraError: A run has no results, or two share too few pictures.
@@ -68,7 +72,7 @@ def build(names: Sequence[str], out: Path, margin: float, quick: bool, say: Call
     }
     if pictures.train is not None and is_here(newest.run, "data/prepared/train"):
         lists |= {"samples": list(_samples(newest, pictures)), **_ends(pictures)}
-    suspects, no_suspects = _doubt(newest, quick, say)
+    suspects, no_suspects = _doubt(newest, quick, labels, say)
     lists["suspects"] = {each.path: pictures.show(each.path) for each in _first_of_each_split(suspects or [])}
     findings = {"grid": grid, "no_heat": no_heat, "suspects": suspects, "no_suspects": no_suspects}
     write_text(out, render(contents, comparison, lists, findings))
@@ -123,12 +127,15 @@ def _look(
     return {}, "", "No heat maps: the trained adapter of this run is not here; `dvc checkout` of its commit brings it."
 
 
-def _doubt(run: Contents, quick: bool, say: Callable[[str], None]) -> tuple[list[Any] | None, str]:
+def _doubt(run: Contents, quick: bool, labels: bool, say: Callable[[str], None]) -> tuple[list[Any] | None, str]:
     """Return the pictures whose label is suspect, or None and why it is not known."""
     if quick:
         return None, "Suspect labels were left out (--quick)."
     if not all(is_here(run.run, path) for path in NEEDED):
         return None, "Not known: the data and the base model of this run are not here; `dvc checkout` brings them."
+    pictures = sum(run.data.get(split, 0) for split in ("train", "test"))
+    if pictures > MOST and not labels:
+        return None, f"Not looked for: {pictures:,} pictures may take an hour; `vitlora report --labels` does it."
     from vitlora.report.suspects import find_suspects  # torch takes seconds
 
     say("labels: what the base model thinks of every picture; kept for the next report, Ctrl-C leaves it out ...")
