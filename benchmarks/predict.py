@@ -55,9 +55,10 @@ def main() -> None:
         many, few = args.pictures
         runs = ((args.model, photos, many), (args.model, small, many), (larger, photos, few))
         found = [measure(model, pictures, count, args.rounds, args.verb) for model, pictures, count in runs]
-    from common import host  # loads torch
+    from common import host, version  # loads torch
 
     busy = {"load": [round(each, 1) for each in (*load, *os.getloadavg()[:1])], "nice": os.nice(0)}
+    busy["onnxruntime"] = version("onnxruntime")
     write_json(args.out, {"runs": found, "rounds": args.rounds, **busy, "host": host()})
 
 
