@@ -1,10 +1,13 @@
 """Which class of the model a folder's class is, and which pictures training has met."""
 
+import numpy as np
 import pytest
 
-from vitlora.assess.folder import met_before, plan
+from vitlora.assess.folder import Answers, met_before, plan, write
 from vitlora.core.errors import VitloraError
-from vitlora.core.files import write_csv, write_json
+from vitlora.core.files import read_csv, write_csv, write_json
+from vitlora.evaluate.calibration import log_losses
+from vitlora.storage.squares import Squares
 
 OURS = ["apple pie", "beet salad", "café", "k=v"]
 
@@ -129,3 +132,15 @@ def test_pictures_that_training_has_met_are_told_from_new_ones(tmp_path):
     assert met_before(tmp_path, {**own, "calibration": {}}, digests) == ["train", "", "val", ""]
     assert met_before(tmp_path, {**own, "base": {"id": "y"}}, digests) is None
     assert met_before(tmp_path / "none", own, digests) is None
+
+
+def test_what_is_written_tells_before_and_after_the_temperature_apart(tmp_path):
+    """The exported model's logits are divided by its temperature already."""
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(0, 2, (60, 2)).astype(np.float32), random.integers(0, 2, 60)
+    squares = Squares(np.zeros((60, 3, 1, 1), np.uint8), labels, [str(row) for row in range(60)], ["ab" * 32] * 60)
+    bundle = {"calibration": {"temperature": 2.0, "coverage": 0.9, "threshold": 0.1, "images": 50}}
+    write(Answers(logits, squares, {}), ["a", "b"], bundle, 1, tmp_path)
+    found = {row["score"]: float(row["value"]) for row in read_csv(tmp_path / "intervals.csv")}
+    assert found["log_loss"] == pytest.approx(log_losses(logits, labels).mean(), rel=1e-3)
+    assert found["log_loss_before_temperature"] == pytest.approx(log_losses(logits * 2, labels).mean(), rel=1e-3)

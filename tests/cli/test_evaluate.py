@@ -164,3 +164,20 @@ def test_a_class_that_the_model_does_not_know_is_refused_and_the_cure_that_is_to
     shown, _ = evaluate(colours, root, "--ignore-unknown")
     assert "no picture of red\n" in shown
     assert "left out, since the model does not know them: blue, redd\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("FOLDER", "--images", "3"), "--images: the rule: only with --shifts"),
+        (("--shifts", "--map", "a=b"), "--map: the rule: only with FOLDER"),
+        (("FOLDER", "--out", "FILE"), "is a file; the rule: a folder"),
+        (("FOLDER", "--out", "nowhere/out"), "there is no folder nowhere; make it first"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(model, tmp_path, words, said):
+    (tmp_path / "file").write_text("")
+    places = {"FOLDER": str(tmp_path), "FILE": str(tmp_path / "file")}
+    _, told = evaluate(model, *(places.get(word, word) for word in words), code=1)
+    assert said in told
+    assert "Traceback" not in told

@@ -8,6 +8,7 @@ import results
 import tiny
 
 from vitlora.cli import command_line
+from vitlora.compare.gate import parse_floors
 from vitlora.core.errors import VitloraError
 
 WORSE, UNDECIDED, BELOW = 3, 4, 5
@@ -108,7 +109,7 @@ BAD = {
     "no number": (("--class-floor", "cat"), "a share from 0 to 1"),
     "no class": (("--class-floor", "cta=0.9"), "of the class cta; classes are such as cat"),
     "negative": (("--tolerance", "-1"), "points of accuracy"),
-    "no margin": (("--margin", "0"), "a margin above 0"),
+    "no margin": (("--margin", "0"), "above 0 and up to 100"),
 }
 
 
@@ -139,3 +140,27 @@ def test_a_model_of_the_same_saturated_confidences_is_not_taken_for_the_same(cap
     results.write_run(placed, base, LABELS, old=True)
     tiny.commit(placed)
     assert "the two answer the same" in gate(capsys)[1]
+
+
+@pytest.mark.parametrize(
+    ("floors", "said"),
+    [
+        (("=0.9",), "got =0.9"),
+        (("0.8", "0.7"), "0.7 after 0.8"),
+        (("cat=0.8", "cat=0.9"), "cat=0.9 after cat=0.8"),
+    ],
+)
+def test_floors_that_contradict_each_other_are_refused(floors, said):
+    with pytest.raises(VitloraError, match=said):
+        parse_floors(floors, ["cat", "dog"])
+
+
+def test_one_floor_for_all_and_one_of_its_own_stand_together():
+    assert parse_floors(["cat=0.9", "0.7"], ["cat", "dog"]) == {"cat": 0.9, "dog": 0.7}
+
+
+def test_results_of_other_parameters_are_refused(capsys, placed):
+    tiny.set_params(placed / "params.yaml", {"lora.r": 4})
+    args = command_line().parse_args(["gate", "--against", "HEAD"])
+    with pytest.raises(VitloraError, match=r"made before these changes of params\.yaml: lora\.r: 16 -> 4"):
+        args.act(args)

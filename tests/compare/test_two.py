@@ -301,8 +301,8 @@ def test_markdown_of_ten_thousand_changes_fits_into_a_comment(capsys, repository
 BAD = {
     "three": (("HEAD", "HEAD", "HEAD"), "got 3 runs.*joined by commas.*HEAD,HEAD HEAD"),
     "empty": (("HEAD,", "HEAD"), "joined by single commas"),
-    "margin": (("--margin", "-1"), "not below 0"),
-    "no margin": (("--margin", "nan"), "not below 0"),
+    "margin": (("--margin", "-1"), "0 to 100"),
+    "no margin": (("--margin", "nan"), "0 to 100"),
     "unknown": (("HAED",), "no branch, tag"),
 }
 

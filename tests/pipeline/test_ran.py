@@ -49,6 +49,15 @@ def test_equal_results_keep_the_record_and_others_renew_it_in_experiments_too(pr
     assert json.loads(tiny.git(project, "show", f"{ref}:metrics/ran/train.json")) != json.loads(before["train"])
 
 
+def test_other_outputs_renew_the_record_though_the_metrics_are_equal(project):
+    before = json.loads((project / "metrics/ran/evaluate.json").read_text())
+    tiny.set_params(project / "params.yaml", {"evaluate.coverage": 0.6})
+    tiny.dvc(project, "repro", "evaluate")
+    after = json.loads((project / "metrics/ran/evaluate.json").read_text())
+    assert after["results"] == before["results"]
+    assert after["outputs"] != before["outputs"]
+
+
 def test_a_damaged_record_is_written_anew(project):
     (project / "metrics/ran/evaluate.json").write_text("[")
     tiny.dvc(project, "repro", "-f", "-s", "evaluate")

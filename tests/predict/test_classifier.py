@@ -223,3 +223,10 @@ def test_names_that_are_not_public_are_no_attributes():
 
 def test_the_api_is_typed_for_those_who_import_it():
     assert (Path(ROOT) / "src/vitlora/py.typed").exists()
+
+
+@pytest.mark.parametrize("one", ["a.png", b"bytes", Path("a.png"), None, 3])
+def test_one_picture_is_not_taken_for_several(model, one):
+    """A path would be read letter by letter."""
+    with pytest.raises(TypeError, match="the rule: pictures in a list"):
+        list(model.each(one))

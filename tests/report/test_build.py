@@ -11,6 +11,7 @@ import tiny
 from PIL import Image
 from reports import NAMES, make_report_run, scores_of
 
+from vitlora.cli import command_line
 from vitlora.compare.runs import load_run
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_csv
@@ -149,3 +150,29 @@ def test_an_unknown_run_is_refused_and_no_file_is_written(in_project, tmp_path, 
     with pytest.raises(VitloraError, match="nowhere"):
         build(wrong, tmp_path / "report.html", 0.005, True, print)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_run_whose_data_report_lacks_newer_numbers_is_shown(tmp_path, monkeypatch):
+    root = results.make_repository(tmp_path / "project")
+    labels = np.repeat(np.arange(4), 10)
+    make_report_run(root, results.make_logits(labels, 0.8, 3), labels)
+    (root / "metrics/preprocess.json").write_text('{"train": 30, "val": 5, "test": 40}')
+    (root / "metrics/train/metrics.json").write_text('{"trainable_parameters": 3, "method": "lora"}')
+    monkeypatch.chdir(root)
+    assert "unknown" in page(root)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--out", "."), "is a folder; the rule: a file"),
+        (("--out", "nowhere/report.html"), "there is no folder nowhere; make it first"),
+        (("--margin", "nan"), "the rule: points of accuracy, 0 to 100"),
+        (("HEAD", "HEAD", "HEAD"), "got 3 runs; the rule: one or two"),
+    ],
+)
+def test_mistakes_of_the_command_line_are_told_before_any_work(in_project, words, said):
+    args = command_line(["report"]).parse_args(["report", *words])
+    with pytest.raises(VitloraError, match=re.escape(said)):
+        args.act(args)
+    assert not (in_project / "nowhere").exists()

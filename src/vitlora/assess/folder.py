@@ -31,6 +31,7 @@ from vitlora.storage.squares import Squares
 BATCH = 32
 CHUNK = 8  # pictures sent to a process at a time
 NAMED = 5  # classes in a message
+NOT_CALIBRATED = {"temperature": 1.0, "coverage": 1.0, "threshold": 0.0, "images": 0}
 Square = tuple[NDArray[np.uint8], str]  # uint8 (3, H, W), and the SHA-256 of the file
 
 
@@ -252,7 +253,7 @@ def write(answers: Answers, class_names: Sequence[str], bundle: Mapping[str, Any
     from vitlora.evaluate.calibration import Calibration
     from vitlora.evaluate.records import write_scores
 
-    # The exported model's logits are divided by its temperature already.
-    found = bundle.get("calibration", {"coverage": 1.0, "threshold": 0.0, "images": 0})  # of an older version
-    calibration = Calibration(1.0, found["coverage"], found["threshold"], found["images"])
-    write_scores(answers.logits, answers.squares, class_names, calibration, top_k, out, "fp32")
+    found = bundle.get("calibration", NOT_CALIBRATED)  # of an older version
+    calibration = Calibration(found["temperature"], found["coverage"], found["threshold"], found["images"])
+    before = answers.logits * np.float32(calibration.temperature)  # the exported model has divided them by it
+    write_scores(before, answers.squares, class_names, calibration, top_k, out, "fp32")

@@ -50,8 +50,10 @@ def act(args: argparse.Namespace) -> None:
     Raises:
         VitloraError: A run is unknown, damaged, without results, or shares too few pictures with the other.
     """
-    if not args.margin >= 0 or args.show < 0:
-        raise VitloraError(f"--margin {args.margin:g}, --show {args.show}; the rule: not below 0")
+    if not 0 <= args.margin <= 100:
+        raise VitloraError(f"--margin: got {args.margin:g}; the rule: points of accuracy, 0 to 100")
+    if args.show < 0:
+        raise VitloraError(f"--show: got {args.show}; the rule: not below 0")
     if args.all:
         _list_all(args)
         return

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from vitlora.assess import folder, shifts
 from vitlora.assess.summary import summarise
 from vitlora.cli.exported import open_exported
+from vitlora.cli.places import refuse_unwritable
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import write_csv, write_json
 from vitlora.core.text import counted, printable
@@ -28,6 +29,8 @@ WIDTH = 38  # characters of a class or a condition
 SHOWN = 20  # classes
 MISTAKES = 8
 TOP_K = 5
+FOLDER_ONLY = ("map", "ignore_unknown", "adapter")
+SHIFTS_ONLY = ("test", "images", "seed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +84,15 @@ def act(args: argparse.Namespace) -> None:
             f"FOLDER and --shifts: got {got}; the rule: a folder of class folders, or --shifts, which alters the "
             "stored test pictures"
         )
+    plain = argparse.ArgumentParser()
+    add_arguments(plain)
+    others = SHIFTS_ONLY if args.folder else FOLDER_ONLY
+    unused = [name for name in others if getattr(args, name) != plain.get_default(name)]
+    if unused:
+        option, other = "--" + unused[0].replace("_", "-"), "--shifts" if args.folder else "FOLDER"
+        raise VitloraError(f"{option}: the rule: only with {other}")
+    if args.out:
+        refuse_unwritable("--out", args.out, folder=True)
     if args.images < 1:
         raise VitloraError(f"--images: got {args.images}; the rule: at least 1")
     if args.shifts:
@@ -102,10 +114,10 @@ def _act_folder(args: argparse.Namespace) -> None:
     met = folder.met_before(args.adapter, bundle, answers.squares.digests)
     scores = summarise(answers.logits, answers.squares, known.class_names, met)
     result = {"folder": str(args.folder), **scores, "ignored": found.ignored, "bad": answers.bad}
+    print(json.dumps(result) if args.json else "\n".join(_folder_lines(result, len(known.class_names))))
     if args.out:
         folder.write(answers, known.class_names, bundle, min(TOP_K, len(known.class_names)), args.out)
         write_json(args.out / "folder.json", result)
-    print(json.dumps(result) if args.json else "\n".join(_folder_lines(result, len(known.class_names))))
     if answers.bad:
         raise VitloraError(
             f"{counted(len(answers.bad), 'picture')} could not be read, named above; the scores are of the others"

@@ -31,7 +31,9 @@ def refuse_missing(model: Path) -> None:
     """
     if not (model / "model.onnx").is_file():
         pull = f"`dvc pull {model}` fetches it, or " if _has_remote() else ""
-        raise VitloraError(f"{model} holds no model.onnx; {pull}`dvc repro` makes it, or name another with --model")
+        made = f"{pull}`dvc repro` makes it, or name another with --model"
+        cure = made if model == Path("models/export") else "name a folder that export made, such as models/export"
+        raise VitloraError(f"{model} holds no model.onnx; {cure}")
 
 
 def _in_project() -> bool:

@@ -3,12 +3,14 @@
     vitlora gate --against main              the workspace against main
     vitlora gate --against main HEAD --tolerance 0.3 --class-floor 0.8 --class-floor cat=0.9
 
-Exit codes: 0 not worse, or undecided where that passes; 1 the two can't be compared; 2 a mistake on the command line;
+Exit codes: 0 not worse, or undecided where that passes; 1 the two can't be compared, or a value is out of range;
+2 a mistake on the command line;
 3 worse; 4 undecided, with --undecided fail; 5 a class is below its floor. docs/compare.md says what is tested.
 """
 
 import argparse
 import sys
+import textwrap
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import printable
@@ -52,20 +54,22 @@ def act(args: argparse.Namespace) -> None:
     Raises:
         VitloraError: The two can't be compared, or a floor names no class.
     """
-    if not (0 <= args.tolerance < 100 and 0 < args.margin <= 100):
-        raise VitloraError(
-            f"--tolerance {args.tolerance:g}, --margin {args.margin:g}; the rule: points of accuracy, a margin above 0"
-        )
+    if not 0 <= args.tolerance < 100:
+        raise VitloraError(f"--tolerance: got {args.tolerance:g}; the rule: points of accuracy, from 0 to below 100")
+    if not 0 < args.margin <= 100:
+        raise VitloraError(f"--margin: got {args.margin:g}; the rule: points of accuracy, above 0 and up to 100")
     from vitlora.compare import gate
     from vitlora.compare.runs import load_run
     from vitlora.compare.two import compare_two
 
     limits = {"tolerance": args.tolerance / 100, "margin": max(args.margin, args.tolerance) / 100}
     before, after = load_run(args.against), load_run(args.run)
+    if after.notes:  # another run than the one that params.yaml asks for
+        raise VitloraError("\n".join(after.notes))
     found = compare_two(before, after, limits["margin"])
     gate.require_same_pictures(found, before)
     verdict = gate.gate_verdict(found, **limits)
     floors = gate.check_floors(args.class_floor, after)
     for line in gate.lines(found, verdict, floors, limits, args.undecided):
-        print(printable(line))
+        print(textwrap.fill(printable(line), 100, subsequent_indent="  ", break_on_hyphens=False))
     sys.exit(gate.exit_code(verdict, floors, args.undecided))

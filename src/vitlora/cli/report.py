@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from vitlora.cli.places import refuse_unwritable
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import shown_bytes
 
@@ -36,8 +37,12 @@ def act(args: argparse.Namespace) -> None:
     """
     if len(args.runs) > 2:
         raise VitloraError(
-            f"got {len(args.runs)} runs; the rule: one, or two side by side. `vitlora compare` takes more"
+            f"got {len(args.runs)} runs; the rule: one or two. `vitlora compare A1,A2 B1,B2` takes more, and "
+            "`vitlora compare --all` all"
         )
+    if not 0 <= args.margin <= 100:
+        raise VitloraError(f"--margin: got {args.margin:g}; the rule: points of accuracy, 0 to 100")
+    refuse_unwritable("--out", args.out)
     from vitlora.report.build import build  # Jinja2, SciPy's clusters
 
     build(args.runs or ["workspace"], args.out, args.margin / 100, args.quick, _say, args.labels)

@@ -81,14 +81,20 @@ def parse_floors(words: Sequence[str], names: Sequence[str]) -> dict[str, float]
         VitloraError: A floor is no share, or there is no such class.
     """
     floors: dict[str, float] = {}
+    seen: dict[str, str] = {}
     for word in sorted(words, key=lambda word: "=" in word):
         name, _, number = word.rpartition("=")
         try:
             floor = float(number)
         except ValueError:
             floor = -1.0
-        if not 0 <= floor <= 1:
+        if not 0 <= floor <= 1 or word.startswith("="):
             raise VitloraError(f"--class-floor: got {word}; the rule: a share from 0 to 1, such as 0.9 or NAME=0.9")
+        if (key := name if "=" in word else "") in seen:
+            raise VitloraError(
+                f"--class-floor: {word} after {seen[key]}; the rule: one floor for each class, one for all"
+            )
+        seen[key] = word
         if name and name not in names:
             near = ", ".join(difflib.get_close_matches(name, names, cutoff=0.4)) or ", ".join(sorted(names)[:5])
             raise VitloraError(f"--class-floor: no test picture is of the class {name}; classes are such as {near}")

@@ -83,7 +83,7 @@ def _is_ref(ref: str) -> bool:
 
 def _unknown(name: str) -> str:
     listed = run_git(["for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads", "refs/tags"]) or b""
-    known = {*listed.decode().split(), *(ref.rpartition("/")[2] for ref, _ in experiments())}
+    known = {"HEAD", "workspace", *listed.decode().split(), *(ref.rpartition("/")[2] for ref, _ in experiments())}
     near = difflib.get_close_matches(name, sorted(known), cutoff=0.5)
     like = f"; like it: {', '.join(near)}" if near else ""
     return (

@@ -124,6 +124,8 @@ def load_run(name: str) -> Run:
     folder = Path(name)
     if name.startswith((".", "/")) and folder.is_dir():
         return _from_folder(name, folder)
+    if not folder.is_dir():
+        require_project()
     try:
         revision = resolve(name)
     except VitloraError:

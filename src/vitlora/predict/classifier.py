@@ -142,8 +142,10 @@ class Classifier:
         works on those before.
 
         Raises:
-            TypeError, ValueError: As when called.
+            TypeError, ValueError: As when called; one picture in place of several.
         """
+        if not isinstance(pictures, Iterable) or isinstance(pictures, str | bytes | os.PathLike):
+            raise TypeError(f"got {type(pictures).__name__}; the rule: pictures in a list or another iterable")
         waiting: deque[tuple[list[tuple[str, Square | Unreadable]], Future[NDArray[np.float32]]]] = deque()
         with closing(self._squares(pictures)) as squares, ThreadPoolExecutor(1) as scorer:
             while batch := list(islice(squares, BATCH)):

@@ -4,7 +4,7 @@ import io
 import sys
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
-from os.path import isdir
+from os.path import isdir, islink
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from vitlora.predict.inputs import STDIN
 Picture = str | PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 Square = NDArray[np.uint8]  # (3, H, W), RGB
 AS_PNG = ("RGB", "RGBA", "L", "LA", "P", "1", "I;16", "I;16L", "I;16B")  # modes that a PNG keeps whole
+LINK = "a link to a folder, which is not followed; name it itself to read what lies there"
+FOLDER = "a folder, where one picture is wanted; name the files in it"
 CONVERTED = ("CMYK", "YCbCr", "HSV", "LAB", "RGBX")
 
 
@@ -69,7 +71,7 @@ def _data(name: str, allow_private: bool) -> bytes | Unreadable:
     if is_address(name):
         return _fetched(name, allow_private)
     if isdir(name):
-        return Unreadable(name, "a link to a folder, which is not followed; name it itself to read what lies there")
+        return Unreadable(name, FOLDER if not islink(name) else LINK)
     return read_picture(name)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,20 +94,29 @@ def _environment() -> Environment:
         autoescape=True, finalize=_shown, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "n": "{:,}".format,
-        "g": "{:g}".format,
-        "percent": "{:.1%}".format,
-        "four": "{:.4f}".format,
+        "n": partial(_number, "{:,}"),
+        "g": partial(_number, "{:g}"),
+        "percent": partial(_number, "{:.1%}"),
+        "four": partial(_number, "{:.4f}"),
         "points": points,
         "span": span,
         "difference": difference,
         "verdict": verdict_line,
         "value": shown_value,
         "seconds": shown_seconds,
-        "counted": counted,
+        "counted": _counted,
     }
     environment.globals |= {"cost": cost, "cost_name": cost_name}
     return environment
+
+
+def _number(form: str, value: Any) -> str:
+    """Write a number; a run of an older version may lack it."""
+    return form.format(value) if isinstance(value, int | float) else "unknown"
+
+
+def _counted(value: Any, noun: str, plural: str = "") -> str:
+    return counted(value, noun, plural) if isinstance(value, int) else f"unknown number of {plural or noun + 's'}"
 
 
 def _shown(value: object) -> object:

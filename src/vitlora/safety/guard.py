@@ -82,16 +82,9 @@ def guarded(stage: str, places: Places) -> Iterator[dict[str, Path]]:
         shutil.rmtree(aside)
         faultpoint("done")
     seconds = time.monotonic() - begun
-    for results in _results(places.records.values()):
-        record(stage, results, seconds)
+    record(stage, made.values(), seconds)
     print(f"{stage} took {shown_seconds(seconds)}")
     done.append(True)
-
-
-def _results(records: Iterable[Path]) -> Iterator[Path]:
-    """Yield each JSON file that the stage leaves to Git: one, but for download, which has none."""
-    for path in records:
-        yield from sorted(path.glob("*.json")) if path.is_dir() else [path] if path.suffix == ".json" else []
 
 
 def _leave_at_once(done: list[bool]) -> None:

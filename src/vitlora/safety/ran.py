@@ -8,33 +8,50 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from vitlora.core.files import read_json, sha256_file, write_json
+from vitlora.storage.manifest import MANIFEST
 
-RAN = Path("metrics/ran")
+METRICS = Path("metrics")
+RAN = METRICS / "ran"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "pillow", "onnxruntime", "dvc")
 
 
-def record(stage: str, results: Path, seconds: float) -> None:
-    """Write metrics/ran/STAGE.json, unless the one that is there is of the same results.
+def record(stage: str, made: Iterable[Path], seconds: float) -> None:
+    """Write metrics/ran/STAGE.json, unless the one that is there is of the same outputs.
 
     Args:
-        stage: Its name.
-        results: The JSON file of metrics that the stage has written.
+        stage: Its name; download, which leaves no metrics, has no record.
+        made: All that it has written: folders with a manifest, folders of small files, files.
         seconds: It took.
     """
-    path = RAN / f"{stage}.json"
-    same = sha256_file(results)
-    if not (path.is_file() and _results(path) == same):
-        write_json(path, {"stage": stage, "results": same, "seconds": round(seconds, 1), **here()})
+    path, files = RAN / f"{stage}.json", sorted(_files(made))
+    results = next((file for file in files if file.suffix == ".json" and METRICS in file.parents), None)
+    if results is None:
+        return
+    outputs = sha256("".join(f"{file} {sha256_file(file)}\n" for file in files).encode()).hexdigest()
+    if not (path.is_file() and _outputs(path) == outputs):
+        known = {"stage": stage, "results": sha256_file(results), "outputs": outputs}
+        write_json(path, {**known, "seconds": round(seconds, 1), **here()})
 
 
-def _results(path: Path) -> object:
+def _files(made: Iterable[Path]) -> Iterator[Path]:
+    """Yield the files that tell outputs apart: a folder's manifest stands for all that it lists."""
+    for path in made:
+        if path.is_file() or (path / MANIFEST).is_file():
+            yield path if path.is_file() else path / MANIFEST
+        else:
+            yield from (file for file in path.rglob("*") if file.is_file())
+
+
+def _outputs(path: Path) -> object:
     try:
-        return read_json(path).get("results")
+        return read_json(path).get("outputs")
     except (ValueError, AttributeError):  # damaged, or edited by hand
         return None
 
