@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
 
-from vitlora.core.entry import run
+from vitlora.core import entry
 from vitlora.core.errors import VitloraError
 from vitlora.safety.shortage import shortage_named
 
@@ -34,7 +34,7 @@ def command_line(verbs: Iterable[str] = VERBS) -> argparse.ArgumentParser:
 
 def main() -> None:
     """Run the verb that the command line names."""
-    run(_act)
+    entry.run(_act)  # by its module: the verb of that name becomes an attribute of this package
 
 
 def _act() -> None:
