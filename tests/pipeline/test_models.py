@@ -40,12 +40,12 @@ def vitlora(root, *args):
 def test_scores_agree_with_scikit_learn_on_the_predictions_file(finished_run, predictions):
     scores = json.loads((finished_run / "metrics/evaluate/scores.json").read_text())
     actual, predicted = ([row[key] for row in predictions] for key in ("actual", "predicted"))
-    assert scores["accuracy"] == accuracy_score(actual, predicted)
-    assert scores["macro_f1"] == pytest.approx(f1_score(actual, predicted, average="macro", zero_division=0))
+    assert scores["accuracy"] == pytest.approx(accuracy_score(actual, predicted), abs=1e-6)
+    assert scores["macro_f1"] == pytest.approx(f1_score(actual, predicted, average="macro", zero_division=0), abs=1e-6)
     names = sorted(set(actual))
     matrix = [[int(line[name]) for name in names] for line in rows(finished_run / "metrics/evaluate/confusion.csv")]
     assert matrix == confusion_matrix(actual, predicted, labels=names).tolist()
-    assert list(predictions[0]) == ["path", "actual", "predicted", "confidence"]
+    assert list(predictions[0]) == ["path", "actual", "predicted", "confidence", "sha256"]
 
 
 def test_the_adapter_loads_in_a_fresh_process_from_its_two_folders_alone(finished_run, predictions):

@@ -65,7 +65,7 @@ def test_other_stages_are_no_error(project):
     code, out, err = vitlora(project, "run")
     assert (code, "test accuracy" in out) == (0, True), out + err
     assert out.count("Running stage '") == len(OTHERS) + 1 + 1 + 3, "two loops of two, a matrix of four"
-    assert vitlora(project, "verify") == (0, "38 outputs and DVC's cache: sound\n", "")
+    assert vitlora(project, "verify") == (0, "41 outputs and DVC's cache: sound\n", "")
     assert vitlora(project, "recover") == (0, "nothing to mend\n", "")
     code, out, err = vitlora(project, "run")
     assert (code, out.count("Running stage '")) == (0, 1), "always_changed"
@@ -80,7 +80,7 @@ def test_stages_of_a_second_file_and_variables_and_added_data_are_no_error(proje
     tiny.dvc(project, "add", "notes.md")
     tiny.dvc(project, "repro", "-P")
     code, out, err = vitlora(project, "verify")
-    assert (code, out) == (0, "22 outputs and DVC's cache: sound\n"), err
+    assert (code, out) == (0, "25 outputs and DVC's cache: sound\n"), err
     (project / "sub/red.txt").unlink()  # a link into the cache
     (project / "sub/red.txt").write_text("other")
     code, out, _ = vitlora(project, "verify")
