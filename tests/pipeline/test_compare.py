@@ -158,6 +158,7 @@ def push(root):
     shell(root, "dvc checkout && dvc push")
 
 
+@pytest.mark.faults
 def test_lost_logits_are_fetched_by_what_compare_says(project):
     push(project)
     found = compared(project, "base", "other")
@@ -179,7 +180,8 @@ def test_lost_logits_are_fetched_by_what_compare_says(project):
     assert without(project, "base~0", "base~0") == ""
 
 
-@pytest.mark.parametrize("name", ["workspace", pytest.param("base", marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["workspace", "base"])
 def test_lost_logits_without_a_remote_are_made_by_what_compare_says(project, name):
     lose_logits(project)
     shutil.rmtree(project / ".dvc/cache/runs")
