@@ -39,3 +39,12 @@ def test_two_runs_of_six_pictures_are_too_few_to_compare(project):
     assert done.returncode == 1
     assert "6 test pictures; the rule: at least 20" in done.stderr
     assert not (project / "report.html").exists()
+
+
+def test_heat_maps_are_not_made_by_an_adapter_of_another_run(project):
+    path = project / "models/adapter/adapter_config.json"
+    text = path.read_text()
+    path.unlink()
+    path.write_text(text + " ")
+    page, _ = report(project)
+    assert "No heat maps: models/adapter is not the one that dvc.lock records" in page

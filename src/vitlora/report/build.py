@@ -17,8 +17,10 @@ from vitlora.core.text import counted
 from vitlora.report.contents import Contents, Mistake, read_contents
 from vitlora.report.page import render
 from vitlora.report.pictures import PREPARED, Pictures, heat_address
+from vitlora.safety.current import is_recorded
 from vitlora.train.params import Augment
 
+ADAPTER = Path("models/adapter")
 SHOWN = 48  # mistakes, and changes of each kind
 CLASSES = 120  # whose samples are shown
 EACH = 3  # pictures of a class
@@ -107,6 +109,8 @@ def _look(
     for run in contents:
         if not (is_here(run.run, "models/adapter") and is_here(run.run, "models/base")):
             continue
+        if not is_recorded(ADAPTER):  # as after a checkout of another commit that DVC has not followed
+            return {}, "", f"No heat maps: {ADAPTER} is not the one that {LOCK} records; `dvc checkout` brings it."
         found = [(each.row, pictures.square(each.path, each.digest)) for each in run.mistakes[:SHOWN]]
         squares = [(row, square) for row, square in found if square is not None]
         if squares:
@@ -115,7 +119,7 @@ def _look(
             from vitlora.model.base import device_of_choice
             from vitlora.report.looked_at import looked_at  # torch takes seconds
 
-            model, _, normalisation = load_adapter(Path("models/base"), Path("models/adapter"))
+            model, _, normalisation = load_adapter(Path("models/base"), ADAPTER)
             stack = np.stack([square for _, square in squares])
             try:
                 heats = looked_at(model.to(device_of_choice()), stack, normalisation)

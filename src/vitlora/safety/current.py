@@ -31,7 +31,7 @@ def why_not_current(model: Path) -> str | None:
         if changed:
             more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
             return f"it was made before these changes of {PARAMS}: {', '.join(changed[:SHOWN])}{more}"
-        if not _recorded(model):
+        if not is_recorded(model):
             return f"it is not the one that {LOCK} records"
     except (VitloraError, OSError):  # a damaged dvc.lock, no Git, dead links: nothing to compare with
         return None
@@ -61,7 +61,8 @@ def changes(now: dict[str, Any], lock: dict[str, Any]) -> Iterator[str]:
                     yield f"{section}.{each}: {json.dumps(before.get(each))} -> {json.dumps(after.get(each))}"
 
 
-def _recorded(model: Path) -> bool:
+def is_recorded(model: Path) -> bool:
+    """Whether an output in this folder is what dvc.lock records of it."""
     with open_project() as repo:
         made = (out for out in repo.index.outs if out.hash_info and Path(out.fs_path) == model.absolute())
         return not any(out.status() for out in made)
