@@ -1,9 +1,10 @@
-"""Export stage: merge the adapter, write ONNX, and check both against the trained model."""
+"""Export stage: merge the adapter, write the model's forms, and check each against the trained model."""
 
 from vitlora.core.entry import run, stage_arguments
 from vitlora.export.params import ExportStage
 from vitlora.safety.check import check_document
 from vitlora.safety.guard import guarded
+from vitlora.safety.ran import record_latency
 
 
 def main() -> None:
@@ -19,7 +20,8 @@ def main() -> None:
     with guarded("export", places) as paths:
         from vitlora.export.stage import export  # after the check: a bad parameter is refused before slow imports
 
-        export(params.export, **paths)
+        latencies = export(params.export, **paths)
+    record_latency(latencies)
 
 
 if __name__ == "__main__":

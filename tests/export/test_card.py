@@ -14,6 +14,8 @@ BUNDLE = {
     "base": {"model_type": "vit"},
     "calibration": {"temperature": 1.25, "coverage": 0.9, "threshold": 0.31, "images": 40, "in_weights": True},
 }
+ROW = {"accuracy": 0.75, "agreement": 0.9375, "largest_logit_difference": 0.125, "bytes": 1_250_000}
+FORMS = {"transformers": ROW, "onnx": ROW, "onnx-int8": ROW}
 START = "Accuracy 0.7500 on 20 test images (95 % interval 0.5313 to 0.8881)"
 SAYS = {
     0: f"{START} that played no part in training or in choosing the epoch.",
@@ -26,19 +28,31 @@ SAYS = {
 
 @pytest.mark.parametrize("seen", SAYS)
 def test_it_says_whether_test_pictures_were_met_in_training(tmp_path, seen):
-    write_card(tmp_path / "README.md", 15, 20, seen, BUNDLE)
+    write_card(tmp_path / "README.md", 15, 20, seen, BUNDLE, 16, FORMS)
     text = " ".join((tmp_path / "README.md").read_text(encoding="utf-8").split())
     assert SAYS[seen] in text
     assert sum(other in text for other in SAYS.values()) == 1
 
 
 def test_it_says_how_confidences_were_calibrated(tmp_path):
-    write_card(tmp_path / "README.md", 15, 20, 0, BUNDLE)
+    write_card(tmp_path / "README.md", 15, 20, 0, BUNDLE, 16, FORMS)
     text = " ".join((tmp_path / "README.md").read_text(encoding="utf-8").split())
     assert "divided by a temperature of 1.25, found on 40 validation images, which is part of the last layer's" in text
     assert "at least 0.31 make a set that holds the true class of 90 in 100 pictures" in text
     outside = {**BUNDLE, "calibration": {**BUNDLE["calibration"], "in_weights": False, "threshold": 0}}
-    write_card(tmp_path / "README.md", 15, 20, 0, outside)
+    write_card(tmp_path / "README.md", 15, 20, 0, outside, 16, FORMS)
     text = " ".join((tmp_path / "README.md").read_text(encoding="utf-8").split())
-    assert "`model.onnx` does that itself, the weights for transformers don't." in text
+    assert "ONNX and OpenVINO files do that themselves, the weights for transformers don't." in text
     assert "make a set" not in text
+
+
+def test_it_lists_the_formats_with_what_was_measured_and_leaves_transformers_out_where_it_is_not_one(tmp_path):
+    write_card(tmp_path / "README.md", 15, 20, 0, BUNDLE, 16, FORMS)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| onnx-int8 | `model_int8.onnx` | 1.2 | 0.7500 | 93.75 % | 0.125 |" in text
+    assert "(Measured on 16 of the test images.)" in text
+    assert "from transformers import pipeline" in text
+    write_card(tmp_path / "README.md", 15, 20, 0, BUNDLE, 16, {"onnx": ROW})
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "pipeline(" not in text
+    assert "library_name: onnx" in text

@@ -5,6 +5,7 @@ import json
 import re
 import warnings
 from contextlib import chdir, redirect_stdout, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +15,13 @@ from PIL import Image, ImageOps
 
 from vitlora.cli import command_line
 from vitlora.core.errors import VitloraError
-from vitlora.core.files import read_json
+from vitlora.core.files import read_csv, read_json
 from vitlora.evaluate.scores import softmax
 from vitlora.export.card import UNLIKE, unlike
 from vitlora.export.onnx_runtime import OnnxClassifier
 from vitlora.images.pixels import decode, resize_and_crop, scaled_size
 from vitlora.storage.manifest import write_manifest
+from vitlora.storage.squares import load_split
 
 pytestmark = pytest.mark.slow
 SIZE = 32  # px, of the tiny project's squares
@@ -176,14 +178,21 @@ def test_what_the_pipeline_reads_and_what_it_refuses_is_as_the_card_says(piped):
     assert {case.category for case in GOOD if not piped[case.name]} == {"bad_metadata"}
 
 
-def test_the_card_has_a_row_for_each_and_is_whole_markdown(run):
+def test_the_card_has_a_row_for_each_is_whole_markdown_and_its_line_for_onnxruntime_works(run, monkeypatch, capsys):
     card = (run / "export/README.md").read_text(encoding="utf-8")
-    rows = [line for line in card.splitlines() if line.startswith("| ")]
+    rows = [line for line in card[: card.index("| format |")].splitlines() if line.startswith("| ")]
     assert rows[1:] == [f"| {each.pictures} | {each.seen} | `{each.before}` |" for each in ROWS]
     assert "\n\n|" not in card[card.index("| pictures |") : card.index("```python\nimport numpy")]
     assert "{%" not in card
     assert "{{" not in card
     code = re.findall("```python\n(.*?)```", card, re.DOTALL)
-    assert len(code) == 3
-    for block in code:
+    assert len(code) == 4
+    for block in code[:-1]:
         compile(block, "README.md", "exec")
+    monkeypatch.chdir(run)
+    Image.fromarray(np.asarray(load_split(Path("test")).images[0]).transpose(1, 2, 0)).save("picture.png")
+    exec(compile(code[-1].replace("models/export", "export"), "README.md", "exec"), {})
+    name, share = capsys.readouterr().out.split()
+    expected = read_csv(Path("scores/predictions.csv"))[0]
+    assert name == expected["predicted"]
+    assert float(share) == pytest.approx(float(expected["confidence"]), abs=1e-3)

@@ -110,11 +110,12 @@ def evaluate_here():
     evaluate(settings, *map(Path, ("base", "adapter", "val", "test", "labels.json", "evaluated", "scores")))
 
 
-def export_here():
+def export_here(formats=("transformers", "onnx"), to="export", **changes):
     """Export the adapter in this folder as the stage does."""
     from vitlora.export.params import Export
     from vitlora.export.stage import export
 
-    wanted = Export(batch_size=3, onnx_opset=20, max_logit_diff=1e-3, max_check_images=None)
+    rules = {"max_logit_diff": 1e-3, "max_accuracy_drop": 0.01, "max_check_images": None}
+    wanted = Export(formats=list(formats), batch_size=3, onnx_opset=20, **{**rules, **changes})
     read = ("base", "adapter", "test", "scores/predictions.csv", "evaluated/calibration.json")
-    export(wanted, *map(Path, (*read, "export", "export.json")))
+    return export(wanted, *map(Path, (*read, to, f"{to}.json")))

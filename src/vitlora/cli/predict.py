@@ -18,6 +18,7 @@ from vitlora.cli.exported import note_if_old, refuse_missing
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import counted, printable, shown_seconds
 from vitlora.predict.classifier import CHUNK, Classifier, Prediction
+from vitlora.predict.exported import FILES as PRECISIONS
 from vitlora.predict.inputs import STDIN, listed, names
 from vitlora.predict.pictures import Unreadable
 from vitlora.predict.shown import Wanted, as_cells, as_json, as_table, as_text, csv_header, csv_line
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-private", action="store_true", help="read addresses inside your own network too, such as 192.168.0.9"
     )
     parser.add_argument("--model", type=Path, default=Path("models/export"), help="exported folder (models/export)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="which of its ONNX files (fp32)")
     parser.add_argument("--top", type=int, default=3, help="classes to show for each picture (3)")
     parser.add_argument(
         "--threshold", type=float, metavar="P", help='below this confidence, 0 to 1, the answer is "don\'t know"'
@@ -70,7 +72,8 @@ def act(args: argparse.Namespace) -> None:
         raise VitloraError(f"{printable(', '.join(given))}: no picture there; the rule: pictures, or folders of them")
     refuse_missing(args.model)
     workers = min(PROCESSES, os.cpu_count() or 1, math.ceil(len(found) / CHUNK))
-    with Classifier(args.model, workers=workers, allow_private=args.allow_private) as model:
+    own = {"workers": workers, "allow_private": args.allow_private, "precision": args.precision}
+    with Classifier(args.model, **own) as model:
         note_if_old(args.model)
         if args.set and model.threshold is None:
             raise VitloraError(

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from scipy.stats import binomtest
 
+from vitlora.export.params import FILES, Format
+
 TEMPLATE = Path(__file__).with_suffix(".md")
 TASK = "image-classification"
 
@@ -56,7 +58,24 @@ def unlike(bundle: Mapping[str, Any]) -> list[Unlike]:
     return [each._replace(before=each.before.format(size=size, filter=name)) for each in UNLIKE]
 
 
-def write_card(path: Path, right: int, images: int, seen: int | None, bundle: Mapping[str, Any]) -> None:
+def _form(name: Format, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "files": ", ".join(f"`{file}`" for file in FILES[name]),
+        "megabytes": row["bytes"] / 1e6,
+        **row,
+    }
+
+
+def write_card(
+    path: Path,
+    right: int,
+    images: int,
+    seen: int | None,
+    bundle: Mapping[str, Any],
+    checked: int,
+    forms: Mapping[Format, Mapping[str, Any]],
+) -> None:
     """Write README.md with front matter as the Hub reads it, the accuracy among it.
 
     Args:
@@ -65,11 +84,13 @@ def write_card(path: Path, right: int, images: int, seen: int | None, bundle: Ma
         images: All test images.
         seen: Of them, how many the adapter has met before; None if it doesn't say.
         bundle: vitlora.json of the exported model.
+        checked: Images that the formats were scored on.
+        forms: A row for each format, as in metrics/export.json.
     """
     mixed, accuracy = bundle["method"].get("name") == "xlora", right / images
     interval = binomtest(right, images).proportion_ci(method="wilson")
     data = ModelCardData(
-        library_name="onnx" if mixed else "transformers",
+        library_name="transformers" if "transformers" in forms else "onnx",
         pipeline_tag=TASK,
         tags=["lora", "vit", "vitlora"],
         model_name="vitlora",
@@ -89,7 +110,10 @@ def write_card(path: Path, right: int, images: int, seen: int | None, bundle: Ma
         data,
         template_path=str(TEMPLATE),
         bundle=bundle,
+        forms=[_form(name, row) for name, row in forms.items()],
+        checked=checked,
         mixed=mixed,
+        for_transformers="transformers" in forms,
         unlike=unlike(bundle),
         settings="; ".join(f"{key} {value}" for key, value in settings.items()),
         accuracy=accuracy,

@@ -1,4 +1,4 @@
-"""An ONNX file from a PyTorch classifier: dynamic batch, weights inside, the same bytes in every folder."""
+"""An ONNX graph from a PyTorch classifier: dynamic batch, weights inside, the same bytes in every folder."""
 
 import logging
 import warnings
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class _Logits(torch.nn.Module):
+class Logits(torch.nn.Module):
     """Give the bare logits, over a temperature: an output object has no place in a graph."""
 
     def __init__(self, model: Any, temperature: float) -> None:
@@ -23,10 +23,10 @@ class _Logits(torch.nn.Module):
         return logits if self.temperature == 1 else logits / self.temperature
 
 
-def export_onnx(model: Any, temperature: float, image_size: int, opset: int, path: Path) -> None:
-    """Write ``pixel_values`` (batch, 3, size, size) to ``logits`` (batch, C) over the temperature, both float32.
+def onnx_graph(model: Any, temperature: float, image_size: int, opset: int) -> Any:
+    """Return an onnx.ModelProto from ``pixel_values`` (batch, 3, size, size) to ``logits`` (batch, C), both float32.
 
-    Source paths that the exporter leaves in the graph are removed and the file is serialised in a fixed order, so equal
+    The logits are over the temperature. Source paths that the exporter leaves in the graph are removed, so equal
     weights give equal bytes.
     """
     # Two images: a batch of one would be taken for a constant.
@@ -36,7 +36,7 @@ def export_onnx(model: Any, temperature: float, image_size: int, opset: int, pat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own deprecated parts
         program = torch.onnx.export(
-            _Logits(model, temperature).eval(),
+            Logits(model, temperature).eval(),
             (example,),
             dynamo=True,
             input_names=["pixel_values"],
@@ -49,6 +49,12 @@ def export_onnx(model: Any, temperature: float, image_size: int, opset: int, pat
     assert program is not None
     graph = program.model_proto
     _strip(graph)
+    return graph
+
+
+def save(graph: Any, path: Path) -> None:
+    """Write an onnx.ModelProto in a fixed order, so equal graphs give equal bytes."""
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(graph.SerializeToString(deterministic=True))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,8 @@ class OnnxClassifier:
     """A classifier of uint8 squares, on the CPU.
 
     Args:
-        path: model.onnx, ``pixel_values`` (batch, 3, H, W) to ``logits`` (batch, C).
+        path: An ONNX model, to ``logits`` (batch, C), of ``pictures`` uint8 (batch, H, W, 3), which normalises by
+            itself, or of ``pixel_values`` (batch, 3, H, W).
         mean: Per channel, of pixels scaled to 0..1.
         std: Likewise.
 
@@ -35,15 +37,21 @@ class OnnxClassifier:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a dozen
             raise VitloraError(f"{path}: onnxruntime cannot load it: {printable(str(error))}") from None
+        self.takes_pictures = self.session.get_inputs()[0].name == "pictures"
         self.mean, self.std = mean, std
 
     def score(self, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
         """Return logits, float32 (N, C), of uint8 (N, 3, H, W)."""
         batches = []
         for start in range(0, len(images), batch_size):
-            pixels = normalise(np.asarray(images[start : start + batch_size]), self.mean, self.std)
-            batches.append(np.asarray(self.session.run(["logits"], {"pixel_values": pixels})[0], np.float32))
+            given = self._given(np.asarray(images[start : start + batch_size]))
+            batches.append(np.asarray(self.session.run(["logits"], given)[0], np.float32))
         return np.concatenate(batches)
+
+    def _given(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        if self.takes_pictures:
+            return {"pictures": np.ascontiguousarray(images.transpose(0, 2, 3, 1))}
+        return {"pixel_values": normalise(images, self.mean, self.std)}
 
 
 def _refuse_outside(path: Path) -> None:

@@ -1,21 +1,54 @@
-"""`export`: how closely the exported models must agree with the trained one."""
+"""`export`: what forms the model gets, and how closely they must agree with the trained one."""
 
-from pydantic import Field
+from typing import Literal
 
-from vitlora.core.params import Params
+from pydantic import Field, model_validator
+
+from vitlora.core.params import Params, TogetherError
+
+Format = Literal[
+    "transformers", "adapter", "onnx", "onnx-fp16", "onnx-int8", "plain", "plain-fp16", "plain-int8",
+    "openvino", "executorch",
+]  # fmt: skip
+
+# Those that take pixel values lie where transformers.js looks for them.
+FILES: dict[Format, tuple[str, ...]] = {
+    "transformers": ("model.safetensors", "config.json", "preprocessor_config.json"),
+    "adapter": ("adapter",),
+    "onnx": ("model.onnx",),
+    "onnx-fp16": ("model_fp16.onnx",),
+    "onnx-int8": ("model_int8.onnx",),
+    "plain": ("onnx/model.onnx",),
+    "plain-fp16": ("onnx/model_fp16.onnx",),
+    "plain-int8": ("onnx/model_quantized.onnx",),
+    "openvino": ("openvino/model.xml", "openvino/model.bin"),
+    "executorch": ("model.pte",),
+}
 
 
 class Export(Params):
-    """Images scored at once (speed only), ONNX operator set, largest logit difference that passes, images to check."""
+    """Formats, and the proof that each of them is still the trained model."""
 
+    formats: list[Format] = Field(min_length=1)
+    """What is written; onnx must be there. Each is in docs/export.md."""
     batch_size: int = Field(ge=1)
     """Images at once; speed only."""
     onnx_opset: int = Field(ge=18, le=23)
     """ONNX operator set."""
     max_logit_diff: float = Field(gt=0)
-    """A larger difference between PyTorch and ONNX fails the stage."""
+    """A larger difference between PyTorch and a format of full precision fails the stage."""
+    max_accuracy_drop: float = Field(ge=0, le=1)
+    """A format whose accuracy on the checked images fell by more, beyond chance, fails the stage."""
     max_check_images: int | None = Field(ge=1)
-    """Test images scored again with each exported form; null is all."""
+    """Test images scored again with each format; null is all."""
+
+    @model_validator(mode="after")
+    def _formats_are_a_set_with_onnx(self) -> "Export":
+        if "onnx" not in self.formats:
+            raise TogetherError("onnx is among them: predict, serve and evaluate FOLDER read it", "formats")
+        if len(set(self.formats)) < len(self.formats):
+            raise TogetherError("each once", "formats")
+        return self
 
 
 class ExportStage(Params):

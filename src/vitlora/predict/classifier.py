@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast, overload
+from typing import Any, Literal, Self, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from vitlora.evaluate.scores import softmax
 from vitlora.export.onnx_runtime import OnnxClassifier
 from vitlora.images.formats import BadImageError
 from vitlora.images.sandbox import Isolated
-from vitlora.predict.exported import read_facts
+from vitlora.predict.exported import FILES, read_facts
 from vitlora.predict.pictures import Picture, Square, Unreadable, name_of, opened, square
 
 BATCH = 32
@@ -68,6 +68,8 @@ class Classifier:
             harm, so take some for pictures from strangers, and one a core for many; a script that does must have its
             own code below `if __name__ == "__main__":`, since such a process begins by importing it.
         allow_private: Read addresses inside your own network too.
+        precision: `fp32`, or `fp16` or `int8` where the folder holds such a file: smaller, and not quite the same
+            numbers; which is faster depends on the processor.
 
     Attributes:
         class_names: The classes, in the model's order.
@@ -78,15 +80,25 @@ class Classifier:
         VitloraError: The folder holds no exported model, or a damaged one.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, workers: int = 0, allow_private: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        workers: int = 0,
+        allow_private: bool = False,
+        precision: Literal["fp32", "fp16", "int8"] = "fp32",
+    ) -> None:
         if workers < 0:
             raise ValueError(f"workers: got {workers}; the rule: 0 or more")
+        if precision not in FILES:
+            raise ValueError(f"precision: got {precision!r}; the rule: {', '.join(FILES)}")
         self._allow_private = allow_private
         self._workers = workers
         self._processes = Isolated(workers) if workers else None  # first, so that they start while the model is read
         try:
-            self.facts: dict[str, Any] = read_facts(Path(folder))
-            self._onnx = OnnxClassifier(Path(folder) / "model.onnx", self.facts["image_mean"], self.facts["image_std"])
+            self.facts: dict[str, Any] = read_facts(Path(folder), precision)
+            path = Path(folder) / FILES[precision]
+            self._onnx = OnnxClassifier(path, self.facts["image_mean"], self.facts["image_std"])
         except BaseException:
             self.close()
             raise

@@ -7,18 +7,28 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json
 from vitlora.storage.manifest import problems
 
+FILES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_int8.onnx"}
 NEEDED = ("class_names", "image_mean", "image_std", "image_size", "interpolation")
 
 
-def read_facts(model: Path) -> dict[str, Any]:
-    """Return the content of an exported folder's vitlora.json, once model.onnx and it are known to be undamaged.
+def read_facts(model: Path, precision: str = "fp32") -> dict[str, Any]:
+    """Return the content of an exported folder's vitlora.json, once the model and it are known to be undamaged.
+
+    Args:
+        model: The folder.
+        precision: `fp32`, `fp16` or `int8`: which of its files is meant.
 
     Raises:
-        VitloraError: The folder holds no exported model, or a damaged one.
+        VitloraError: The folder holds no exported model, none of that precision, or a damaged one.
     """
+    name = FILES[precision]
     if not (model / "model.onnx").is_file():
         raise VitloraError(f"{model} holds no model.onnx; the rule: the folder that `dvc repro` exports, models/export")
-    damage = next(problems(model, only=("model.onnx", "vitlora.json")), None)
+    if not (model / name).is_file():
+        raise VitloraError(
+            f"{model} holds no {name}; add onnx-{precision} to export.formats in params.yaml, then `dvc repro` makes it"
+        )
+    damage = next(problems(model, only=(name, "vitlora.json")), None)
     if damage:
         raise VitloraError(f"{damage}; `vitlora recover && dvc repro` makes it anew, or copy the folder anew")
     try:

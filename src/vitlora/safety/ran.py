@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -38,6 +38,17 @@ def record(stage: str, made: Iterable[Path], seconds: float) -> None:
     if not (path.is_file() and _outputs(path) == outputs):
         known = {"stage": stage, "results": sha256_file(results), "outputs": outputs}
         write_json(path, {**known, "seconds": round(seconds, 1), **here()})
+
+
+def record_latency(formats: Mapping[Any, Mapping[str, float]]) -> None:
+    """Write metrics/ran/latency.json, unless the one that is there is of the same exported model.
+
+    Args:
+        formats: Milliseconds by batch, by format.
+    """
+    outputs, path = _outputs(RAN / "export.json"), RAN / "latency.json"
+    if not (path.is_file() and _outputs(path) == outputs):
+        write_json(path, {"outputs": outputs, "formats": formats, **here()})
 
 
 def _files(made: Iterable[Path]) -> Iterator[Path]:

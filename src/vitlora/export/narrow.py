@@ -1,0 +1,40 @@
+"""ONNX graphs in half the bytes and in a quarter."""
+
+import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx
+
+
+def to_fp16(graph: Any) -> Any:
+    """Return the graph with float16 inside; what goes in and out stays float32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)  # it is changed in place
+    half = OnnxModel(convert_float_to_float16(copy, keep_io_types=True))
+    half.topological_sort(is_deterministic=True)  # it puts what turns float32 into float16 last
+    return half.model
+
+
+def to_int8(graph: Any) -> Any:
+    """Return the graph with int8 weights, a scale for each column; activations are rounded as they come.
+
+    The products of MatMul and Gemm only: convolutions and sums in int8 cost accuracy and are no faster. The scales of
+    activations are found anew in each batch, which needs no calibration pictures and was nearer to the trained model
+    than scales found beforehand (benchmarks/results/formats.json).
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.getLogger().addFilter(_no_advice)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "int8.onnx"
+        quantize_dynamic(graph, path, ["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8)
+        return onnx.load(path)
+
+
+def _no_advice(line: logging.LogRecord) -> bool:
+    return "pre-processing before quantization" not in line.getMessage()
