@@ -4,7 +4,6 @@ import hashlib
 import io
 import itertools
 import json
-import os
 import re
 import shutil
 import socket
@@ -13,15 +12,14 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from hub_server import Hub, environment, listed
 from PIL import Image
 from safetensors.numpy import save
-from tiny import DIGITS, ROOT, set_params
+from tiny import DIGITS, set_params
 
 from vitlora.core.files import read_json
 from vitlora.storage.manifest import MANIFEST
@@ -52,112 +50,6 @@ time.sleep = lambda seconds: None
 NOTE = f'{{\n  "id": "owner/vit",\n  "revision": "{OLD}",\n  "source": "hub"\n}}\n'.encode()
 
 
-class Hub(ThreadingHTTPServer):
-    """As much of the Hub as a pinned download asks for.
-
-    Attributes:
-        repos: Files by name, by commit, by `models/ID` or `datasets/ID`.
-        requests: What was asked, such as `GET /api/models/a/b/revision/1111`.
-        fault: Given such a text and how many like it came before; returns None, or status, headers and body to send.
-        tokens: Authorizations that were sent.
-        spoiled: Names of files whose bytes arrive changed.
-    """
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.lock = threading.Lock()
-        self.reset()
-
-    def reset(self):
-        """Forget everything, as a new server."""
-        self.repos = {}
-        self.requests = []
-        self.tokens = set()
-        self.fault = lambda request, before: None
-        self.spoiled = set()
-
-    @property
-    def host(self):
-        return f"127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, request, client_address):
-        """A client that hangs up is no fault of ours."""
-
-
-class Answer(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Hub
-
-    def log_message(self, *args):
-        pass
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        path = urlsplit(self.path).path
-        request = f"{self.command} {path}"
-        with self.server.lock:
-            before = self.server.requests.count(request)
-            self.server.requests.append(request)
-            self.server.tokens.add(self.headers.get("Authorization"))
-        self.reply(*(self.server.fault(request, before) or self.answer(path)))
-
-    def reply(self, status, headers, body):
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def answer(self, path):
-        match = re.fullmatch(r"/api/(models|datasets)/(.+)/(revision|tree)/(\w+)", path)
-        if match:
-            kind, repo, question, commit = match.groups()
-        else:
-            match = re.fullmatch(r"/(datasets/)?(.+)/resolve/(\w+)/(.+)", path)
-            if not match:
-                return 404, {}, b""
-            kind, repo, commit, question = "datasets" if match[1] else "models", match[2], match[3], match[4]
-        commits = self.server.repos.get(f"{kind}/{repo}")
-        if commits is None:
-            return 404, {"X-Error-Code": "RepoNotFound"}, b""
-        if commit not in commits:
-            return 404, {"X-Error-Code": "RevisionNotFound"}, b""
-        files = commits[commit]
-        if question == "revision":
-            return self.json({"id": repo, "sha": commit, "siblings": [{"rfilename": name} for name in files]})
-        if question == "tree":
-            return self.json([listed(name, data) for name, data in files.items()])
-        return self.file(question, files, commit)
-
-    def json(self, content):
-        return 200, {"Content-Type": "application/json"}, json.dumps(content).encode()
-
-    def file(self, name, files, commit):
-        if name not in files:
-            return 404, {"X-Error-Code": "EntryNotFound"}, b""
-        entry, body = listed(name, files[name]), files[name]
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{entry["oid"]}"'}
-        if "lfs" in entry:
-            headers |= {"X-Linked-Etag": f'"{entry["lfs"]["oid"]}"', "X-Linked-Size": str(len(body))}
-        if name in self.server.spoiled:
-            body = body[:-1] + bytes([body[-1] ^ 1])
-        return 200, headers, body
-
-
-def listed(name, data):
-    """A file as the Hub lists it: a small one by Git's SHA-1, a large one by SHA-256 too."""
-    entry = {"type": "file", "path": name, "size": len(data)}
-    entry["oid"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-    if name.endswith((".safetensors", ".parquet", ".bin")):
-        entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
-    return entry
-
-
 @pytest.fixture(scope="module")
 def server():
     server = Hub()
@@ -173,22 +65,6 @@ def server():
 def hub(server):
     server.reset()
     return server
-
-
-def environment(endpoint, cache, **more):
-    """Settings of the client, which reads them when it is imported: hence a process for each."""
-    own = ("HF_", "HUGGING", "TRANSFORMERS_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-    return {
-        **{name: value for name, value in kept.items() if not name.upper().endswith("_PROXY")},
-        "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
-        "HF_ENDPOINT": f"http://{endpoint}",
-        "HF_HOME": str(cache),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        **more,
-    }
 
 
 class Client:

@@ -13,7 +13,7 @@ from vitlora.safety.shortage import shortage_named
 ALONE = ("predict",)  # needs nothing of the pipeline
 VERBS = (
     *("adapter", "compare", "doctor", "evaluate", "gate", "inspect"),
-    *("predict", "preset", "recover", "report", "run", "verify"),
+    *("predict", "preset", "push", "recover", "report", "run", "verify"),
 )
 
 

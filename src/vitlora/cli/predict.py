@@ -19,6 +19,7 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.text import counted, printable, shown_seconds
 from vitlora.predict.classifier import CHUNK, Classifier, Prediction
 from vitlora.predict.exported import FILES as PRECISIONS
+from vitlora.predict.hub import located
 from vitlora.predict.inputs import STDIN, listed, names
 from vitlora.predict.pictures import Unreadable
 from vitlora.predict.shown import Wanted, as_cells, as_json, as_table, as_text, csv_header, csv_line
@@ -43,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-private", action="store_true", help="read addresses inside your own network too, such as 192.168.0.9"
     )
-    parser.add_argument("--model", type=Path, default=Path("models/export"), help="exported folder (models/export)")
+    parser.add_argument(
+        "--model", default="models/export", help="exported folder (models/export), or hf://owner/name@commit of the Hub"
+    )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="which of its ONNX files (fp32)")
     parser.add_argument("--top", type=int, default=3, help="classes to show for each picture (3)")
     parser.add_argument(
@@ -70,11 +73,13 @@ def act(args: argparse.Namespace) -> None:
     found = list(names(given))
     if not found:
         raise VitloraError(f"{printable(', '.join(given))}: no picture there; the rule: pictures, or folders of them")
-    refuse_missing(args.model)
+    folder = located(args.model, args.precision)
+    if folder == Path(args.model):
+        refuse_missing(folder)
     workers = min(PROCESSES, os.cpu_count() or 1, math.ceil(len(found) / CHUNK))
     own = {"workers": workers, "allow_private": args.allow_private, "precision": args.precision}
-    with Classifier(args.model, **own) as model:
-        note_if_old(args.model)
+    with Classifier(folder, **own) as model:
+        note_if_old(folder)
         if args.set and model.threshold is None:
             raise VitloraError(
                 f"--set: {args.model}/vitlora.json keeps no threshold of prediction sets; leave --set out, or "

@@ -8,7 +8,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, cast, overload
 
@@ -23,6 +22,7 @@ from vitlora.export.onnx_runtime import OnnxClassifier
 from vitlora.images.formats import BadImageError
 from vitlora.images.sandbox import Isolated
 from vitlora.predict.exported import FILES, read_facts
+from vitlora.predict.hub import located
 from vitlora.predict.pictures import Picture, Square, Unreadable, name_of, opened, square
 
 BATCH = 32
@@ -64,6 +64,7 @@ class Classifier:
 
     Args:
         folder: What `dvc repro` exported: model.onnx, vitlora.json and MANIFEST.sha256. It is checked for damage.
+            Or `hf://owner/name@commit`, which `vitlora push` put on the Hugging Face Hub.
         workers: Processes that decode. 0 decodes here. Others have a limit of memory and time and can crash without
             harm, so take some for pictures from strangers, and one a core for many; a script that does must have its
             own code below `if __name__ == "__main__":`, since such a process begins by importing it.
@@ -96,8 +97,9 @@ class Classifier:
         self._workers = workers
         self._processes = Isolated(workers) if workers else None  # first, so that they start while the model is read
         try:
-            self.facts: dict[str, Any] = read_facts(Path(folder), precision)
-            path = Path(folder) / FILES[precision]
+            place = located(os.fspath(folder), precision)
+            self.facts: dict[str, Any] = read_facts(place, precision)
+            path = place / FILES[precision]
             self._onnx = OnnxClassifier(path, self.facts["image_mean"], self.facts["image_std"])
         except BaseException:
             self.close()

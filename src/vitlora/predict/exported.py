@@ -22,9 +22,9 @@ def read_facts(model: Path, precision: str = "fp32") -> dict[str, Any]:
         VitloraError: The folder holds no exported model, none of that precision, or a damaged one.
     """
     name = FILES[precision]
-    if not (model / "model.onnx").is_file():
-        raise VitloraError(f"{model} holds no model.onnx; the rule: the folder that `dvc repro` exports, models/export")
     if not (model / name).is_file():
+        if name == FILES["fp32"] or not (model / "vitlora.json").is_file():
+            raise VitloraError(f"{model} holds no {name}; the rule: the folder that `dvc repro` exports, models/export")
         raise VitloraError(
             f"{model} holds no {name}; add onnx-{precision} to export.formats in params.yaml, then `dvc repro` makes it"
         )

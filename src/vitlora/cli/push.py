@@ -1,0 +1,47 @@
+"""Push the exported model to the Hugging Face Hub, where transformers, PEFT and transformers.js load it by its id."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from vitlora.cli.exported import note_if_old, refuse_missing
+from vitlora.core.errors import VitloraError
+from vitlora.core.text import counted, printable, shown_bytes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("repo_id", metavar="OWNER/NAME", help="the repository; it is made if it is not there")
+    parser.add_argument("--model", type=Path, default=Path("models/export"), help="exported folder (models/export)")
+    parser.add_argument("--dry-run", action="store_true", help="list files and sizes, send nothing")
+    parser.add_argument("--private", action="store_true", help="a new repository is yours alone; else all may read it")
+    parser.add_argument("--branch", help="commit to this branch in place of the main one")
+    parser.add_argument("--message", default="vitlora push", help="of the commit")
+
+
+def act(args: argparse.Namespace) -> None:
+    """List what goes there, send it as one commit, and say how to load it.
+
+    Raises:
+        VitloraError: There is no whole exported model, or the Hub refuses.
+    """
+    from vitlora.push.upload import files, lacking, push
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", args.repo_id):
+        raise VitloraError(f"got {printable(args.repo_id)}; the rule: a Hub id such as owner/name")
+    refuse_missing(args.model)
+    found = files(args.model)
+    note_if_old(args.model)
+    for name, size in found:
+        print(f"{shown_bytes(size):>10}  {name}")
+    total = shown_bytes(sum(size for _, size in found))
+    for line in lacking([name for name, _ in found]):
+        print(f"note: {line}", file=sys.stderr)
+    whose = "private" if args.private else "public"
+    if args.dry_run:
+        print(f"{counted(len(found), 'file')}, {total}; nothing was sent (a new {args.repo_id} would be {whose})")
+        return
+    pushed = push(args.model, args.repo_id, args.private, args.branch, args.message)
+    print(f"{counted(len(found), 'file')}, {total}, at {pushed.url}")
+    print(f"vitlora predict --model hf://{args.repo_id}@{pushed.commit} cat.jpg")

@@ -1,0 +1,1 @@
+"""The exported model to the Hugging Face Hub."""

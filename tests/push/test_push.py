@@ -1,0 +1,162 @@
+"""`vitlora push` with the real Hub client against a small Hub on this machine; what it leaves there loads by its id."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import training
+from hub_server import PushHub, environment
+from PIL import Image
+
+from vitlora.core.files import read_csv
+from vitlora.push.upload import lacking
+from vitlora.storage.manifest import write_manifest
+from vitlora.storage.squares import load_split
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("push")]
+FORMATS = ("transformers", "onnx", "onnx-int8", "plain", "plain-int8", "adapter")
+# As other people load it: by the id alone.
+LOADED = """
+import sys
+from peft import PeftModel
+from transformers import AutoModelForImageClassification, pipeline
+
+print(pipeline("image-classification", model="me/pets", device="cpu")("one.png", top_k=1)[0]["label"])
+base = AutoModelForImageClassification.from_pretrained("base", num_labels=3, ignore_mismatched_sizes=True)
+PeftModel.from_pretrained(base, "me/pets", subfolder="adapter")
+"""
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A tiny project with an exported model in all the formats that the Hub's programs read, and a picture."""
+    root = training.prepare(tmp_path_factory.mktemp("run"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        training.fit()
+        training.evaluate_here()
+        training.export_here(FORMATS, max_accuracy_drop=1)
+        write_manifest(Path("export"))
+        Image.fromarray(load_split(Path("test")).images[0].transpose(1, 2, 0)).save("one.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = PushHub()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def hub(server):
+    server.reset()
+    server.last = {}
+    return server
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def vitlora(done, hub, *args, code=0, token="hf_writer"):
+    env = environment(hub.host, done / "cache", **({"HF_TOKEN": token} if token else {}))
+    command = [sys.executable, "-m", "vitlora", *args]
+    told = subprocess.run(command, cwd=done, env=env, capture_output=True, text=True, timeout=120)
+    assert told.returncode == code, told.stderr
+    return told.stdout, told.stderr
+
+
+def test_a_dry_run_lists_files_with_their_sizes_and_sends_nothing(done, hub):
+    shown, said = vitlora(done, hub, "push", "me/pets", "--model", "export", "--dry-run", "--private", token=None)
+    names = [line.split()[-1] for line in shown.splitlines()[:-1]]
+    assert names == sorted(contents(done / "export"))
+    assert shown.splitlines()[-1].endswith("nothing was sent (a new me/pets would be private)")
+    assert (hub.requests, said) == ([], "")
+
+
+def test_what_is_pushed_is_the_folder_and_loads_by_its_id_in_transformers_peft_and_here(done, hub):
+    shown, _ = vitlora(done, hub, "push", "me/pets", "--model", "export", "--private")
+    (commit,) = {hub.last["me/pets"]}
+    held = hub.repos["models/me/pets"][commit]
+    assert held == contents(done / "export")
+    assert hub.private == {"me/pets": True}
+    assert {"onnx/model.onnx", "onnx/model_quantized.onnx", "config.json", "preprocessor_config.json"} <= set(held)
+    expected = read_csv(done / "scores/predictions.csv")[0]
+    env = environment(hub.host, done / "theirs", HF_TOKEN="hf_writer")
+    command = [sys.executable, "-c", LOADED]
+    loaded = subprocess.run(command, cwd=done, env=env, capture_output=True, text=True, timeout=300)
+    assert loaded.returncode == 0, loaded.stderr
+    assert loaded.stdout.strip() == expected["predicted"]
+    line = next(line for line in shown.splitlines() if line.startswith("vitlora predict"))
+    assert f"@{commit}" in line
+    for model in (f"hf://me/pets@{commit}", "hf://me/pets"):
+        assert line.split()[3].startswith("hf://me/pets@")
+        out, _ = vitlora(done, hub, "predict", "--model", model, "--top=1", "--json", "one.png")
+        found = json.loads(out)["predictions"][0]
+        assert found["class"] == expected["predicted"]
+        assert found["confidence"] == pytest.approx(float(expected["confidence"]), abs=1e-3)
+    out, _ = vitlora(done, hub, "predict", "--model", "hf://me/pets", "--precision", "int8", "--json", "one.png")
+    assert json.loads(out)["predictions"]
+
+
+def test_a_second_push_takes_forms_away_that_are_no_longer_exported_and_leaves_other_files(done, hub, tmp_path):
+    vitlora(done, hub, "push", "me/pets", "--model", "export")
+    hub.repos["models/me/pets"][hub.last["me/pets"]] |= {"LICENSE": b"MIT", ".gitattributes": b"*.onnx filter=lfs\n"}
+    fewer = tmp_path / "fewer"
+    shutil.copytree(done / "export", fewer)
+    shutil.rmtree(fewer / "adapter")
+    for name in ("model_int8.onnx", "onnx/model_quantized.onnx"):
+        (fewer / name).unlink()
+    write_manifest(fewer)
+    vitlora(done, hub, "push", "me/pets", "--model", fewer)
+    held = set(hub.repos["models/me/pets"][hub.last["me/pets"]])
+    assert held == set(contents(fewer)) | {"LICENSE", ".gitattributes"}
+
+
+@pytest.mark.parametrize(("token", "said"), [(None, "nobody is logged in"), ("hf_reader", "the token may not write")])
+def test_without_the_right_to_write_it_says_what_to_do(done, hub, token, said):
+    _, told = vitlora(done, hub, "push", "me/pets", "--model", "export", code=1, token=token)
+    assert told.startswith(f"error: me/pets: the Hub refuses (HTTP 401): {said}")
+    assert "`hf auth login`" in told
+    assert told.count("\n") == 1
+
+
+def test_what_can_not_be_pushed_is_refused_in_a_line_before_anything_is_sent(done, hub, tmp_path):
+    for name in ("pets", "me/pets/x", "me pets/x", "https://example.com/me"):
+        _, told = vitlora(done, hub, "push", name, "--model", "export", code=1)
+        assert told.endswith("the rule: a Hub id such as owner/name\n")
+    shutil.copytree(done / "export", tmp_path / "odd")
+    (tmp_path / "odd/notes.txt").write_text("mine")
+    _, told = vitlora(done, hub, "push", "me/pets", "--model", tmp_path / "odd", code=1)
+    assert "notes.txt: not in the manifest; the rule: a whole export" in told
+    _, told = vitlora(done, hub, "push", "me/pets", "--model", tmp_path / "gone", code=1)
+    assert "holds no model.onnx" in told
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("model", ["hf://me", "hf://me/pets@", "hf://", "hf://me/pets@a b"])
+def test_an_id_that_is_none_is_refused(done, hub, model):
+    _, told = vitlora(done, hub, "predict", "--model", model, "one.png", code=1)
+    assert "the rule: hf://owner/name" in told
+    assert hub.requests == []
+
+
+def test_a_model_that_is_not_there_is_one_line(done, hub):
+    _, told = vitlora(done, hub, "predict", "--model", "hf://me/nothing", "one.png", code=1)
+    assert told.startswith("error: hf://me/nothing: cannot fetch it (HTTP 404)")
+    assert told.count("\n") == 1
+
+
+def test_it_says_what_will_not_load_the_model():
+    assert list(lacking(["model.safetensors", "onnx/model.onnx", "onnx/model_quantized.onnx"])) == []
+    assert ["plain-int8" in line for line in lacking(["model.safetensors", "onnx/model.onnx"])] == [True]
+    assert len(list(lacking(["model.onnx"]))) == 2
