@@ -91,15 +91,19 @@ def make_larger(folder: Path, like: Path) -> Path:
     import torch
     from transformers import Dinov2Config, Dinov2ForImageClassification
 
-    from vitlora.export.onnx_model import export_onnx
+    from vitlora.export.onnx_model import onnx_graph, save
+    from vitlora.export.picture_graph import with_pictures
 
     config = Dinov2Config(
         hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518, patch_size=14, num_labels=10
     )
     folder.mkdir()
     with torch.no_grad():
-        export_onnx(Dinov2ForImageClassification(config).eval(), 1.0, SIZE, 20, folder / "model.onnx")
-    write_json(folder / "vitlora.json", {**read_json(like / "vitlora.json"), "image_size": SIZE})
+        graph = onnx_graph(Dinov2ForImageClassification(config).eval(), 1.0, SIZE, 20)
+    facts = {**read_json(like / "vitlora.json"), "image_size": SIZE}
+    whole = with_pictures(graph, SIZE, facts["interpolation"], facts["image_mean"], facts["image_std"])
+    save(whole, folder / "model.onnx")
+    write_json(folder / "vitlora.json", facts)
     write_manifest(folder)
     return folder
 
