@@ -10,10 +10,10 @@ from vitlora.core import entry
 from vitlora.core.errors import VitloraError
 from vitlora.safety.shortage import shortage_named
 
-ALONE = ("predict",)  # needs nothing of the pipeline
+ALONE = ("predict", "serve")  # need nothing of the pipeline
 VERBS = (
     *("adapter", "compare", "doctor", "evaluate", "gate", "inspect"),
-    *("predict", "preset", "push", "recover", "report", "run", "verify"),
+    *("predict", "preset", "push", "recover", "report", "run", "serve", "verify"),
 )
 
 
@@ -43,7 +43,7 @@ def _act() -> None:
     if given in VERBS and given not in known:
         raise VitloraError(
             f"`vitlora {given}` is of the pipeline, which is not installed here; the rule: the package by itself has "
-            f"`vitlora {ALONE[0]}`; clone the project and run `make setup` for the others"
+            f"{' and '.join(f'`vitlora {name}`' for name in ALONE)}; clone the project and run `make setup` for others"
         )
     args = command_line([given] if given in known else known).parse_args()
     with shortage_named(args.verb):

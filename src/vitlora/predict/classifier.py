@@ -205,23 +205,39 @@ class Classifier:
         kept = [each for each in squares if not isinstance(each, Unreadable)]
         if not kept:
             return np.zeros((0, len(self.class_names)), np.float32)
-        return softmax(self._onnx.score(np.stack(kept), BATCH))
+        return self.score(np.stack(kept))
+
+    def score(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return probabilities, float32 (N, C), of ready squares, uint8 (N, 3, size, size)."""
+        return softmax(self._onnx.score(squares, BATCH))
 
     def _answers(
         self, batch: list[tuple[str, Square | Unreadable]], shares: Future[NDArray[np.float32]]
     ) -> Iterator[Prediction | Unreadable]:
         rows = iter(shares.result())
         for name, each in batch:
-            yield each if isinstance(each, Unreadable) else self._prediction(name, next(rows))
+            if isinstance(each, Unreadable):
+                yield each
+            else:
+                yield prediction(name, next(rows), self.class_names, self.threshold)
 
-    def _prediction(self, name: str, shares: NDArray[np.float32]) -> Prediction:
-        order = np.argsort(-shares, kind="stable")
-        found = {self.class_names[label]: float(shares[label]) for label in order}
-        label, confidence = next(iter(found.items()))
-        held = None
-        if self.threshold is not None:  # as evaluate.calibration.prediction_sets, in float32 too; that needs SciPy
-            held = (label, *(self.class_names[each] for each in order[1:] if shares[each] >= self.threshold))
-        return Prediction(name, label, confidence, found, held)
+
+def prediction(name: str, shares: NDArray[np.float32], class_names: list[str], threshold: float | None) -> Prediction:
+    """Say in words what probabilities, float32 (C,), mean.
+
+    Args:
+        name: Of the picture.
+        shares: The probabilities, in the order of ``class_names``.
+        class_names: The classes.
+        threshold: Least probability of a class in the prediction set; None for no set.
+    """
+    order = np.argsort(-shares, kind="stable")
+    found = {class_names[label]: float(shares[label]) for label in order}
+    label, confidence = next(iter(found.items()))
+    held = None
+    if threshold is not None:  # as evaluate.calibration.prediction_sets, in float32 too; that needs SciPy
+        held = (label, *(class_names[each] for each in order[1:] if shares[each] >= threshold))
+    return Prediction(name, label, confidence, found, held)
 
 
 def _tried(make: Make, item: Item) -> Square | Unreadable | BadImageError:

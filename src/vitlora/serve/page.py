@@ -1,0 +1,77 @@
+"""The pages for people: one that asks this server, and one that describes its routes. Neither asks anybody else."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from starlette.responses import HTMLResponse
+
+PART = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
+
+
+@cache
+def _file(name: str) -> str:
+    text: str = files("vitlora.serve").joinpath(name).read_text(encoding="utf-8")
+    return text
+
+
+def front_page() -> HTMLResponse:
+    """Return the page on which people ask the model."""
+    return _page(_file("page.html"))
+
+
+def docs_page(openapi: dict[str, Any]) -> HTMLResponse:
+    """Return the routes as a page, from their description as OpenAPI."""
+    about, routes = html.escape(openapi["info"]["description"]), "".join(_routes(openapi))
+    return _page(_file("docs.html").replace("ABOUT", about).replace("ROUTES", routes))
+
+
+def _routes(openapi: dict[str, Any]) -> Iterator[str]:
+    for path, methods in openapi["paths"].items():
+        for method, route in methods.items():
+            yield f"<h2><b>{method.upper()}</b> {html.escape(path)}</h2><p>{html.escape(route['description'])}</p>"
+            rows = [(each["name"], _parameter(each)) for each in route.get("parameters", [])]
+            rows += [(status, answer["description"]) for status, answer in route["responses"].items()]
+            yield "<dl>" + "".join(
+                f"<dt><code>{html.escape(name)}</code><dd>{html.escape(text)}" for name, text in rows
+            )
+            yield f"</dl><pre>{html.escape(_example(path, method, route))}</pre>"
+
+
+def _parameter(each: dict[str, Any]) -> str:
+    default = each["schema"].get("default")
+    return f"{each.get('description', '')}{'' if default is None else f' ({default})'}"
+
+
+def _example(path: str, method: str, route: dict[str, Any]) -> str:
+    address = "http://localhost:8000" + path.replace("{name}", "NAME")
+    content = route.get("requestBody", {}).get("content", {})
+    if "multipart/form-data" in content:
+        return f"curl -F file=@cat.jpg {address}"
+    if content:
+        return f"curl --json '{json.dumps(content['application/json']['example'])}' {address}"
+    return f"curl {address}"
+
+
+def _page(text: str) -> HTMLResponse:
+    """Send a page that may run its own script and nothing else, and ask this server and nobody else."""
+    own: dict[str, list[str]] = {"style": [], "script": []}
+    for kind, content in PART.findall(text):
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        own[kind].append(f"'sha256-{digest}'")
+    rules = [
+        "default-src 'none'",
+        *(f"{kind}-src {' '.join(hashes)}" for kind, hashes in own.items() if hashes),
+        "img-src blob: data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+    return HTMLResponse(text, headers={"Content-Security-Policy": "; ".join(rules), "Referrer-Policy": "no-referrer"})
