@@ -3,8 +3,9 @@
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -48,6 +49,8 @@ FAULTS: dict[int | str, dict[str, Any]] = {
 }
 PICTURES = {"requestBody": {"required": True, "content": CONTENT}}
 LOCKED: dict[int | str, dict[str, Any]] = {401: {"model": Fault, "description": "No known key"}}
+KEYS = [Depends(APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="X-API-Key"))]
+KEYS += [Depends(HTTPBearer(auto_error=False, scheme_name="bearer"))]
 
 
 def application(service: Service) -> FastAPI:
@@ -59,7 +62,6 @@ def application(service: Service) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        responses=LOCKED if service.keys else {},
     )
     app.state.service = service
     app.add_middleware(Guard, service=service)
@@ -68,14 +70,18 @@ def application(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(ClientDisconnect, _left)
     app.add_exception_handler(Exception, _our_fault)
-    app.add_api_route("/predict", predict, methods=["POST"], responses=FAULTS, openapi_extra=PICTURES)
-    app.add_api_route("/explain", explain, methods=["POST"], responses=FAULTS, openapi_extra=PICTURES)
-    app.add_api_route("/models", models)
+    # The guard has looked at the key before; these say so in the description.
+    locked = APIRouter(responses=LOCKED, dependencies=KEYS) if service.keys else APIRouter()
+    locked.add_api_route("/predict", predict, methods=["POST"], responses=FAULTS, openapi_extra=PICTURES)
+    locked.add_api_route("/explain", explain, methods=["POST"], responses=FAULTS, openapi_extra=PICTURES)
+    locked.add_api_route("/models", models)
+    locked.add_api_route("/metrics", metrics, response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    locked.include_router(protocol.router)
+    app.include_router(locked)
+    app.include_router(protocol.open_router)
     app.add_api_route("/health", health)
-    app.add_api_route("/metrics", metrics, response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     app.add_api_route("/", page, include_in_schema=False)
     app.add_api_route("/docs", docs, include_in_schema=False)
-    app.include_router(protocol.router)
     return app
 
 

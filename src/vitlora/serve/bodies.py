@@ -21,9 +21,10 @@ CONTENT = {
         "schema": {
             "type": "object",
             "properties": {
-                FILE: {"type": "array", "items": {"type": "string", "format": "binary"}},
-                URL: {"type": "array", "items": {"type": "string", "format": "uri"}},
+                FILE: {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}},
+                URL: {"type": "array", "minItems": 1, "items": {"type": "string", "format": "uri"}},
             },
+            "minProperties": 1,
             "additionalProperties": False,
         }
     },

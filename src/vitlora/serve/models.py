@@ -77,8 +77,9 @@ def named(given: str) -> tuple[str, Path]:
     Raises:
         VitloraError: The name can't stand in an address.
     """
-    name, mark, folder = given.rpartition("=")
-    name = name if mark else Path(folder).resolve().name
+    name, mark, folder = given.partition("=")
+    if not mark or "/" in name:  # a folder with = in its path
+        name, folder = Path(given).resolve().name, given
     if not NAME.fullmatch(name):
         raise VitloraError(
             f"{printable(given)}: got the name {printable(name)!r}; the rule: letters, digits, dots, - and _, 64 at "

@@ -6,6 +6,7 @@ and `labels`. Source: https://github.com/kserve/open-inference-protocol.
 
 import asyncio
 import binascii
+from enum import Enum
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from vitlora.serve.service import Service
 
 INPUT, SHARES, LABELS = "pictures", "probabilities", "labels"
 CURE = "GET /docs shows an example"
-router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
+TAGS: list[str | Enum] = ["Open Inference Protocol v2"]
+router = APIRouter(prefix="/v2", tags=TAGS)
+open_router = APIRouter(prefix="/v2/health", tags=TAGS)
 Name = Annotated[str, Path(description="one of GET /models")]
 
 
@@ -107,9 +110,18 @@ INFER = {
                                 "properties": {
                                     "name": {"const": INPUT},
                                     "datatype": {"enum": ["BYTES", "UINT8"]},
-                                    "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}},
+                                    "shape": {
+                                        "type": "array",
+                                        "minItems": 1,
+                                        "maxItems": 4,
+                                        "items": {"type": "integer", "minimum": 1},
+                                    },
                                     "parameters": {"type": "object"},
-                                    "data": {"type": "array", "description": "base64, or pixels, nested or flat"},
+                                    "data": {
+                                        "type": "array",
+                                        "minItems": 1,
+                                        "description": "base64, or pixels, nested or flat",
+                                    },
                                 },
                             },
                         },
@@ -147,13 +159,13 @@ async def server(request: Request) -> Server:
     return Server(version=request.app.version)
 
 
-@router.get("/health/live")
+@open_router.get("/live")
 async def live() -> Live:
     """Say that the server runs."""
     return Live()
 
 
-@router.get("/health/ready")
+@open_router.get("/ready")
 async def ready() -> Ready:
     """Say that all models can answer; it listens only once they are loaded."""
     return Ready()
@@ -222,6 +234,7 @@ def _pictures(body: Any) -> list[Given]:
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise _wrong("other inputs", f"one input, `{INPUT}`")
     given = inputs[0]
+    _refuse_parameters(body, given)
     shape, data = given.get("shape"), given.get("data")
     if given.get("name") != INPUT or not isinstance(data, list):
         raise _wrong("an input of another name, or no list as its data", f"`{INPUT}` with a list as `data`")
@@ -232,6 +245,12 @@ def _pictures(body: Any) -> list[Given]:
     if given.get("datatype") == "UINT8":
         return _of_pixels(shape, data)
     raise _wrong("another datatype", "BYTES or UINT8")
+
+
+def _refuse_parameters(*given: dict[str, Any]) -> None:
+    """Refuse what the protocol has no room for; we know no parameter, and pass over all."""
+    if not all(isinstance(each.get("parameters", {}), dict) for each in given):
+        raise _wrong("parameters of another kind", "an object")
 
 
 def _is_text(value: object) -> bool:
@@ -263,9 +282,12 @@ def _of_pixels(shape: list[int], data: list[Any]) -> list[Given]:
 
 def _wanted(body: dict[str, Any]) -> list[str]:
     """Return the outputs that are asked for; both where none is named."""
-    asked = body.get("outputs") or [{"name": SHARES}, {"name": LABELS}]
+    asked = body.get("outputs", [])
     if not isinstance(asked, list) or not all(isinstance(each, dict) for each in asked):
         raise _wrong("other outputs", f"a list of objects, each with the name {SHARES} or {LABELS}")
+    if not asked:
+        return [SHARES, LABELS]
+    _refuse_parameters(*asked)
     names = [each.get("name") for each in asked]
     if not all(name in (SHARES, LABELS) for name in names):
         raise _wrong("an output of another name", f"{SHARES} or {LABELS}")
