@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import io
 import json
 import re
 import socket
@@ -10,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from corpus import JPEG, PNG, make_corpus, noisy, photo, png, saved
+from PIL import Image
 from served import FORM, form
 
 from vitlora import Classifier
+from vitlora.predict.pictures import square
 
 PICTURES = {
     "photo.jpg": JPEG,
@@ -184,11 +187,14 @@ def test_what_is_no_http_is_told_so(server, raw):
         assert line.recv(100).startswith(b"HTTP/1.1 4")
 
 
-def test_the_heat_map_is_highest_where_the_class_hangs_on(server):
-    """The model's logits are equal sums, so of two equal weights nothing is learnt; see test_parts for a real one."""
+def test_a_heat_map_comes_with_the_square_that_it_lies_on(server):
     status, _, told = server.ask("POST", "/explain?cells=3&label=dog", PNG, {"Content-Type": "image/png"})
     assert (status, told["model"], told["explained"]["class"]) == (200, "first", "dog")
     assert np.array(told["values"]).shape == (3, 3)
+    head, _, data = told["square"].partition(",")
+    assert head == "data:image/png;base64"
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+    assert np.array_equal(pixels.transpose(2, 0, 1), square(8, "bilinear", PNG))
 
 
 def test_counts_are_told_to_prometheus(server):

@@ -96,6 +96,7 @@ class HeatMap(BaseModel):
 
     model: str
     explained: Share
+    square: str = Field(description="what the model sees of the picture: a PNG as a data address")
     values: list[list[float]] = Field(
         description="rows from the top of the square that the model sees: by how much the natural logarithm of the "
         "probability falls when that cell and half of each neighbour are grey"

@@ -1,5 +1,6 @@
 """The routes of `vitlora serve`, but for those of the Open Inference Protocol."""
 
+import asyncio
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from vitlora.predict.classifier import prediction
-from vitlora.predict.pictures import Unreadable
+from vitlora.predict.pictures import Square, Unreadable
 from vitlora.serve import protocol
 from vitlora.serve.answers import (
     Answer,
@@ -26,7 +27,7 @@ from vitlora.serve.answers import (
     told,
 )
 from vitlora.serve.bodies import CONTENT, Given, pictures_of
-from vitlora.serve.explain import CELLS, Heat, heat
+from vitlora.serve.explain import CELLS, Heat, as_png, heat
 from vitlora.serve.guard import Guard, refused
 from vitlora.serve.limits import Refusal
 from vitlora.serve.models import Served
@@ -144,20 +145,21 @@ async def explain(
     if len(pictures) > 1:
         raise Refusal(422, f"{len(pictures)} pictures", "one to explain", "ask for each by itself")
     with service.room:
-        found = await service.in_time(_heat(service, model, pictures[0], label, cells))
+        square, found = await service.in_time(_heat(service, model, pictures[0], label, cells))
     return HeatMap(
         model=model.name,
         explained=Share(name=model.class_names[found.label], confidence=round(found.share, 6)),
+        square=await asyncio.to_thread(as_png, square),
         values=[[round(float(value), 4) for value in row] for row in found.values],
     )
 
 
-async def _heat(service: Service, model: Served, given: Given, label: str | None, cells: int) -> Heat:
+async def _heat(service: Service, model: Served, given: Given, label: str | None, cells: int) -> tuple[Square, Heat]:
     square = await service.square(model, given)
     if isinstance(square, Unreadable):
         raise _unread([told(square, 1, 0)])
     number = None if label is None else model.class_names.index(label)
-    return await heat(service.scorer, model, square, number, cells)
+    return square, await heat(service.scorer, model, square, number, cells)
 
 
 async def models(request: Request) -> Models:

@@ -1,10 +1,13 @@
 """What the model looked at, by occlusion: a part is made grey, and the class loses as much as the part told."""
 
 import asyncio
+import base64
+import io
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from vitlora.predict.pictures import Square
 from vitlora.serve.models import Served
@@ -29,6 +32,13 @@ class Heat:
     label: int
     share: float
     values: NDArray[np.float32]
+
+
+def as_png(square: Square) -> str:
+    """Return a square, uint8 (3, size, size), as a PNG in a data address."""
+    buffer = io.BytesIO()
+    Image.fromarray(square.transpose(1, 2, 0)).save(buffer, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 async def heat(scorer: Scorer, model: Served, square: Square, label: int | None, cells: int = CELLS) -> Heat:
