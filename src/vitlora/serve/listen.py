@@ -1,6 +1,7 @@
 """uvicorn, with what it lacks: limits on slow heads and on bodies that nobody reads, and exit code 0 on SIGTERM."""
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -76,10 +77,13 @@ def listener(host: str, port: int) -> socket.socket:
         VitloraError: The address is none of this machine, or the port is taken.
     """
     try:
+        if not 0 <= port <= 65_535:  # some systems would cut it to 16 bits
+            raise OverflowError("ports are 0 to 65,535")
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
     except (OSError, UnicodeError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        number = getattr(error, "errno", None) or 0
+        reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)
         raise VitloraError(
             f"cannot listen on {printable(host)} port {port}: {reason}; the rule: an address of this machine and a "
             "port that nobody listens on; --port 0 takes a free one"
