@@ -49,8 +49,9 @@ check: $(READY) ## lint, format and types
 docs: $(READY) ## renew the tables of README.md and docs/ from the code and benchmarks/results
 	@PYTHONPATH=src $(BIN)/python docs/generate.py
 
-lock: $(READY) ## renew requirements.lock from pyproject.toml
+lock: $(READY) ## renew the locks from pyproject.toml: of the clone, and of the container
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --group pipeline --group dev --no-header pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --extra serve --constraint requirements.lock --no-annotate --no-header pyproject.toml -o requirements-serve.lock
 
 audit: ## look every pinned package up in PyPI's list of known vulnerabilities (needs the network)
 	$(PYTHON) -m venv .work/audit
