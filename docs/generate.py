@@ -178,6 +178,34 @@ def faults() -> str:
     return table(("what was done", "tries", "survived"), ((row["what"], row["tries"], row["survived"]) for row in rows))
 
 
+def serve() -> str:
+    """Return how the service does under load."""
+    head = [
+        "picture",
+        "requests",
+        "errors",
+        "answers/s",
+        "p50",
+        "p99",
+        "a batch of 32 by itself",
+        "p99 in such batches",
+    ]
+    head += ["memory before, after"]
+    rows = [
+        [
+            run["picture"],
+            f"{run['requests']:,}",
+            run["errors"],
+            f"{run['per_s']:.0f}",
+            *(f"{run[name]:.3f} s" for name in ("p50_s", "p99_s", "own_batch_s")),
+            run["p99_in_own_batches"],
+            f"{run['memory_mb'][0]:.0f} MB, {run['memory_mb'][-1]:.0f} MB",
+        ]
+        for run in results("serve")["runs"]
+    ]
+    return table(head, rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "parameters": parameters,
     "method-options": method_options,
@@ -186,6 +214,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "mixtures": mixtures,
     "speed": speed,
     "faults": faults,
+    "serve": serve,
 }
 
 
