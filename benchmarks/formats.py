@@ -2,9 +2,9 @@
 
     PYTHONPATH=src python benchmarks/formats.py --run NAME=PROJECT --out benchmarks/results/formats.json
 
-PROJECT is a folder in which `dvc repro` has run. Its model is exported anew in all formats whose package is installed, and
-scored on all its test images. Then the same network is quantised statically (onnxruntime, min-max) and by NNCF, calibrated on
-whole batches of val, as facts that decide what `onnx-int8` is.
+PROJECT is a folder in which `dvc repro` has run. Its model is exported anew in all formats whose package is there, and
+scored on all its test images. Then the same network is quantised statically (onnxruntime, min-max) and by NNCF,
+calibrated on whole batches of val: the figures that decide what `onnx-int8` is.
 """
 
 import argparse
