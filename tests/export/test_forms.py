@@ -17,6 +17,7 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json, write_json
 from vitlora.export import forms
 from vitlora.export.narrow import to_int8
+from vitlora.export.onnx_runtime import OnnxClassifier
 from vitlora.export.params import FILES
 from vitlora.storage.squares import load_split
 
@@ -50,7 +51,7 @@ def test_a_format_has_its_files_and_a_row_that_says_how_near_it_is(inside, form)
     files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*"))]
     assert row["bytes"] == sum(file.stat().st_size for file in files) > 0
     narrow = form.endswith(("-fp16", "-int8"))
-    assert row["largest_logit_difference"] <= (0.2 if narrow else 0.001)
+    assert row["largest_logit_difference"] <= (0.5 if narrow else 0.001)
     assert row["mean_logit_difference"] <= row["largest_logit_difference"]
     if not narrow:
         assert row["agreement"] == 1.0
@@ -91,6 +92,15 @@ def test_the_picture_form_of_a_file_is_its_plain_form_with_eyes(inside):
         assert logits == pytest.approx(expected, abs=1e-6)
         assert shares.shape == (len(squares.labels), len(names))
         assert shares.sum(axis=1) == pytest.approx(1)
+
+
+def test_the_int8_answer_of_a_picture_does_not_depend_on_its_company(inside):
+    facts, images = read_json(Path("export/vitlora.json")), load_split(Path("test")).images
+    for name in ("model_int8.onnx", "onnx/model_quantized.onnx"):
+        classifier = OnnxClassifier(Path("export") / name, facts["image_mean"], facts["image_std"])
+        together = classifier.score(images, 32)
+        assert np.array_equal(together[2:3], classifier.score(images[2:3], 32))
+        assert np.array_equal(together[::-1], classifier.score(images[::-1], 4))
 
 
 def test_a_narrow_form_that_lost_accuracy_fails_the_stage_and_says_what_to_do(inside, monkeypatch):

@@ -7,6 +7,8 @@ from typing import Any
 
 import onnx
 
+from vitlora.export.onnx_runtime import ALONE
+
 
 def to_fp16(graph: Any) -> Any:
     """Return the graph with float16 inside; what goes in and out stays float32."""
@@ -24,8 +26,9 @@ def to_int8(graph: Any) -> Any:
     """Return the graph with int8 weights, a scale for each column; activations are rounded as they come.
 
     The products of MatMul and Gemm only: convolutions and sums in int8 cost accuracy and are no faster. The scales of
-    activations are found anew in each batch, which needs no calibration pictures and was nearer to the trained model
-    than scales found beforehand (benchmarks/results/formats.json).
+    activations are found anew in each run, which needs no calibration pictures and was nearer to the trained model than
+    scales found beforehand (benchmarks/results/formats.json). They are found over all that is in the run, so that a
+    picture's answer would depend on its company: the graph says that it takes one at a time.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -33,7 +36,9 @@ def to_int8(graph: Any) -> Any:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
         quantize_dynamic(graph, path, ["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8)
-        return onnx.load(path)
+        narrow = onnx.load(path)
+    onnx.helper.set_model_props(narrow, {ALONE: "true"})
+    return narrow
 
 
 def _no_advice(line: logging.LogRecord) -> bool:

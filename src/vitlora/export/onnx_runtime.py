@@ -11,6 +11,8 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.text import printable
 from vitlora.export.outside import outside_weights
 
+ALONE = "one_at_a_time"  # in a model's metadata: in one run with others a picture gets another answer
+
 
 class OnnxClassifier:
     """A classifier of uint8 squares, on the CPU.
@@ -37,12 +39,13 @@ class OnnxClassifier:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a dozen
             raise VitloraError(f"{path}: onnxruntime cannot load it: {printable(str(error))}") from None
+        self.alone = ALONE in self.session.get_modelmeta().custom_metadata_map
         self.takes_pictures = self.session.get_inputs()[0].name == "pictures"
         self.mean, self.std = mean, std
 
     def score(self, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
         """Return logits, float32 (N, C), of uint8 (N, 3, H, W)."""
-        batches = []
+        batches, batch_size = [], 1 if self.alone else batch_size
         for start in range(0, len(images), batch_size):
             given = self._given(np.asarray(images[start : start + batch_size]))
             batches.append(np.asarray(self.session.run(["logits"], given)[0], np.float32))
