@@ -71,13 +71,14 @@ def measure(args: argparse.Namespace, photo: Path, server: int, address: str) ->
     model = Classifier(args.model)
     size = model.facts["image_size"]
     squares = np.random.default_rng(0).integers(0, 256, (BATCH, 3, size, size), np.uint8)
-    memory, own, answers, rates = [memory_mb(server)], [], [], []
+    memory, own, answers, rates, late = [memory_mb(server)], [], [], [], []
     for _ in range(args.rounds):
         own += own_times(model, squares)
         begun = time.perf_counter()
         now = load(photo, address, args.requests // args.rounds, args.clients)
         rates.append(len(now) / (time.perf_counter() - begun))
         answers += now
+        late.append(sorted(seconds for seconds, _ in now)[int(len(now) * 0.99)])
         memory.append(memory_mb(server))
     own += own_times(model, squares)
     times = sorted(seconds for seconds, _ in answers)
@@ -94,6 +95,7 @@ def measure(args: argparse.Namespace, photo: Path, server: int, address: str) ->
         "per_s_rounds": [round(rate, 1) for rate in rates],
         "p50_s": round(times[len(times) // 2], 3),
         "p99_s": round(times[int(len(times) * 0.99)], 3),
+        "p99_s_rounds": [round(each, 3) for each in late],
         "slowest_s": round(times[-1], 3),
         "own_batch_s": round(batch, 3),
         "own_batch_s_quartiles": [round(float(each), 3) for each in np.quantile(own, (0.25, 0.75))],

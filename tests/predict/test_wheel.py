@@ -113,10 +113,19 @@ def test_another_verb_says_where_it_works(installed, verb):
     assert said.stderr.count("\n") == 1
 
 
+def test_serve_says_which_extra_brings_what_it_needs(installed):
+    """The extra itself is tried in tests/serve/test_container.py."""
+    said = run(installed, "venv/bin/vitlora", "serve")
+    assert said.returncode == 1
+    assert said.stderr.startswith("error: `vitlora serve` needs fastapi, uvicorn, python-multipart, prometheus-client")
+    assert '`pip install "vitlora[serve]"`' in said.stderr
+
+
 def test_help_lists_what_works_there(installed):
     said = run(installed, "venv/bin/vitlora", "--help")
     assert (said.returncode, said.stderr) == (0, "")
     assert "predict" in said.stdout
+    assert "serve" in said.stdout
     assert "compare" not in said.stdout
 
 

@@ -2,12 +2,16 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from vitlora.core.errors import VitloraError
+from vitlora.serve import limits
 from vitlora.serve.explain import heat, occluded
+from vitlora.serve.guard import Guard, _Call
+from vitlora.serve.limits import Limits, Refusal
 from vitlora.serve.metrics import Metrics
 from vitlora.serve.models import Served, named, refuse_double
 from vitlora.serve.scorer import Scorer
@@ -72,6 +76,46 @@ def test_what_nobody_waits_for_any_more_is_not_scored():
     scorer.close()
     assert calls == [("m", 2)]
     assert [round(float(row[1]) * 255) for row in rows] == [0, 4]
+
+
+def test_bodies_in_memory_are_bounded_all_together(monkeypatch):
+    """Each keeps to its own limit; the one that goes beyond that of all is sent away, and gives its room back."""
+
+    async def receive():
+        return {"type": "http.request", "body": bytes(600), "more_body": True}
+
+    async def run():
+        monkeypatch.setattr(limits, "HELD", 1_000)
+        guard = SimpleNamespace(service=SimpleNamespace(limits=Limits(body_bytes=1_000)), held=0)
+        first, second = _Call(guard, receive, None), _Call(guard, receive, None)
+        await first.receive()
+        with pytest.raises(Refusal, match="1,200 bytes of requests at one time") as refused:
+            await second.receive()
+        return guard.held, refused.value.status
+
+    assert asyncio.run(run()) == (1_200, 503)
+
+
+def test_the_room_of_a_body_is_given_back_when_its_request_ends():
+    async def app(scope, receive, send):
+        await receive()
+        held.append(guard.held)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        raise ValueError("a fault of ours")
+
+    async def receive():
+        return {"type": "http.request", "body": bytes(70)}
+
+    async def send(_):
+        pass
+
+    held = []
+    metrics = Metrics(lambda: 0, lambda: 0)
+    guard = Guard(app, SimpleNamespace(limits=Limits(), keys=[], metrics=metrics))
+    with pytest.raises(ValueError, match="a fault of ours"):
+        asyncio.run(guard({"type": "http", "path": "/", "headers": []}, receive, send))
+    assert (held, guard.held) == ([70], 0)
+    assert b'vitlora_requests_total{route="none",status="204"} 1.0' in metrics.text()
 
 
 @pytest.mark.parametrize(("size", "cells"), [(28, 7), (42, 7), (224, 7), (30, 4), (8, 7), (9, 2), (32, 14)])

@@ -5,7 +5,9 @@ import http.client
 import io
 import json
 import re
+import shlex
 import socket
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from corpus import JPEG, PNG, make_corpus, noisy, photo, png, saved
 from PIL import Image
 from served import FORM, form
+from tiny import ROOT
 
 from vitlora import Classifier
 from vitlora.predict.pictures import square
@@ -214,6 +217,24 @@ def test_counts_are_told_to_prometheus(server):
     assert grown["vitlora_decode_seconds_count"] == 2
     assert grown['vitlora_score_seconds_count{model="first"}'] >= 1
     assert not any("xxx" in name for name in grown)
+
+
+def test_the_lines_of_the_docs_are_answered(server, tmp_path):
+    text = (ROOT / "docs/serve.md").read_text()
+    lines = re.search(r"```sh\n(curl .*?)```", text, re.DOTALL)[1].splitlines()
+    for name in ("cat.jpg", "dog.png"):
+        (tmp_path / name).write_bytes(JPEG)
+    found = []
+    for line in lines:
+        words = shlex.split(line.replace(":8000", f":{server.port}").replace("https://example.com", "http://127.0.0.1"))
+        done = subprocess.run([*words, "-s"], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+        told = json.loads(done.stdout)
+        found.append([(each["image"], bool(each["error"])) for each in told["answers"]])
+    assert found == [[("cat.jpg", False), ("dog.png", False)], [("", False)], [("http://127.0.0.1/cat.jpg", True)]]
+    example, refusal = map(json.loads, re.findall(r"```json\n(.*?)```", text, re.DOTALL))
+    told = server.send(("a.png", PNG))[2]
+    assert (set(example), set(example["answers"][0])) == (set(told), set(told["answers"][0]))
+    assert server.send(*[("a", PNG)] * 33)[2] == refusal
 
 
 def test_every_route_is_described(server):

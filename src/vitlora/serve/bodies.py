@@ -92,9 +92,12 @@ def refuse_count(count: int, limits: Limits) -> None:
     if not count:
         raise Refusal(422, "no picture", f"1 to {limits.pictures} in a request", SEND)
     if count > limits.pictures:
-        raise Refusal(
-            413, f"{count} pictures", f"at most {limits.pictures} in a request", "send them in several requests"
-        )
+        raise _too_many(limits)
+
+
+def _too_many(limits: Limits) -> Refusal:
+    most = limits.pictures
+    return Refusal(413, f"more than {most} pictures", f"at most {most} in a request", "send them in several requests")
 
 
 async def json_of(request: Request) -> Any:
@@ -129,8 +132,9 @@ async def _of_form(request: Request, limits: Limits) -> list[Given]:
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        status = 413 if error.message.startswith("Too many") else 400
-        raise Refusal(status, f"a form that can't be read: {error.message}", _form_rule(limits), SEND) from None
+        if error.message.startswith("Too many"):  # files, or fields, of which each is an address
+            raise _too_many(limits) from None
+        raise Refusal(400, f"a form that can't be read: {error.message}", _form_rule(limits), SEND) from None
     except (ValueError, UnicodeError, LookupError) as error:
         raise Refusal(400, f"a form that can't be read: {error}", _form_rule(limits), SEND) from None
     try:
