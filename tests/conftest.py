@@ -3,11 +3,15 @@
 import gc
 import os
 import signal
+from contextlib import chdir
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded; as the Makefile has it
 
 import pytest
 import torch
+
+from vitlora.storage.manifest import write_manifest
 
 pytest.register_assert_rewrite("faults.harness", "param_files", "tiny", "training")
 pytest_plugins = ["faultlog"]
@@ -40,3 +44,17 @@ def folder(prepared, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     return training.link(prepared, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def all_forms(tmp_path_factory):
+    """A tiny project, trained, evaluated, and exported in all formats whose package is installed; not to be changed."""
+    import training
+
+    root = training.prepare(tmp_path_factory.mktemp("all_forms"))
+    with chdir(root):
+        training.fit()
+        training.evaluate_here()
+        training.export_here(training.FORMATS, max_accuracy_drop=1)
+        write_manifest(Path("export"))
+    return root

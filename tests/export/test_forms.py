@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import tiny
 import training
+from training import FORMATS
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json, write_json
@@ -19,29 +20,17 @@ from vitlora.export import forms
 from vitlora.export.narrow import to_int8
 from vitlora.export.onnx_runtime import OnnxClassifier
 from vitlora.export.params import FILES
+from vitlora.storage.manifest import write_manifest
 from vitlora.storage.squares import load_split
 
-pytestmark = pytest.mark.slow
-FORMATS = [form for form in FILES if form not in forms.NEEDS or find_spec(forms.NEEDS[form])]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("forms")]
 SRC = str(tiny.ROOT / "src")
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    """A tiny project, trained, evaluated and exported in all formats."""
-    root = training.prepare(tmp_path_factory.mktemp("run"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        training.fit()
-        training.evaluate_here()
-        training.export_here(FORMATS, max_accuracy_drop=1)
-    return root
-
-
 @pytest.fixture
-def inside(done, monkeypatch):
-    monkeypatch.chdir(done)
+def inside(all_forms, monkeypatch):
+    monkeypatch.chdir(all_forms)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -59,6 +48,7 @@ def test_a_format_has_its_files_and_a_row_that_says_how_near_it_is(inside, form)
 
 def test_a_second_export_gives_the_same_bytes(inside):
     training.export_here(FORMATS, "again", max_accuracy_drop=1)
+    write_manifest(Path("again"))
     first, second = (training.hashes_of(Path(name)) for name in ("export", "again"))
     assert {name.replace("again/", "export/"): digest for name, digest in second.items()} == first
 

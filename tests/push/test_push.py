@@ -5,10 +5,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
-import training
 from hub_server import PushHub, environment
 from PIL import Image
 
@@ -17,8 +15,7 @@ from vitlora.push.upload import lacking
 from vitlora.storage.manifest import write_manifest
 from vitlora.storage.squares import load_split
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("push")]
-FORMATS = ("transformers", "onnx", "onnx-int8", "plain", "plain-int8", "adapter")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("forms")]
 # As other people load it: by the id alone.
 LOADED = """
 import sys
@@ -32,17 +29,10 @@ PeftModel.from_pretrained(base, "me/pets", subfolder="adapter")
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    """A tiny project with an exported model in all the formats that the Hub's programs read, and a picture."""
-    root = training.prepare(tmp_path_factory.mktemp("run"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        training.fit()
-        training.evaluate_here()
-        training.export_here(FORMATS, max_accuracy_drop=1)
-        write_manifest(Path("export"))
-        Image.fromarray(load_split(Path("test")).images[0].transpose(1, 2, 0)).save("one.png")
-    return root
+def done(all_forms):
+    """A project with an exported model in all formats, and a picture."""
+    Image.fromarray(load_split(all_forms / "test").images[0].transpose(1, 2, 0)).save(all_forms / "one.png")
+    return all_forms
 
 
 @pytest.fixture(scope="module")
