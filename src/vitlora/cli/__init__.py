@@ -13,7 +13,7 @@ from vitlora.safety.shortage import shortage_named
 ALONE = ("predict", "serve")  # need nothing of the pipeline
 VERBS = (
     *("adapter", "compare", "doctor", "evaluate", "gate", "inspect"),
-    *("predict", "preset", "push", "recover", "report", "run", "serve", "verify"),
+    *("page", "predict", "preset", "push", "recover", "report", "run", "serve", "verify"),
 )
 
 
