@@ -59,7 +59,7 @@ def build(
         "classes": [printable(each) for each in facts["class_names"]],
         "size": facts["image_size"],
         "threshold": facts.get("calibration", {}).get("threshold"),
-        "card": described(facts, card.read_text(encoding="utf-8") if card.is_file() else "", weights),
+        "card": described(facts, card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "", weights),
         "examples": examples(prepared, facts, count) if prepared else [],
     }
     packed = {"runtime": files[CODE], "wasm": files[WASM], "model": path.read_bytes()}

@@ -16,10 +16,10 @@ from vitlora.storage.labels import read_labels
 from vitlora.storage.squares import load_split
 
 QUALITY = 92
-# As export's card says it, whatever the line ends; what follows tells of pictures that training has met.
+# As export's card says it; the rest of the paragraph tells of pictures that training has met.
 ACCURACY = re.compile(
     r"Accuracy (?P<value>[01]\.\d+) on (?P<images>[\d,]+) test images "
-    r"\(95 % interval (?P<low>[01]\.\d+) to (?P<high>[01]\.\d+)\)(?P<more>[^|]*?\.)(?= |$)"
+    r"\(95 % interval (?P<low>[01]\.\d+) to (?P<high>[01]\.\d+)\)(?P<more>.*)"
 )
 
 
@@ -46,7 +46,8 @@ def described(facts: Mapping[str, Any], card: str, weights: str) -> list[tuple[s
 
 
 def _accuracy(card: str) -> str:
-    found = ACCURACY.search(" ".join(card.split()))
+    paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", card))
+    found = next(filter(None, map(ACCURACY.search, paragraphs)), None)
     if not found:
         return ""
     value, low, high = (f"{float(found[name]):.1%}" for name in ("value", "low", "high"))
@@ -82,7 +83,7 @@ def _method(found: Mapping[str, Any]) -> str:
         return ""
     settings = [f"{key} {value}" for key, value in found.get("settings", {}).items()]
     layers = [f"layers {', '.join(found['layers'])}"] if found.get("layers") else []
-    return f"{found['name']}: {'; '.join([*settings, *layers])}"
+    return ": ".join(filter(None, [found["name"], "; ".join([*settings, *layers])]))
 
 
 def examples(prepared: Path, facts: Mapping[str, Any], count: int) -> list[dict[str, Any]]:

