@@ -167,7 +167,7 @@ def refused(folder, tmp_path):
 def test_a_model_that_takes_no_pictures_is_refused_and_a_new_export_cures_it(tmp_path):
     for name, form in (("pixel_values", TensorProto.FLOAT), ("input", TensorProto.UINT8)):
         folder = write_export(tmp_path / "export", {"model.onnx": colour_model(name, form)})
-        assert f"model.onnx takes {name}; the rule: `pictures`" in refused(folder, tmp_path)
+        assert "model.onnx takes pixel values; the rule: pictures" in refused(folder, tmp_path)
     made(write_export(folder, {"model.onnx": colour_model()}), tmp_path)
 
 
