@@ -134,25 +134,19 @@ class Page:
 @contextmanager
 def browser(profile, *words):
     """Start Chromium with a profile of its own and yield a tab; it ends with the block."""
-    to_read, to_write = os.pipe()
-    from_read, from_write = os.pipe()
     command = [BROWSER, *HEADLESS, f"--user-data-dir={profile}", "--remote-debugging-pipe", *words]
-    line = f"exec {shlex.join(command)} 3<&{to_read} 4>&{from_write}"
+    line = f"exec {shlex.join(command)} 3<&0 4>&1 </dev/null >&2"  # it reads from 3 and writes to 4
     process = subprocess.Popen(
-        ["/bin/sh", "-c", line], pass_fds=(to_read, from_write), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        ["/bin/sh", "-c", line], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
-    os.close(to_read)
-    os.close(from_write)
-    try:
-        page = Page(to_write, from_read)
-        yield page
-        with suppress(RuntimeError, TimeoutError):
-            page._ask("Browser.close")
-    finally:
-        os.close(to_write)
-        os.close(from_read)
+    with process:
         try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            page = Page(process.stdin.fileno(), process.stdout.fileno())
+            yield page
+            with suppress(RuntimeError, TimeoutError):
+                page._ask("Browser.close")
+        finally:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()

@@ -48,7 +48,7 @@ async function pixelsOf(file) {
   try {
     picture = await createImageBitmap(file, how);
   } catch {
-    throw new Error(file.size ? "not a picture that this browser can read" : "the file is empty");
+    throw new Error(file.size ? "not a picture that this browser can read; JPEG, PNG, WebP, GIF and BMP are" : "the file is empty");
   }
   const { width, height } = picture, short = Math.min(width, height), long = Math.max(width, height);
   if (short < LEAST_SIDE) throw new Error(`${width} × ${height} px: too small`);
