@@ -24,8 +24,16 @@ FULL = {
 }
 
 
+FORM = {"bytes": 1_000_000, "agreement": 0.985, "largest_logit_difference": 0.1}
+FORMS = {
+    "onnx": {**FORM, "accuracy": 0.91},
+    "onnx-int8": {**FORM, "accuracy": 0.87},
+    "plain-int8": {**FORM, "accuracy": 0.93},
+}
+
+
 def lines(facts=FULL, card=""):
-    return dict(described(facts, card, "int8, 1.0 MB"))
+    return dict(described(facts, card, "int8", "1.0 MB"))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +45,7 @@ def lines(facts=FULL, card=""):
     ],
 )
 def test_accuracy_is_what_the_folders_own_card_says_with_what_it_says_of_the_pictures(tmp_path, seen, says):
-    write_card(tmp_path / "README.md", 358, 368, seen, FULL)
+    write_card(tmp_path / "README.md", 358, 368, seen, FULL, 1234, FORMS)
     accuracy = lines(card=(tmp_path / "README.md").read_text(encoding="utf-8"))["Accuracy"]
     assert accuracy.startswith("97.3% of 368 test pictures right (95% interval 95.1% to 98.5%)")
     assert says in accuracy
@@ -116,3 +124,12 @@ def test_data_that_is_not_here_or_of_another_model_gives_none(prepared, tmp_path
     assert examples(prepared, {**LEAST, "image_size": 64}, 4) == []
     (prepared / "test" / "images.npy").unlink()
     assert examples(prepared, LEAST, 4) == []
+
+
+def test_the_weights_say_what_rounding_cost(tmp_path):
+    write_card(tmp_path / "README.md", 358, 368, 0, FULL, 1234, FORMS)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    says = "int8, 1.0 MB. Of 1,234 test pictures 87.0% right, and the class of the trained model in 98.5%. Rounding"
+    assert lines(card=card)["Weights"].startswith(says)
+    assert "87" not in dict(described(FULL, card, "fp32", "1.0 MB"))["Weights"]
+    assert lines(card=card.replace("onnx-int8", "other"))["Weights"].startswith("int8, 1.0 MB. Rounding")

@@ -36,9 +36,9 @@ def colour_model(name="pictures", form=TensorProto.UINT8, scale=8.0):
 
 
 def write_export(folder, models, facts=FACTS, card=""):
-    """Write an exported folder with these models, by name."""
+    """Write an exported folder with these models, by name; model.onnx is always there."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, model in models.items():
+    for name, model in {"model.onnx": colour_model(), **models}.items():
         (folder / name).write_bytes(model)
     (folder / "vitlora.json").write_text(json.dumps(facts), encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")

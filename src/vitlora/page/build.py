@@ -54,12 +54,12 @@ def build(
             f"with onnx-int8 in export.formats of params.yaml `dvc repro` makes {FILES['int8']}, a quarter of that"
         )
     card = model / "README.md"
-    weights = f"{precision}, {shown_bytes(path.stat().st_size)}"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     content = {
         "classes": [printable(each) for each in facts["class_names"]],
         "size": facts["image_size"],
         "threshold": facts.get("calibration", {}).get("threshold"),
-        "card": described(facts, card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "", weights),
+        "card": described(facts, text, precision, shown_bytes(path.stat().st_size)),
         "examples": examples(prepared, facts, count) if prepared else [],
     }
     packed = {"runtime": files[CODE], "wasm": files[WASM], "model": path.read_bytes()}
