@@ -82,6 +82,7 @@ PARAMS = {
     "train.logging_steps": 1,
     "train.fp16": False,
     "evaluate.top_k": 2,
+    "export.formats": ["transformers", "onnx"],
 }
 
 

@@ -117,7 +117,7 @@ def left_alone(golden, scratch, number, signum):
 
 
 @pytest.mark.survives("F03", "kill -9 of dvc alone: no process left after 2 s; a fifth of the tries also repro")
-@pytest.mark.parametrize("number", tries(ORPHANS, quick=2))
+@pytest.mark.parametrize("number", tries(ORPHANS))
 def test_a_stage_ends_soon_after_its_dvc(finished_run, scratch, note, number):
     root, stage, found = left_alone(finished_run, scratch, number, signal.SIGKILL)
     note(found)
@@ -175,7 +175,7 @@ def test_control_c_within_a_progress_bar_is_a_line(finished_run):
 
 
 @pytest.mark.survives("F05", "Ctrl-C while dvc writes its run cache, no entry yet, or one cut at each tenth")
-@pytest.mark.parametrize("number", tries(10, quick=2))
+@pytest.mark.parametrize("number", tries(10))
 def test_control_c_within_the_run_cache_costs_one_repro(finished_run, scratch, number):
     root, tenths = copy_without(finished_run, scratch / "project", "preprocess"), 7 * number % 10
     seam = f"""
@@ -234,7 +234,7 @@ STOPPED = [(shell, *end) for shell in ("/bin/sh", "/bin/bash") for end in ENDS]
 
 
 @pytest.mark.survives("F06", "SIGTERM or Ctrl-C to dvc, vitlora run or all while training: kept, goes on, same bytes")
-@pytest.mark.parametrize("case", tries(len(STOPPED), quick=2))
+@pytest.mark.parametrize("case", tries(len(STOPPED)))
 def test_a_stop_keeps_what_is_trained(long_run, scratch, case):
     shell, runner, number, everyone = STOPPED[case]
     root = copy_without(long_run, scratch / "project", "train")

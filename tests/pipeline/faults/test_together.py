@@ -9,7 +9,7 @@ DELAYS = (0, 0.5, 3)
 
 
 @pytest.mark.survives("F18", "two dvc repro 0, 0.5 or 3 s apart: one writer, the other non-zero or idle; same bytes")
-@pytest.mark.parametrize("number", tries(30, quick=2))
+@pytest.mark.parametrize("number", tries(30))
 def test_two_repros_at_once_never_mix(finished_run, scratch, note, number):
     stage, delay = STAGES[number % 5], DELAYS[number // 5 % 3]
     root = copy_without(finished_run, scratch / "project", stage)
