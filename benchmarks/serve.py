@@ -35,13 +35,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, nargs="+", required=True, help="pictures; each is sent to a new server")
     parser.add_argument("--model", type=Path, default=Path("models/export"))
+    parser.add_argument("--decoders", type=int, nargs="+", default=[2, 1], help="processes that decode")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     before = os.getloadavg()[0]
-    runs = [serve(args, photo) for photo in args.photos]
+    runs = [serve(args, photo, decoders) for photo in args.photos for decoders in args.decoders]
     from common import host, version  # loads torch
 
     versions = {name: version(name) for name in ("onnxruntime", "fastapi", "starlette", "uvicorn", "h11")}
@@ -49,9 +50,10 @@ def main() -> None:
     write_json(args.out, {"runs": runs, **busy, "serve_versions": versions, "host": host()})
 
 
-def serve(args: argparse.Namespace, photo: Path) -> dict[str, object]:
+def serve(args: argparse.Namespace, photo: Path, decoders: int) -> dict[str, object]:
     """Return one row of the results."""
     command = [sys.executable, "-m", "vitlora", "serve", str(args.model), "--port", "0", "--quiet"]
+    command += ["--decoders", str(decoders)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         address = re.search(r"http://\S+", server.stdout.readline())[0] + "/predict"
@@ -60,7 +62,7 @@ def serve(args: argparse.Namespace, photo: Path) -> dict[str, object]:
     finally:
         server.terminate()
         code = server.wait(60)
-    found |= {"batches": counts, "exit_code": code}
+    found |= {"decoders": decoders, "batches": counts, "exit_code": code}
     print(found)
     return found
 

@@ -182,6 +182,7 @@ def serve() -> str:
     """Return how the service does under load."""
     head = [
         "picture",
+        "decoders",
         "requests",
         "errors",
         "answers/s",
@@ -194,6 +195,7 @@ def serve() -> str:
     rows = [
         [
             run["picture"],
+            run["decoders"],
             f"{run['requests']:,}",
             run["errors"],
             f"{run['per_s']:.0f}",
