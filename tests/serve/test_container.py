@@ -110,3 +110,7 @@ def test_its_commands_make_a_service_that_answers(folders, tmp_path):
             tried = [each.replace("8000", str(port)) for each in check]
             assert subprocess.run([sys.executable, *tried], capture_output=True).returncode == code
         assert server.end() == 0
+    adapter = [tmp_path / "venv/bin" / program, "serve", "--base", ROOT, "--adapter", ROOT]
+    said = subprocess.run(adapter, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (said.returncode, said.stdout) == (1, "")
+    assert said.stderr.startswith("error: --adapter needs torch, not installed here; ")

@@ -53,7 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a key a line; requests must bring one of them. The variable {KEY} holds one too",
     )
     add("--allow-private", action="store_true", help="read addresses inside your own network too, such as 192.168.0.9")
-    add("--decoders", type=int, metavar="N", help=f"processes that decode pictures (one a core, {DECODERS} at most)")
+    add(
+        "--decoders",
+        type=int,
+        metavar="N",
+        help=f"processes that decode pictures (one for two cores, {DECODERS} at most)",
+    )
     add("--max-mb", type=float, default=20, metavar="N", help="megabytes of a request (20)")
     add("--max-pictures", type=int, default=32, metavar="N", help="pictures of a request (32)")
     add("--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help=f"pixels of a picture ({MAX_PIXELS:,})")
@@ -121,7 +126,8 @@ def _limits(args: argparse.Namespace) -> "Limits":
 def _decoders(given: int | None) -> int:
     if given is not None and not 1 <= given <= 64:
         raise VitloraError(f"--decoders: got {given}; the rule: 1 to 64")
-    return given or min(DECODERS, os.cpu_count() or 1)
+    # More would want the model's own cores: the same rate, and later answers (benchmarks/results/serve.json).
+    return given or min(DECODERS, max(1, (os.cpu_count() or 1) // 2))
 
 
 def _keys(path: Path | None) -> list[str]:

@@ -33,6 +33,11 @@ def on_one_base(base: Path, adapters: Sequence[tuple[str, Path]], pixels: int) -
     Raises:
         VitloraError: torch is not installed, a folder is missing, or an adapter was trained on another base.
     """
+    shared: dict[str, Any] = {}
+    return [_on_base(base, name, folder, pixels, shared) for name, folder in adapters]
+
+
+def _on_base(base: Path, name: str, folder: Path, pixels: int, shared: dict[str, Any]) -> Served:
     try:
         from vitlora.model.adapters import load_unmerged
     except ImportError as error:
@@ -40,29 +45,21 @@ def on_one_base(base: Path, adapters: Sequence[tuple[str, Path]], pixels: int) -
             f"--adapter needs {error.name}, not installed here; the rule: adapters are served where the pipeline is, "
             "by `make setup` in a clone; an exported folder needs no torch"
         ) from None
-    found: list[Served] = []
-    shared: dict[str, Any] = {}
-    for name, folder in adapters:
-        for path in (base / "config.json", folder / "vitlora.json"):
-            if not path.is_file():
-                raise VitloraError(
-                    f"{path.parent} holds no {path.name}; `dvc repro` makes models/base and models/adapter"
-                )
-        model, labels, normalisation = load_unmerged(base, folder)
-        share(model, shared)
-        found.append(
-            Served(
-                name,
-                "pytorch_peft",
-                labels.class_names,
-                labels.image_size,
-                normalisation.mean,
-                None,
-                partial(_score, model, normalisation),
-                square_maker(labels.image_size, labels.interpolation, pixels),
-            )
-        )
-    return found
+    for path in (base / "config.json", folder / "vitlora.json"):
+        if not path.is_file():
+            raise VitloraError(f"{path.parent} holds no {path.name}; `dvc repro` makes models/base and models/adapter")
+    model, labels, normalisation = load_unmerged(base, folder)
+    share(model, shared)
+    return Served(
+        name,
+        "pytorch_peft",
+        labels.class_names,
+        labels.image_size,
+        normalisation.mean,
+        None,
+        partial(_score, model, normalisation),
+        square_maker(labels.image_size, labels.interpolation, pixels),
+    )
 
 
 def share(model: Any, shared: dict[str, Any]) -> None:
