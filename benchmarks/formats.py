@@ -8,6 +8,7 @@ calibrated on whole batches of val: the figures that decide what `onnx-int8` is.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from importlib.util import find_spec
@@ -39,9 +40,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     sys.modules["openvino_telemetry"] = None  # NNCF would report on its users through it
-    runs = {name: measure(Path(place)) for name, _, place in (given.partition("=") for given in args.run)}
-    packages = ("onnxruntime", "onnx", "openvino", "executorch", "nncf")
-    write_json(args.out, {"runs": runs, "also": {name: version(name) for name in packages}, "host": host()})
+    runs: dict[str, object] = {}
+    also = {name: version(name) for name in ("onnxruntime", "onnx", "openvino", "executorch", "nncf")}
+    for name, _, place in (given.partition("=") for given in args.run):
+        runs[name] = measure(Path(place))
+        write_json(args.out, {"runs": runs, "also": also, "load": round(os.getloadavg()[0], 1), "host": host()})
 
 
 def measure(project: Path) -> dict[str, object]:
