@@ -10,7 +10,7 @@ from vitlora.core import entry
 from vitlora.core.errors import VitloraError
 from vitlora.safety.shortage import shortage_named
 
-ALONE = ("predict", "serve")  # need nothing of the pipeline
+ALONE = ("page", "predict", "serve")  # need nothing of the pipeline
 VERBS = (
     *("adapter", "compare", "doctor", "evaluate", "gate", "inspect"),
     *("page", "predict", "preset", "push", "recover", "report", "run", "serve", "verify"),

@@ -53,13 +53,12 @@ def build(
             f"note: {path} is put in, {shown_bytes(path.stat().st_size)}; "
             f"with onnx-int8 in export.formats of params.yaml `dvc repro` makes {FILES['int8']}, a quarter of that"
         )
-    card = model / "README.md"
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    size = shown_bytes(path.stat().st_size)
     content = {
         "classes": [printable(each) for each in facts["class_names"]],
         "size": facts["image_size"],
         "threshold": facts.get("calibration", {}).get("threshold"),
-        "card": described(facts, text, precision, shown_bytes(path.stat().st_size)),
+        "card": described(facts, _card(model), precision, size),
         "examples": examples(prepared, facts, count) if prepared else [],
     }
     packed = {"runtime": files[CODE], "wasm": files[WASM], "model": path.read_bytes()}
@@ -88,6 +87,11 @@ def render(content: Mapping[str, Any], packed: Mapping[str, bytes]) -> bytes:
         "packed": "\n".join(each for name, data in packed.items() for each in _elements(name, data)),
     }
     return MARK.sub(lambda mark: parts[mark[1]], _template("page.html")).encode()
+
+
+def _card(model: Path) -> str:
+    path = model / "README.md"
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _template(name: str) -> str:
