@@ -22,10 +22,9 @@ from vitlora.core.files import read_csv, read_json, write_json
 from vitlora.core.params import read_document
 from vitlora.evaluate.scores import softmax
 from vitlora.export.checks import measured, paired_drop, reference
-from vitlora.export.forms import NEEDS
 from vitlora.export.latency import latency
 from vitlora.export.onnx_runtime import OnnxClassifier, normalise
-from vitlora.export.params import FILES, Export
+from vitlora.export.params import FILES, Export, installed
 from vitlora.export.stage import export
 from vitlora.storage.squares import load_split
 
@@ -49,7 +48,7 @@ def main() -> None:
 
 def measure(project: Path) -> dict[str, object]:
     """Return the rows of one project."""
-    formats = [form for form in FILES if form not in NEEDS or find_spec(NEEDS[form])]
+    formats = [form for form in FILES if installed(form)]
     rules = {**read_document(project / "params.yaml")["export"], "max_accuracy_drop": 1.0, "max_check_images": None}
     wanted = Export(**{**rules, "formats": formats})
     places = ("models/base", "models/adapter", "data/prepared/test", "metrics/evaluate/predictions.csv")

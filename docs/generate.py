@@ -208,6 +208,24 @@ def serve() -> str:
     return table(head, rows)
 
 
+def formats(kind: Literal["formats", "int8"]) -> str:
+    """Return what each format, or each way to int8, is beside the trained model, on every run that was measured."""
+    head = [kind, "accuracy", "same class as the trained model", "logits within, mean", "MB", "ms for 1, for 32"]
+    rows = [
+        [
+            f"{run}: {name}",
+            f"{row['accuracy']:.4f} ({row['accuracy_interval'][0]:.3f} to {row['accuracy_interval'][1]:.3f})",
+            f"{row['agreement']:.2%} ({row['agreement_interval'][0]:.1%} to {row['agreement_interval'][1]:.1%})",
+            f"{row['largest_logit_difference']:.3f}, {row['mean_logit_difference']:.3f}",
+            f"{row['bytes'] / 1e6:.1f}" if "bytes" in row else "",
+            f"{row['batch_1_ms']:.0f}, {row['batch_32_ms']:.0f}" if "batch_1_ms" in row else "",
+        ]
+        for run, found in results("formats")["runs"].items()
+        for name, row in found[kind].items()
+    ]
+    return table(head, rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "parameters": parameters,
     "method-options": method_options,
@@ -217,6 +235,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed": speed,
     "faults": faults,
     "serve": serve,
+    "formats": lambda: formats("formats"),
+    "formats-int": lambda: formats("int8"),
 }
 
 

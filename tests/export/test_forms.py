@@ -16,10 +16,11 @@ from training import FORMATS
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json, write_json
-from vitlora.export import forms
+from vitlora.export import forms, params
 from vitlora.export.narrow import to_int8
 from vitlora.export.onnx_runtime import OnnxClassifier
 from vitlora.export.params import FILES
+from vitlora.safety.check import check_document
 from vitlora.storage.manifest import write_manifest
 from vitlora.storage.squares import load_split
 
@@ -122,11 +123,13 @@ def test_a_form_that_is_another_model_fails_the_stage(inside):
         path.write_bytes(before)
 
 
-def test_a_format_whose_package_is_missing_is_refused_with_the_line_that_installs_it(monkeypatch):
-    monkeypatch.setattr(forms, "find_spec", lambda name: None)
-    with pytest.raises(VitloraError, match=r"openvino needs the package openvino, .*install --python .venv openvino=="):
-        forms.refuse_missing(["onnx", "openvino"])
-    forms.refuse_missing(["onnx", "plain-int8", "transformers"])
+def test_a_format_whose_package_is_missing_is_refused_before_any_work_with_the_line_that_installs_it(monkeypatch):
+    monkeypatch.setattr(params, "find_spec", lambda name: None)
+    document = training.settings({"export.formats": ["onnx", "openvino", "executorch"]})
+    with pytest.raises(VitloraError, match=r"uv pip install --python .venv openvino==.* executorch==") as told:
+        check_document(document, Path("params.yaml"))
+    assert "or leave openvino and executorch out" in str(told.value)
+    check_document(training.settings({"export.formats": ["onnx", "plain-int8"]}), Path("params.yaml"))
 
 
 @needs_openvino

@@ -2,9 +2,12 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 from hub_server import PushHub, environment
@@ -69,7 +72,7 @@ def test_a_dry_run_lists_files_with_their_sizes_and_sends_nothing(done, hub):
     shown, said = vitlora(done, hub, "push", "me/pets", "--model", "export", "--dry-run", "--private", token=None)
     names = [line.split()[-1] for line in shown.splitlines()[:-1]]
     assert names == sorted(contents(done / "export"))
-    assert shown.splitlines()[-1].endswith("nothing was sent (a new me/pets would be private)")
+    assert shown.splitlines()[-1].endswith("to me/pets, branch main; nothing was sent. If it is new it will be private")
     assert (hub.requests, said) == ([], "")
 
 
@@ -121,32 +124,53 @@ def test_without_the_right_to_write_it_says_what_to_do(done, hub, token, said):
 
 
 def test_what_can_not_be_pushed_is_refused_in_a_line_before_anything_is_sent(done, hub, tmp_path):
-    for name in ("pets", "me/pets/x", "me pets/x", "https://example.com/me"):
+    for name in ("pets", "me/pets/x", "me pets/x", "https://example.com/me", "../x", "me/pets@main", "hf://me/pets"):
         _, told = vitlora(done, hub, "push", name, "--model", "export", code=1)
-        assert told.endswith("the rule: a Hub id such as owner/name\n")
+        assert "the rule: a Hub id, owner/name" in told
     shutil.copytree(done / "export", tmp_path / "odd")
     (tmp_path / "odd/notes.txt").write_text("mine")
     _, told = vitlora(done, hub, "push", "me/pets", "--model", tmp_path / "odd", code=1)
     assert "notes.txt: not in the manifest; the rule: a whole export" in told
     _, told = vitlora(done, hub, "push", "me/pets", "--model", tmp_path / "gone", code=1)
     assert "holds no model.onnx" in told
+    for option in (["--branch", ""], ["--branch", "a b..c"], ["--message", " "]):
+        _, told = vitlora(done, hub, "push", "me/pets", "--model", "export", *option, code=1)
+        assert told.startswith(f"error: {option[0]}: got ")
     assert hub.requests == []
 
 
-@pytest.mark.parametrize("model", ["hf://me", "hf://me/pets@", "hf://", "hf://me/pets@a b"])
+@pytest.mark.parametrize(
+    "model", ["hf://me", "hf://me/pets@", "hf://", "hf://me/pets@a b", "hf://../x", "https://huggingface.co/me/pets"]
+)
 def test_an_id_that_is_none_is_refused(done, hub, model):
     _, told = vitlora(done, hub, "predict", "--model", model, "one.png", code=1)
-    assert "the rule: hf://owner/name" in told
+    assert "the rule: hf://owner/name" in told or told.endswith("the rule: a folder, or hf://me/pets\n")
     assert hub.requests == []
 
 
 def test_a_model_that_is_not_there_is_one_line(done, hub):
     _, told = vitlora(done, hub, "predict", "--model", "hf://me/nothing", "one.png", code=1)
-    assert told.startswith("error: hf://me/nothing: cannot fetch it (HTTP 404)")
+    assert told.startswith("error: hf://me/nothing: 127.0.0.1")
+    assert "has no such model or commit (HTTP 404)" in told
     assert told.count("\n") == 1
 
 
+@pytest.mark.parametrize("commit", ["", "@main", f"@{'a' * 40}"])
+def test_a_hub_that_can_not_be_reached_is_one_line_at_once(done, commit):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        host = f"127.0.0.1:{free.getsockname()[1]}"
+    closed = SimpleNamespace(host=host)
+    begun = time.monotonic()
+    _, told = vitlora(done, closed, "predict", "--model", f"hf://me/pets{commit}", "one.png", code=1)
+    assert told.startswith(f"error: hf://me/pets{commit}: cannot reach {host} (")
+    assert told.count("\n") == 1
+    assert time.monotonic() - begun < 20, "the client tries for 24 s where it is let"
+
+
 def test_it_says_what_will_not_load_the_model():
-    assert list(lacking(["model.safetensors", "onnx/model.onnx", "onnx/model_quantized.onnx"])) == []
-    assert ["plain-int8" in line for line in lacking(["model.safetensors", "onnx/model.onnx"])] == [True]
-    assert len(list(lacking(["model.onnx"]))) == 2
+    whole = ["model.safetensors", "onnx/model.onnx", "onnx/model_quantized.onnx", "adapter/adapter_config.json"]
+    assert list(lacking(whole)) == []
+    programs = ["transformers", "transformers.js", "transformers.js", "PEFT"]
+    for name, program in zip(whole, programs, strict=True):
+        (line,) = lacking([each for each in whole if each != name])
+        assert line.startswith(f"{program} can't load it")

@@ -4,7 +4,6 @@ import hashlib
 import os
 import signal
 from contextlib import chdir, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,7 @@ from vitlora.core.errors import StoppedError
 from vitlora.core.params import load_params
 from vitlora.download.params import DownloadStage
 from vitlora.download.stage import download
-from vitlora.export.forms import NEEDS
-from vitlora.export.params import FILES
+from vitlora.export.params import FILES, installed
 from vitlora.preprocess.params import PreprocessStage
 from vitlora.preprocess.stage import preprocess
 from vitlora.train.params import TrainStage
@@ -37,7 +35,7 @@ SETTINGS = {
     "train.step": "eager",
     "train.full_determinism": torch.cuda.is_available(),
 }
-FORMATS = [form for form in FILES if form not in NEEDS or find_spec(NEEDS[form])]  # whose package is here
+FORMATS = [form for form in FILES if installed(form)]
 INPUTS = ("train", "val", "test", "labels.json", "base")
 
 

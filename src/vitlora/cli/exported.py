@@ -29,6 +29,8 @@ def refuse_missing(model: Path) -> None:
     Raises:
         VitloraError: There is no exported model.
     """
+    if str(model).startswith("hf:/"):
+        raise VitloraError(f"{model}: this verb takes a folder; `hf download OWNER/NAME --local-dir FOLDER` makes one")
     if not (model / "model.onnx").is_file():
         pull = f"`dvc pull {model}` fetches it, or " if _has_remote() else ""
         made = f"{pull}`dvc repro` makes it, or name another with --model"

@@ -8,6 +8,7 @@ from pathlib import Path
 from vitlora.cli.exported import note_if_old, refuse_missing
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import counted, printable, shown_bytes
+from vitlora.predict.hub import PART, SCHEME, SITE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,20 +29,37 @@ def act(args: argparse.Namespace) -> None:
     """
     from vitlora.push.upload import files, lacking, push
 
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", args.repo_id):
-        raise VitloraError(f"got {printable(args.repo_id)}; the rule: a Hub id such as owner/name")
+    _refuse_odd(args)
     refuse_missing(args.model)
     found = files(args.model)
     note_if_old(args.model)
     for name, size in found:
-        print(f"{shown_bytes(size):>10}  {name}")
+        print(f"{_shown(size):>10}  {name}")
     total = shown_bytes(sum(size for _, size in found))
     for line in lacking([name for name, _ in found]):
         print(f"note: {line}", file=sys.stderr)
     whose = "private" if args.private else "public"
     if args.dry_run:
-        print(f"{counted(len(found), 'file')}, {total}; nothing was sent (a new {args.repo_id} would be {whose})")
+        where = f"{args.repo_id}, branch {args.branch or 'main'}"
+        print(f"{counted(len(found), 'file')}, {total}, to {where}; nothing was sent. If it is new it will be {whose}")
         return
     pushed = push(args.model, args.repo_id, args.private, args.branch, args.message)
     print(f"{counted(len(found), 'file')}, {total}, at {pushed.url}")
     print(f"vitlora predict --model hf://{args.repo_id}@{pushed.commit} cat.jpg")
+
+
+def _refuse_odd(args: argparse.Namespace) -> None:
+    repo = args.repo_id
+    if not re.fullmatch(f"{PART}/{PART}", repo):
+        inner = re.search(f"{PART}/{PART}", repo.removeprefix(SITE))
+        hint = f" such as {inner[0]}" if (inner and repo.startswith((SITE, SCHEME))) or ("@" in repo and inner) else ""
+        branch = "; a branch goes to --branch" if "@" in repo else ""
+        raise VitloraError(f"got {printable(repo)}; the rule: a Hub id, owner/name{hint}{branch}")
+    if args.branch is not None and not re.fullmatch(r"\w[\w-]*([./][\w-]+)*", args.branch):
+        raise VitloraError(f"--branch: got {printable(args.branch)!r}; the rule: letters, digits, -, _, single . and /")
+    if not args.message.strip():
+        raise VitloraError("--message: got nothing; the rule: some words")
+
+
+def _shown(size: int) -> str:
+    return f"{size / 1000:,.1f} kB" if size < 1_000_000 else shown_bytes(size)

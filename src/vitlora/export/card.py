@@ -26,7 +26,7 @@ class Unlike(NamedTuple):
 UNLIKE = (
     Unlike(
         "alpha",
-        "with an alpha channel or a palette of shades (Pillow's modes `LA`, `RGBA`, `P`)",
+        "with clear parts (Pillow's modes `LA`, `RGBA`, `P`)",
         "what lies hidden under the clear parts, often black, in place of white",
         'picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))',
     ),
@@ -89,7 +89,9 @@ def write_card(
     """
     mixed, accuracy = bundle["method"].get("name") == "xlora", right / images
     interval = binomtest(right, images).proportion_ci(method="wilson")
+    base = bundle["base"]
     data = ModelCardData(
+        base_model=base["id"] if base.get("source") == "hub" else None,
         library_name="transformers" if "transformers" in forms else "onnx",
         pipeline_tag=TASK,
         tags=["lora", "vit", "vitlora"],

@@ -1,10 +1,9 @@
 """The forms that a model is exported in: where each lies, how it is written, and how it is read back to be scored."""
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitlora.core.errors import VitloraError
 from vitlora.core.files import write_json
 from vitlora.export.executorch_model import ExecutorchClassifier, write_executorch
 from vitlora.export.narrow import to_fp16, to_int8
@@ -38,8 +36,6 @@ ONNX: tuple[tuple[Callable[[Any], Any], Format, Format], ...] = (
     (to_fp16, "plain-fp16", "onnx-fp16"),
     (to_int8, "plain-int8", "onnx-int8"),
 )
-NEEDS: dict[Format, str] = {"openvino": "openvino", "executorch": "executorch"}
-PINNED = {"openvino": "2026.4.1", "executorch": "1.5.1"}
 
 
 @dataclass(frozen=True)
@@ -63,21 +59,6 @@ class Trained:
     normalisation: Normalisation
     base: Path
     adapter: Path
-
-
-def refuse_missing(formats: Iterable[Format]) -> None:
-    """Refuse a format whose package is not installed, before the work.
-
-    Raises:
-        VitloraError: Says how to install it.
-    """
-    for form in formats:
-        name = NEEDS.get(form)
-        if name and find_spec(name) is None:
-            raise VitloraError(
-                f"export.formats: {form} needs the package {name}, which is not installed; "
-                f"`.venv/bin/uv pip install --python .venv {name}=={PINNED[name]}`, or leave {form} out"
-            )
 
 
 def write(formats: Sequence[Format], trained: Trained, opset: int, folder: Path) -> None:

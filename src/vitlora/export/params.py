@@ -1,5 +1,6 @@
 """`export`: what forms the model gets, and how closely they must agree with the trained one."""
 
+from importlib.util import find_spec
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -25,6 +26,9 @@ FILES: dict[Format, tuple[str, ...]] = {
     "executorch": ("model.pte",),
 }
 
+PACKAGES: dict[Format, str] = {"openvino": "openvino==2026.4.1", "executorch": "executorch==1.5.1"}
+"""What make setup does not install."""
+
 
 class Export(Params):
     """Formats, and the proof that each of them is still the trained model."""
@@ -38,7 +42,7 @@ class Export(Params):
     max_logit_diff: float = Field(gt=0)
     """A larger difference between PyTorch and a format of full precision fails the stage."""
     max_accuracy_drop: float = Field(ge=0, le=1)
-    """A format whose accuracy on the checked images fell by more, beyond chance, fails the stage."""
+    """A format whose accuracy on the checked images fell by more, and by more than chance explains, fails the stage."""
     max_check_images: int | None = Field(ge=1)
     """Test images scored again with each format; null is all."""
 
@@ -49,6 +53,23 @@ class Export(Params):
         if len(set(self.formats)) < len(self.formats):
             raise TogetherError("each once", "formats")
         return self
+
+    @model_validator(mode="after")
+    def _packages_are_there(self) -> "Export":
+        missing = [form for form in self.formats if form in PACKAGES and not installed(form)]
+        if missing:
+            packages = " ".join(PACKAGES[form] for form in missing)
+            raise TogetherError(
+                f"the package of a format is installed: `.venv/bin/uv pip install --python .venv {packages}`, or leave "
+                f"{' and '.join(missing)} out",
+                "formats",
+            )
+        return self
+
+
+def installed(form: Format) -> bool:
+    """Say whether a format's package is there."""
+    return form not in PACKAGES or find_spec(PACKAGES[form].partition("==")[0]) is not None
 
 
 class ExportStage(Params):

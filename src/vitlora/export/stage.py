@@ -11,7 +11,7 @@ from vitlora.core.files import read_csv, read_json, write_json
 from vitlora.core.text import counted
 from vitlora.export.card import write_card
 from vitlora.export.checks import faults, measured, reference, undecided
-from vitlora.export.forms import Trained, in_pytorch, refuse_missing, scorer, write
+from vitlora.export.forms import Trained, in_pytorch, scorer, write
 from vitlora.export.latency import latency
 from vitlora.export.params import FILES, Export, Format
 from vitlora.export.temperature import divide_logits
@@ -54,7 +54,6 @@ def export(
     Raises:
         VitloraError: A weight is not finite, or a form is not the trained model.
     """
-    refuse_missing(export.formats)
     merged, labels, normalisation = load_adapter(base, adapter)
     _refuse_not_finite(merged)
     found = read_json(calibration)

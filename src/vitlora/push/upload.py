@@ -30,13 +30,15 @@ def files(folder: Path) -> list[tuple[str, int]]:
 
 
 def lacking(names: list[str]) -> Iterator[str]:
-    """Yield what can't load the model once it is there, and which format would help."""
+    """Yield which programs will not find their form, and the format that helps."""
     if "model.safetensors" not in names:
-        yield "transformers can't load it by its id: the format transformers is not exported"
-    if not {"onnx/model.onnx", "onnx/model_quantized.onnx"} & {*names}:
-        yield "transformers.js can't load it: the formats plain and plain-int8 are not exported"
-    elif "onnx/model_quantized.onnx" not in names:
-        yield "transformers.js loads it with dtype fp32 only: the format plain-int8, its default, is not exported"
+        yield "transformers can't load it: the format transformers is not exported"
+    if not any(name.startswith("adapter/") for name in names):
+        yield "PEFT can't load it: the format adapter is not exported"
+    if "onnx/model_quantized.onnx" not in names:
+        yield "transformers.js can't load it as it does by default (q8): the format plain-int8 is not exported"
+    if "onnx/model.onnx" not in names:
+        yield "transformers.js can't load it with dtype fp32: the format plain is not exported"
 
 
 def push(folder: Path, repo_id: str, private: bool, branch: str | None, message: str) -> Pushed:
@@ -76,7 +78,7 @@ def push(folder: Path, repo_id: str, private: bool, branch: str | None, message:
 
 def _explain(error: Exception, repo_id: str) -> str:
     from huggingface_hub import constants, get_token
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, HFValidationError):
@@ -88,5 +90,7 @@ def _explain(error: Exception, repo_id: str) -> str:
             "write, or set HF_TOKEN to one"
         )
     said = str(error).splitlines()[:1]
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"{repo_id}: HF_HUB_OFFLINE is set, so nothing can be sent; unset it"
     reason = f"HTTP {status}" if status else ": ".join([type(error).__name__, *said])
     return f"{repo_id}: cannot push to {constants.ENDPOINT} ({reason}); try again later, nothing is half there"
