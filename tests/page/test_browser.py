@@ -215,6 +215,9 @@ def test_bad_files_are_named_and_the_others_go_on(tab, pages, pictures, tmp_path
         assert says in text
         assert "be read" in text
         assert text.splitlines()[-1] == name
+    signs = tab.run("[...document.querySelectorAll('.thumb')].map((box) => getComputedStyle(box, '::after').content)")
+    assert signs == ["none", *['"?"'] * len(bad), "none"]  # a half of cut.jpg could be shown, and is not
+    assert tab.run("getComputedStyle(document.querySelector('.thumb img')).backgroundColor") == "rgb(255, 255, 255)"
     clean(tab)
 
 

@@ -78,7 +78,7 @@ function add(files) {
     const caption = make("p", "file", name);
     caption.dir = "auto";
     const card = make("li", "card", box, make("div", "text", body, caption), remove);
-    const job = { file, label, card, body, caption, address };
+    const job = { file, label, card, box, body, caption, address };
     image.onerror = () => box.classList.add("none");
     remove.onclick = () => drop(job);
     card.drop = () => drop(job);
@@ -111,6 +111,7 @@ async function work() {
       show(job, await ask(job.file));
     } catch (error) {
       job.card.classList.add("failed");
+      job.box.classList.add("none"); // a browser may well show the half of it that is whole
       job.body.replaceChildren(make("p", "verdict", "Can’t be read"), make("p", "quiet", error.message));
     }
   }
