@@ -12,6 +12,8 @@ from corpus import saved
 from PIL import Image
 from served import serving
 
+from vitlora.storage.manifest import write_manifest
+
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.faults,
@@ -80,14 +82,33 @@ def pictures():
 def test_pictures_are_answered_and_explained(server, tmp_path, width):
     with acted(server.port, ACT + TWO, pictures()) as (address, asked):
         found, _ = outcome(tmp_path, address, width)
-    broken, noise = sorted(found["cards"], key=lambda text: "noise.png" in text)
-    assert "Not read" in broken
+    noise, broken = found["cards"]  # in the order given
+    assert "noise.png" in noise
+    assert "be read" in broken
     assert "ends" in broken
     assert "dog" in noise
-    assert re.search(r"\d+\.\d %", noise)
+    assert re.search(r"\d\.\d%", noise)
     assert "hang" in noise
     assert (found["over"] <= 0, found["says"]) == (True, "")
     assert [(path.split("?")[0], status) for way, path, status in asked if way == "POST"].count(("/explain", 200)) == 1
+
+
+@pytest.mark.parametrize(
+    ("threshold", "says"), [(0.0, r"Not sure: (.*cat or dog|dog or .*cat)"), (0.999, r"Not sure$"), (None, None)]
+)
+def test_it_says_where_it_is_not_sure(folders, tmp_path, threshold, says):
+    folder = tmp_path / "export"
+    shutil.copytree(folders[0], folder)
+    facts = json.loads((folder / "vitlora.json").read_text())
+    facts |= {"calibration": {} if threshold is None else {"threshold": threshold}}
+    (folder / "vitlora.json").write_text(json.dumps(facts))
+    write_manifest(folder)
+    with (
+        serving(folder, "--decoders", "1") as unsure,
+        acted(unsure.port, ACT + TWO, pictures()) as (address, _),
+    ):
+        card = outcome(tmp_path, address, 820)[0]["cards"][0]
+    assert bool(re.search(says or "Not sure", card, re.MULTILINE)) == (says is not None), card
 
 
 def test_a_key_unlocks_it(folders, tmp_path):

@@ -1,6 +1,7 @@
 """Parts of the service by themselves: batches, occlusion, adapters on one base, names of models."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 
 from vitlora.core.errors import VitloraError
+from vitlora.predict.pictures import Unreadable
 from vitlora.serve import limits
+from vitlora.serve.app import _told
+from vitlora.serve.bodies import Given
 from vitlora.serve.explain import heat, occluded
 from vitlora.serve.guard import Guard, _Call
 from vitlora.serve.limits import Limits, Refusal
@@ -174,6 +178,26 @@ def test_a_model_is_named_by_its_folder_or_as_given(given, name):
 def test_a_name_that_cannot_stand_in_an_address_is_refused(given):
     with pytest.raises(VitloraError, match="the rule: letters, digits, dots"):
         named(given)
+
+
+@pytest.mark.parametrize(
+    ("shares", "threshold", "sure"),
+    [
+        ([0.9, 0.1], 0.5, True),
+        ([0.5, 0.5], 0.5, False),  # both reach it
+        ([0.55, 0.45], 0.6, False),  # none does, and the set is of one class all the same
+        ([0.2, 0.8], 0.2, False),
+        ([0.2, 0.8], np.nextafter(np.float32(0.2), np.float32(1)), True),
+        ([1, 0], 1.0, True),
+        ([1, 0], 0.0, False),
+        ([0.9, 0.1], None, None),
+    ],
+)
+def test_an_answer_is_sure_where_exactly_one_class_reaches_the_threshold(shares, threshold, sure):
+    one = replace(model(), threshold=threshold)
+    answer = _told(one, Given("a"), np.array(shares, np.float32), 2, 0)
+    assert (answer.sure, answer.prediction_set is None) == (sure, threshold is None)
+    assert _told(one, Given("a"), Unreadable("a", "cut"), 2, 0).sure is None
 
 
 def test_two_models_of_one_name_are_refused():

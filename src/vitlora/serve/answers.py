@@ -24,6 +24,9 @@ class Answer(BaseModel):
         None,
         description="the classes that hold the true one as often as calibration promises; null without a threshold",
     )
+    sure: bool | None = Field(
+        None, description="whether exactly one class reaches the model's threshold; null without a threshold"
+    )
     error: str | None = Field(None, description="why the picture could not be read")
 
 
@@ -66,13 +69,14 @@ class Health(BaseModel):
     version: str
 
 
-def told(found: Prediction | Unreadable, top: int, threshold: float) -> Answer:
+def told(found: Prediction | Unreadable, top: int, threshold: float, sure: bool | None = None) -> Answer:
     """Return an answer.
 
     Args:
         found: Of one picture.
         top: Number of classes.
         threshold: Below this confidence, 0 to 1, there is no label.
+        sure: As ``Answer`` has it.
     """
     if isinstance(found, Unreadable):
         return Answer(image=found.name, error=found.reason)
@@ -82,6 +86,7 @@ def told(found: Prediction | Unreadable, top: int, threshold: float) -> Answer:
         label=found.label if found.confidence >= threshold else None,
         predictions=[Share(name=name, confidence=round(share, 6)) for name, share in likeliest],
         prediction_set=None if found.prediction_set is None else list(found.prediction_set),
+        sure=sure,
     )
 
 

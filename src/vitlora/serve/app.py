@@ -114,9 +114,11 @@ async def predict(
 
 
 def _told(model: Served, given: Given, row: Any, top: int, threshold: float) -> Answer:
-    if not isinstance(row, Unreadable):
-        row = prediction(given.name, row, model.class_names, model.threshold)
-    return told(row, top, threshold)
+    if isinstance(row, Unreadable):
+        return told(row, top, threshold)
+    # The rule of `vitlora page` too: a set of one class says little where that class itself is below the threshold.
+    sure = None if model.threshold is None else int((row >= model.threshold).sum()) == 1
+    return told(prediction(given.name, row, model.class_names, model.threshold), top, threshold, sure)
 
 
 def _unread(answers: list[Answer]) -> Refusal:
