@@ -102,15 +102,19 @@ def test_names_from_outside_come_back_without_control_characters(server):
 def test_addresses_are_held_to_the_rules(server, url):
     status, _, told = server.send(urls=[url])
     assert status == 422
-    assert told["answers"][0]["error"]
-    assert "passwd" not in told["answers"][0]["error"]
+    error = told["answers"][0]["error"]
+    assert error
+    assert "passwd" not in error
+    assert told["rule"].startswith("an http(s) address of a public server")
+    assert "reads it all the same" not in error
+    assert ("the server's operator can allow it with --allow-private" in error) == ("not a public address" in error)
     assert server.ask("POST", "/predict", json.dumps({"urls": [url]}), {"Content-Type": "application/json"})[0] == 422
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "-", "~/a.jpg", "C:\\a.jpg", "", "models/export/model.onnx"])
 def test_no_file_of_the_server_can_be_named(server, path):
     status, _, told = server.send(urls=[path])
-    assert (status, told["rule"]) == (422, "http:// or https://")
+    assert (status, told["rule"].split(" of ")[0]) == (422, "an http(s) address")
 
 
 SENT = {"Content-Type": FORM}
@@ -142,6 +146,10 @@ REFUSED = {
     "an odd top": ("POST", "/predict?top=0", PNG, {"Content-Type": "image/png"}, 422),
     "an endless top": ("POST", "/predict?top=" + "9" * 400, PNG, {"Content-Type": "image/png"}, 422),
     "an odd threshold": ("POST", "/predict?threshold=nan", PNG, {"Content-Type": "image/png"}, 422),
+    "a misspelt name": ("POST", "/predict?treshold=0.99", PNG, {"Content-Type": "image/png"}, 422),
+    "a name of another route": ("POST", "/explain?top=2", PNG, {"Content-Type": "image/png"}, 422),
+    "a name in capitals": ("POST", "/predict?top=2&Model=second", PNG, {"Content-Type": "image/png"}, 422),
+    "a value without a name": ("POST", "/predict?=2", PNG, {"Content-Type": "image/png"}, 422),
     "no such class": ("POST", "/explain?label=cow", PNG, {"Content-Type": "image/png"}, 422),
     "two to explain": ("POST", "/explain", form([("a", PNG), ("b", PNG)]), SENT, 422),
     "no picture to explain": ("POST", "/explain", b"hello", {"Content-Type": "image/png"}, 422),
@@ -166,6 +174,26 @@ def test_what_is_refused_says_what_was_got_the_rule_and_a_cure(server, case):
     assert told["error"] == f"got {told['got']}; the rule: {told['rule']}; {told['cure']}"
     assert got["X-Content-Type-Options"] == "nosniff"
     assert server.ask("GET", "/health")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "got", "rule"),
+    [
+        ("top=0", "top=0", "a whole number, 1 to 100,000"),
+        ("top=2.5", "top=2.5", "a whole number, 1 to 100,000"),
+        ("top=", "top=", "a whole number, 1 to 100,000"),
+        ("threshold=nan", "threshold=nan", "a number, 0 to 1"),
+        ("threshold=-inf", "threshold=-inf", "a number, 0 to 1"),
+        ("threshold=half", "threshold=half", "a number, 0 to 1"),
+        ("treshold=1", "treshold in the query", "model, top and threshold"),
+        ("top=1&k=2&threshold=2", "k in the query", "model, top and threshold"),
+    ],
+)
+def test_a_wrong_query_is_told_in_our_words(server, query, got, rule):
+    _, _, told = server.ask("POST", f"/predict?{query}", PNG, {"Content-Type": "image/png"})
+    assert (told["got"], told["rule"]) == (got, rule)
+    cells = server.ask("POST", "/explain?cells=1", PNG, {"Content-Type": "image/png"})[2]
+    assert (cells["got"], cells["rule"]) == ("cells=1", "a whole number, 2 to 14")
 
 
 def test_the_cures_lead_on(server):
@@ -307,6 +335,22 @@ def test_what_does_not_keep_to_the_inference_protocol_gets_400(server, given):
     status, _, told = infer(server, given)
     assert status == 400, told
     assert told["error"].startswith("got ")
+    assert told["error"].count("the rule: ") == 1
+
+
+def test_the_shape_and_the_size_of_pictures_are_told(server):
+    for shape in ([2], [1, 1], [7]):
+        told = infer(server, {"datatype": "BYTES", "shape": shape, "data": ["aGVsbG8="]})[2]
+        assert (told["got"], told["rule"]) == (
+            f"1 element of BYTES with the shape {shape}",
+            "the shape [N] with N elements, here [1]",
+        )
+    for shape, size in (([1, 1, 1, 3], "1 x 1"), ([1, 1, 9, 3], "9 x 1"), ([1, 9, 1, 3], "1 x 9")):
+        told = infer(server, {"datatype": "UINT8", "shape": shape, "data": [0] * int(np.prod(shape))})[2]
+        assert (told["got"], told["rule"]) == (
+            f"picture 0, which can't be read: {size} px",
+            "no side under 2 px",
+        )
 
 
 @pytest.mark.parametrize("body", ["[]", "{}", '{"inputs": 1}', '{"inputs": []}', '{"inputs": [1]}', '{"id": 7}', "x"])

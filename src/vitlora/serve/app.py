@@ -26,10 +26,10 @@ from vitlora.serve.answers import (
     Unread,
     told,
 )
-from vitlora.serve.bodies import CONTENT, Given, pictures_of
+from vitlora.serve.bodies import ADDRESS, CONTENT, Given, pictures_of
 from vitlora.serve.explain import CELLS, Heat, as_png, heat
 from vitlora.serve.guard import Guard, refused
-from vitlora.serve.limits import Refusal
+from vitlora.serve.limits import Refusal, own_rule
 from vitlora.serve.models import Served
 from vitlora.serve.page import docs_page, front_page
 from vitlora.serve.service import Service
@@ -47,6 +47,12 @@ FAULTS: dict[int | str, dict[str, Any]] = {
     415: {"model": Fault, "description": "The body is of another kind"},
     422: {"model": Unread, "description": "No picture could be read, or a value is wrong"},
     503: {"model": Fault, "description": "Too much at one time, or not done in time; `Retry-After` says when to ask"},
+}
+TOP, CELL_RANGE = (1, 100_000), (2, 14)
+RULES = {
+    "top": f"a whole number, {TOP[0]} to {TOP[1]:,}",
+    "threshold": "a number, 0 to 1",
+    "cells": f"a whole number, {CELL_RANGE[0]} to {CELL_RANGE[1]}",
 }
 PICTURES = {"requestBody": {"required": True, "content": CONTENT}}
 LOCKED: dict[int | str, dict[str, Any]] = {401: {"model": Fault, "description": "No known key"}}
@@ -73,8 +79,15 @@ def application(service: Service) -> FastAPI:
     app.add_exception_handler(Exception, _our_fault)
     # The guard has looked at the key before; these say so in the description.
     locked = APIRouter(responses=LOCKED, dependencies=KEYS) if service.keys else APIRouter()
-    locked.add_api_route("/predict", predict, methods=["POST"], responses=FAULTS, openapi_extra=PICTURES)
-    locked.add_api_route("/explain", explain, methods=["POST"], responses=FAULTS, openapi_extra=PICTURES)
+    for path, ask in (("/predict", predict), ("/explain", explain)):
+        locked.add_api_route(
+            path,
+            ask,
+            methods=["POST"],
+            responses=FAULTS,
+            openapi_extra=PICTURES,
+            dependencies=[Depends(refuse_unknown)],
+        )
     locked.add_api_route("/models", models)
     locked.add_api_route("/metrics", metrics, response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     locked.include_router(protocol.router)
@@ -94,10 +107,27 @@ def package_version() -> str:
         return "0"
 
 
+async def refuse_unknown(request: Request) -> None:
+    """Refuse names in the query that the route does not know: a misspelt one would leave its default in force.
+
+    Raises:
+        Refusal: There is one.
+    """
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    unknown = next((name for name in request.query_params if name not in known), None)
+    if unknown is not None:
+        raise Refusal(
+            422,
+            f"{unknown[:80] or 'no name'} in the query",
+            f"{', '.join(known[:-1])} and {known[-1]}",
+            "leave it out, or write it as one of these",
+        )
+
+
 async def predict(
     request: Request,
     name: Name = None,
-    top: Annotated[int, Query(ge=1, le=100_000, description="number of classes of each picture")] = 5,
+    top: Annotated[int, Query(ge=TOP[0], le=TOP[1], description="number of classes of each picture")] = 5,
     threshold: Annotated[
         float, Query(ge=0, le=1, description='below this confidence the label is null: "don\'t know"')
     ] = 0,
@@ -109,7 +139,7 @@ async def predict(
     rows = await service.shares(model, pictures)
     answers = [_told(model, given, row, top, threshold) for given, row in zip(pictures, rows, strict=True)]
     if all(each.error for each in answers):
-        raise _unread(answers)
+        raise _unread(answers, pictures[0])
     return Answers(model=model.name, answers=answers)
 
 
@@ -121,13 +151,15 @@ def _told(model: Served, given: Given, row: Any, top: int, threshold: float) -> 
     return told(prediction(given.name, row, model.class_names, model.threshold), top, threshold, sure)
 
 
-def _unread(answers: list[Answer]) -> Refusal:
+def _unread(answers: list[Answer], given: Given) -> Refusal:
+    """Return what is said where no picture could be read; the first, as it was given, stands for all."""
     first = answers[0]
+    reason, rule = own_rule(str(first.error), ADDRESS if given.url else "a whole JPEG, PNG, WEBP, GIF, BMP or TIFF")
     return Refusal(
         422,
-        f"{first.image or 'a picture'} that can't be read: {first.error}",
-        "a whole JPEG, PNG, WEBP, GIF, BMP or TIFF",
-        "send another picture",
+        f"{first.image or 'a picture'} that can't be read: {reason}",
+        rule,
+        "send the picture's own bytes, or another address" if given.url else "send another picture",
         [each.model_dump(by_alias=True) for each in answers],
     )
 
@@ -136,7 +168,7 @@ async def explain(
     request: Request,
     name: Name = None,
     label: Annotated[str | None, Query(description="the class to explain; the likeliest where none is named")] = None,
-    cells: Annotated[int, Query(ge=2, le=14, description="of a row and of a column")] = CELLS,
+    cells: Annotated[int, Query(ge=CELL_RANGE[0], le=CELL_RANGE[1], description="of a row and of a column")] = CELLS,
 ) -> HeatMap:
     """Show what the model looked at in one picture: how much the class loses where a part of it is made grey."""
     service: Service = request.app.state.service
@@ -159,7 +191,7 @@ async def explain(
 async def _heat(service: Service, model: Served, given: Given, label: str | None, cells: int) -> tuple[Square, Heat]:
     square = await service.square(model, given)
     if isinstance(square, Unreadable):
-        raise _unread([told(square, 1, 0)])
+        raise _unread([told(square, 1, 0)], given)
     number = None if label is None else model.class_names.index(label)
     return square, await heat(service.scorer, model, square, number, cells)
 
@@ -211,10 +243,9 @@ async def _invalid(_: Request, error: Exception) -> Response:
     """Answer a wrong query in our words; FastAPI has found where it is wrong."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = " ".join(str(part) for part in first["loc"])
-    return refused(
-        Refusal(422, f"{place} {str(first.get('input'))[:80]!r}", first["msg"], "GET /docs lists the values")
-    )
+    name, rule = str(first["loc"][-1]), RULES.get(str(first["loc"][-1]), first["msg"])
+    got = f"{name}={str(first.get('input'))[:80]}"
+    return refused(Refusal(422, got, rule, f"give {name} such a value, or leave it out"))
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

@@ -14,6 +14,7 @@ from vitlora.predict.classifier import Item
 from vitlora.serve.limits import Limits, Refusal
 
 FILE, URL = "file", "url"
+ADDRESS = "an http(s) address of a public server that answers with a whole picture"
 FIELD_BYTES = 16_384  # of a form's field that is no file
 SEND = 'send a form with `file` or `url`, JSON such as {"urls": ["https://..."]}, or one picture as image/jpeg'
 CONTENT = {
@@ -162,6 +163,6 @@ def _address(url: str) -> Given:
     """Take an address, and nothing that would name a file of this machine."""
     if not is_address(url):
         raise Refusal(
-            422, f"{url[:80]}, which is no address", "http:// or https://", "send a file of your own as its bytes"
+            422, f"{url[:80] or 'nothing'}, which is no address", ADDRESS, "send a file of your own as its bytes"
         )
     return Given(printable(url), url=url)

@@ -69,6 +69,12 @@ class Refusal(Exception):  # noqa: N818 - an answer, no fault of ours
         return {"Retry-After": "1"} if self.status == 503 else {}
 
 
+def own_rule(reason: str, rule: str) -> tuple[str, str]:
+    """Return why a picture can't be read, and the rule: the reason's own where it states one."""
+    reason, _, own = reason.partition("; the rule: ")
+    return reason, own or rule
+
+
 class Room:
     """Places for requests at work; who finds none is sent away at once, so that the others stay quick."""
 

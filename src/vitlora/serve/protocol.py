@@ -15,10 +15,11 @@ from PIL import Image
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
+from vitlora.core.text import counted
 from vitlora.predict.pictures import Unreadable
 from vitlora.serve.answers import Fault
 from vitlora.serve.bodies import Given, json_of, refuse_count
-from vitlora.serve.limits import Refusal
+from vitlora.serve.limits import Refusal, own_rule
 from vitlora.serve.models import Served
 from vitlora.serve.service import Service
 
@@ -208,7 +209,8 @@ async def infer(request: Request, name: Name) -> Any:
     rows = await service.shares(model, pictures)
     for number, row in enumerate(rows):
         if isinstance(row, Unreadable):
-            raise _wrong(f"picture {number}, which can't be read: {row.reason}", "a whole picture")
+            reason, rule = own_rule(row.reason, "a whole picture")
+            raise _wrong(f"picture {number}, which can't be read: {reason}", rule)
     told = Inferred(model_name=model.name, id=body.get("id"), outputs=[_output(each, model, rows) for each in wanted])
     return JSONResponse(told.model_dump(exclude_none=True))
 
@@ -259,7 +261,10 @@ def _is_text(value: object) -> bool:
 
 def _of_base64(shape: list[int], data: list[Any]) -> list[Given]:
     if shape != [len(data)]:
-        raise _wrong(f"{len(data)} elements of BYTES with another shape", f"[{len(data)}]")
+        count = counted(len(data), "element")
+        raise _wrong(
+            f"{count} of BYTES with the shape {str(shape)[:80]}", f"the shape [N] with N elements, here [{len(data)}]"
+        )
     try:
         return [Given("", binascii.a2b_base64(each, strict_mode=True)) for each in data]
     except (ValueError, TypeError):

@@ -20,6 +20,8 @@ from vitlora.serve.models import Served
 from vitlora.serve.scorer import Scorer
 
 FETCHERS = 8  # addresses read at one time, 20 MB each at most
+# Who asks can't set the option; the one who runs the server can.
+OPTION, OPERATOR = "--allow-private reads it all the same", "the server's operator can allow it with --allow-private"
 Row = NDArray[np.float32]
 Done = TypeVar("Done")
 
@@ -121,7 +123,7 @@ class Service:
 
     async def _decoded(self, model: Served, name: str, item: Item) -> Square | Unreadable:
         if isinstance(item, Unreadable):
-            return Unreadable(name, printable(item.reason))
+            return Unreadable(name, printable(item.reason.replace(OPTION, OPERATOR)))
         try:
             return await self._decoders.decode(model.make, item)
         except BadImageError as error:
