@@ -13,6 +13,8 @@ import pytest
 from corpus import JPEG, PNG, noisy, saved
 from served import FORM, Server, form, serving
 
+from vitlora.serve.guard import OPEN
+
 IMAGE = {"Content-Type": "image/png"}
 DUE_S = 30
 
@@ -177,6 +179,10 @@ def test_the_key_is_part_of_the_description(strict, server):
     assert set(described["components"]["securitySchemes"]) == {"X-API-Key", "bearer"}
     assert "401" in described["paths"]["/predict"]["post"]["responses"]
     assert "security" not in described["paths"]["/health"]["get"]
+    parts = strict.ask("GET", "/docs")[2].split("<h2>")[1:]
+    locked = {re.search(r"</b> (.*?)</h2>", part)[1] for part in parts if "<code>401</code><dd>No known key" in part}
+    assert locked == {path for path in described["paths"] if path not in OPEN}
+    assert all(("Authorization: Bearer KEY" in part) == ("401" in part) for part in parts)
     assert "401" not in server.ask("GET", "/openapi.json")[2]["paths"]["/predict"]["post"]["responses"]
 
 

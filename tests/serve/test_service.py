@@ -1,6 +1,7 @@
 """A real server: pictures in, the same answers out as by `Classifier`; every other request gets a 4xx that says why."""
 
 import base64
+import html
 import http.client
 import io
 import json
@@ -270,7 +271,55 @@ def test_every_route_is_described(server):
     assert {"/predict", "/explain", "/models", "/health", "/metrics", "/v2", "/v2/models/{name}/infer"} <= set(paths)
     page = server.ask("GET", "/docs")[2]
     assert all(f"</b> {path}<" in page for path in paths)
-    assert "://" not in page.replace("http://localhost:8000", "")
+    assert "://" not in page.replace(f"http://127.0.0.1:{server.port}/", "").replace("https://example.com", "")
+    assert "`" not in page
+    assert not re.search("Successful Response|Validation ?Error", page + json.dumps(paths))
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("models.example:8443", "models.example:8443"),
+        ("[::1]:9000", "[::1]:9000"),
+        ("10.0.0.7", "10.0.0.7"),
+        ("a';rm -rf ~;'", None),
+        ("<script>alert(1)</script>", None),
+        ("a b", None),
+    ],
+)
+def test_the_examples_of_docs_ask_the_server_by_the_name_that_it_was_asked_by(server, host, shown):
+    page = server.ask("GET", "/docs", headers={"Host": host})[2]
+    assert f" http://{shown or f'127.0.0.1:{server.port}'}/health<" in page
+    assert "rm -rf" not in page
+    assert "<script" not in page
+
+
+def test_the_examples_of_docs_are_answered(server, tmp_path):
+    (tmp_path / "cat.jpg").write_bytes(JPEG)
+    page = html.unescape(server.ask("GET", "/docs")[2])
+    lines = [line for block in re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL) for line in block.splitlines()]
+    assert len(lines) > 12
+    for line in lines:
+        if "https://example.com" not in line:
+            words = shlex.split(line.replace("NAME", "first"))
+            subprocess.run([*words, "-s", "--fail"], cwd=tmp_path, check=True, timeout=30, stdout=subprocess.DEVNULL)
+    given = [line for line in lines if "https://example.com" in line]
+    assert len(given) == 4
+    for line in given:
+        words = shlex.split(line.replace("https://example.com", "http://127.0.0.1"))
+        done = subprocess.run([*words, "-s"], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+        assert "not a public address" in done.stdout
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/health"])
+def test_heads_are_answered_without_a_body(server, path):
+    line = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    for _ in range(2):  # on one connection, which a body would put out of step
+        line.request("HEAD", path)
+        answer = line.getresponse()
+        assert (answer.status, answer.read()) == (200, b"")
+        assert int(answer.headers["Content-Length"]) > 0
+    line.close()
 
 
 def infer(server, given, name="second", **more):

@@ -1,6 +1,7 @@
 """The routes of `vitlora serve`, but for those of the Open Inference Protocol."""
 
 import asyncio
+import re
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -48,6 +49,7 @@ FAULTS: dict[int | str, dict[str, Any]] = {
     422: {"model": Unread, "description": "No picture could be read, or a value is wrong"},
     503: {"model": Fault, "description": "Too much at one time, or not done in time; `Retry-After` says when to ask"},
 }
+HOST = re.compile(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
 TOP, CELL_RANGE = (1, 100_000), (2, 14)
 RULES = {
     "top": f"a whole number, {TOP[0]} to {TOP[1]:,}",
@@ -96,7 +98,22 @@ def application(service: Service) -> FastAPI:
     app.add_api_route("/health", health)
     app.add_api_route("/", page, include_in_schema=False)
     app.add_api_route("/docs", docs, include_in_schema=False)
+    for path, show in (("/", page), ("/docs", docs), ("/health", health)):  # as monitors and link checkers ask
+        app.add_api_route(path, show, methods=["HEAD"], include_in_schema=False)
+    _describe(app.openapi())
     return app
+
+
+def _describe(openapi: dict[str, Any]) -> None:
+    """Take out of the description, which the application keeps, what FastAPI says by itself and is not so here."""
+    for methods in openapi["paths"].values():
+        for route in methods.values():
+            answers = route["responses"]
+            answers["200"]["description"] = "The answer"
+            if answers.get("422", {}).get("description") == "Validation Error":  # a path's name is any text
+                del answers["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        openapi["components"]["schemas"].pop(name, None)
 
 
 def package_version() -> str:
@@ -231,7 +248,10 @@ async def page() -> HTMLResponse:
 
 async def docs(request: Request) -> HTMLResponse:
     """Show the routes as a page, made here: nothing of it comes from elsewhere."""
-    return docs_page(request.app.openapi())
+    host = request.headers.get("host", "")
+    if not HOST.fullmatch(host):  # HTTP/1.0 has none
+        host = ":".join(map(str, request.scope["server"]))
+    return docs_page(request.app.openapi(), host)
 
 
 async def _refused(_: Request, error: Exception) -> Response:

@@ -35,7 +35,8 @@ CONTENT = {
             "properties": {"urls": {"type": "array", "items": {"type": "string", "format": "uri"}, "minItems": 1}},
             "required": ["urls"],
             "additionalProperties": False,
-        }
+        },
+        "example": {"urls": ["https://example.com/cat.jpg"]},
     },
     **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/*", "application/octet-stream")},
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.responses import HTMLResponse
 
+CODE = re.compile("`([^`]+)`")
 PART = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
 
 
@@ -26,22 +27,30 @@ def front_page() -> HTMLResponse:
     return _page(_file("page.html"))
 
 
-def docs_page(openapi: dict[str, Any]) -> HTMLResponse:
-    """Return the routes as a page, from their description as OpenAPI."""
-    about, routes = html.escape(openapi["info"]["description"]), "".join(_routes(openapi))
+def docs_page(openapi: dict[str, Any], host: str) -> HTMLResponse:
+    """Return the routes as a page.
+
+    Args:
+        openapi: Their description.
+        host: Name or address, with the port, by which this server was asked; it stands in the examples.
+    """
+    about, routes = _marked(openapi["info"]["description"]), "".join(_routes(openapi, host))
     return _page(_file("docs.html").replace("ABOUT", about).replace("ROUTES", routes))
 
 
-def _routes(openapi: dict[str, Any]) -> Iterator[str]:
+def _routes(openapi: dict[str, Any], host: str) -> Iterator[str]:
     for path, methods in openapi["paths"].items():
         for method, route in methods.items():
-            yield f"<h2><b>{method.upper()}</b> {html.escape(path)}</h2><p>{html.escape(route['description'])}</p>"
+            yield f"<h2><b>{method.upper()}</b> {html.escape(path)}</h2><p>{_marked(route['description'])}</p>"
             rows = [(each["name"], _parameter(each)) for each in route.get("parameters", [])]
-            rows += [(status, answer["description"]) for status, answer in route["responses"].items()]
-            yield "<dl>" + "".join(
-                f"<dt><code>{html.escape(name)}</code><dd>{html.escape(text)}" for name, text in rows
-            )
-            yield f"</dl><pre>{html.escape(_example(path, method, route))}</pre>"
+            rows += sorted((status, answer["description"]) for status, answer in route["responses"].items())
+            yield "<dl>" + "".join(f"<dt><code>{html.escape(name)}</code><dd>{_marked(text)}" for name, text in rows)
+            yield f"</dl><pre>{html.escape(chr(10).join(_examples(path, route, host)))}</pre>"
+
+
+def _marked(text: str) -> str:
+    """Return text as HTML, what stands in backticks as code."""
+    return CODE.sub(r"<code>\1</code>", html.escape(text))
 
 
 def _parameter(each: dict[str, Any]) -> str:
@@ -49,14 +58,20 @@ def _parameter(each: dict[str, Any]) -> str:
     return f"{each.get('description', '')}{'' if default is None else f' ({default})'}"
 
 
-def _example(path: str, method: str, route: dict[str, Any]) -> str:
-    address = "http://localhost:8000" + path.replace("{name}", "NAME")
+def _examples(path: str, route: dict[str, Any], host: str) -> Iterator[str]:
+    """Yield a line for each way to ask a route."""
+    address = f"http://{host}{path.replace('{name}', 'NAME')}"
+    asked = "curl -H 'Authorization: Bearer KEY'" if "401" in route["responses"] else "curl"
     content = route.get("requestBody", {}).get("content", {})
+    if not content:
+        yield f"{asked} {address}"
     if "multipart/form-data" in content:
-        return f"curl -F file=@cat.jpg {address}"
-    if content:
-        return f"curl --json '{json.dumps(content['application/json']['example'])}' {address}"
-    return f"curl {address}"
+        yield f"{asked} -F file=@cat.jpg {address}"
+        yield f"{asked} -F url=https://example.com/cat.jpg {address}"
+        yield f"{asked} -H 'content-type: image/jpeg' --data-binary @cat.jpg {address}"
+    if "application/json" in content:
+        example = json.dumps(content["application/json"]["example"])
+        yield f"{asked} -H 'content-type: application/json' -d '{example}' {address}"
 
 
 def _page(text: str) -> HTMLResponse:
