@@ -1,9 +1,14 @@
 """`vitlora serve`: what can't be served is refused before anything listens, with a cure that leads on."""
 
+import os
+import re
 import socket
+import subprocess
+import sys
 
 import pytest
 from served import serving
+from tiny import ROOT
 
 from vitlora.cli import command_line, serve
 from vitlora.core.errors import VitloraError
@@ -28,6 +33,13 @@ def act(*words):
         (["--base", "models/base"], r"--base and --adapter: got one of them; the rule: both"),
         (["--adapter", "models/adapter"], r"--base and --adapter: got one of them; the rule: both"),
         (["no/such/folder"], r"no/such/folder holds no model\.onnx; name a folder that export made"),
+        ([], r"models/export holds no model\.onnx; .*or name the folder: `vitlora serve FOLDER`"),
+        (
+            ["hf://me/pets"],
+            r"hf://me/pets: got an address; the rule: a folder .*`hf download me/pets --local-dir pets`",
+        ),
+        (["a=hf://me/pets@0a1b"], r"`hf download me/pets --revision 0a1b --local-dir pets`"),
+        (["https://example.com/model"], r"got an address; the rule: a folder of this machine; download it first"),
         (["a=x", "a=y"], r"two models are named a; the rule: a name each"),
         (["a b=x"], r"got the name 'a b'; the rule: letters"),
         (["--api-key-file", "no/such/file"], r"--api-key-file no/such/file: cannot be read \(No such file"),
@@ -87,3 +99,29 @@ def test_an_open_address_without_a_key_is_told(model):
         assert server.ask("GET", "/health")[0] == 200
         assert server.end() == 0
         assert server.log.read_text().count("\n") == 1
+
+
+def make(folder, *names):
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("base", "adapter", "said"),
+    [
+        (["config.json", "model.safetensors"], [], r"--adapter: \S+/a holds no vitlora\.json; `dvc repro` makes"),
+        (["config.json", "model.safetensors"], ["vitlora.json", "model.onnx"], r"holds no adapter_model\.safetensors"),
+        (["config.json", "model.onnx"], ["vitlora.json", "trained.safetensors"], r"--base: \S+ holds no model\.safe"),
+        (["vitlora.json"], ["vitlora.json", "trained.safetensors"], r"--base: \S+/b holds no config\.json"),
+    ],
+)
+def test_a_missing_adapter_or_base_is_told_before_torch_is_imported(base, adapter, said, tmp_path):
+    words = ["--base", make(tmp_path / "b", *base), "--adapter", make(tmp_path / "a", *adapter)]
+    code = f"import sys; from vitlora.cli import main; sys.argv[1:] = {['serve', *map(str, words)]}\ntry: main()\n"
+    code += "finally: print('torch' in sys.modules)"
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert re.search(said, done.stderr)
+    assert (done.returncode, done.stdout) == (1, "False\n")

@@ -84,7 +84,7 @@ def serving(*words, cwd=ROOT, program=(sys.executable, "-m", "vitlora"), **env):
         )
     try:
         first = process.stdout.readline().decode()
-        port = re.search(r":(\d+)$", first.strip())
+        port = re.search(r"http://\S+:(\d+) \(Ctrl-C ends it\)$", first.strip())
         assert port, first + log.read_text()
         yield Server(process, int(port[1]), log)
     finally:

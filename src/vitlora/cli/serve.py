@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from vitlora.cli.exported import note_if_old, refuse_missing
 from vitlora.core.errors import VitloraError
+from vitlora.core.text import is_address, printable
 from vitlora.images.formats import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--decoders",
         type=int,
         metavar="N",
-        help=f"processes that decode pictures (one for two cores, {DECODERS} at most)",
+        help=f"processes that decode pictures, 1 to 64 (by itself one for two cores, and not more than {DECODERS})",
     )
     add("--max-mb", type=float, default=20, metavar="N", help="megabytes of a request (20)")
     add("--max-pictures", type=int, default=32, metavar="N", help="pictures of a request (32)")
@@ -86,7 +87,7 @@ def act(args: argparse.Namespace) -> None:
         if args.host not in HERE and not keys:
             print(f"note: whoever reaches {host} may ask; --api-key-file or {KEY} sets a key", file=sys.stderr)
         shown = f"[{host}]" if ":" in host else host
-        print(f"{', '.join(models)}: http://{shown}:{port}", flush=True)
+        print(f"{', '.join(models)}: http://{shown}:{port} (Ctrl-C ends it)", flush=True)
         listen(application(service), line, limits, not args.quiet)
 
 
@@ -163,6 +164,12 @@ def _models(args: argparse.Namespace, limits: "Limits") -> "dict[str, Served]":
         raise VitloraError(
             "--base and --adapter: got one of them; the rule: both, as in --base models/base --adapter models/adapter"
         )
+    for each in args.models:
+        _refuse_address(each)
+    if not args.models and not args.adapter and not Path(EXPORT, "model.onnx").is_file():
+        raise VitloraError(
+            f"{EXPORT} holds no model.onnx; `dvc repro` makes it in a clone, or name the folder: `vitlora serve FOLDER`"
+        )
     given = [named(each) for each in args.models or ([] if args.adapter else [EXPORT])]
     adapters = [named(each) for each in args.adapter]
     refuse_double([name for name, _ in [*given, *adapters]])
@@ -176,3 +183,16 @@ def _models(args: argparse.Namespace, limits: "Limits") -> "dict[str, Served]":
 
         models += on_one_base(args.base, adapters, limits.pixels)
     return {model.name: model for model in models}
+
+
+def _refuse_address(given: str) -> None:
+    """Refuse `hf://...` and other addresses, whose slashes a path would lose."""
+    if not is_address(given):
+        return
+    address = given.split("=", 1)[-1]
+    owner, _, rest = address.removeprefix("hf://").partition("/")
+    name, _, commit = rest.partition("@")
+    cure = "download it first"
+    if address.startswith("hf://") and owner and name:
+        cure = f"`hf download {owner}/{name}{f' --revision {commit}' if commit else ''} --local-dir {name}` gets one"
+    raise VitloraError(printable(f"{given}: got an address; the rule: a folder of this machine; {cure}"))

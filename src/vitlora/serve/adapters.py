@@ -7,6 +7,7 @@ once, whatever classes and methods its adapters have, and nothing is switched be
 
 from collections.abc import Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitlora.core.errors import VitloraError
+from vitlora.core.text import printable
 from vitlora.evaluate.scores import softmax
 from vitlora.serve.models import Served
 from vitlora.serve.squares import square_maker
+
+WEIGHTS = ("adapter_model.safetensors", "trained.safetensors")  # the latter of methods that PEFT has no form for
 
 
 def on_one_base(base: Path, adapters: Sequence[tuple[str, Path]], pixels: int) -> list[Served]:
@@ -33,21 +37,37 @@ def on_one_base(base: Path, adapters: Sequence[tuple[str, Path]], pixels: int) -
     Raises:
         VitloraError: torch is not installed, a folder is missing, or an adapter was trained on another base.
     """
+    _refuse_missing(base, [folder for _, folder in adapters])
     shared: dict[str, Any] = {}
     return [_on_base(base, name, folder, pixels, shared) for name, folder in adapters]
 
 
-def _on_base(base: Path, name: str, folder: Path, pixels: int, shared: dict[str, Any]) -> Served:
-    try:
-        from vitlora.model.adapters import load_unmerged
-    except ImportError as error:
+def _refuse_missing(base: Path, adapters: Sequence[Path]) -> None:
+    """Look for packages and files before torch is imported, which takes seconds.
+
+    Raises:
+        VitloraError: One is not there.
+    """
+    package = next((name for name in ("torch", "peft", "transformers") if not find_spec(name)), None)
+    if package:
         raise VitloraError(
-            f"--adapter needs {error.name}, not installed here; the rule: adapters are served where the pipeline is, "
+            f"--adapter needs {package}, not installed here; the rule: adapters are served where the pipeline is, "
             "by `make setup` in a clone; an exported folder needs no torch"
-        ) from None
-    for path in (base / "config.json", folder / "vitlora.json"):
-        if not path.is_file():
-            raise VitloraError(f"{path.parent} holds no {path.name}; `dvc repro` makes models/base and models/adapter")
+        )
+    wanted = [(base, ("config.json",)), (base, ("model.safetensors", "model.safetensors.index.json"))]
+    wanted += [(folder, names) for folder in adapters for names in (("vitlora.json",), WEIGHTS)]
+    for folder, names in wanted:
+        if not any((folder / name).is_file() for name in names):
+            option = "--base" if folder == base else "--adapter"
+            raise VitloraError(
+                f"{option}: {printable(str(folder))} holds no {names[0]}; `dvc repro` makes models/base and "
+                "models/adapter"
+            )
+
+
+def _on_base(base: Path, name: str, folder: Path, pixels: int, shared: dict[str, Any]) -> Served:
+    from vitlora.model.adapters import load_unmerged
+
     model, labels, normalisation = load_unmerged(base, folder)
     share(model, shared)
     return Served(

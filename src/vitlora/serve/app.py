@@ -121,7 +121,7 @@ def package_version() -> str:
     try:
         return version("vitlora")
     except PackageNotFoundError:
-        return "0"
+        return "a clone"
 
 
 async def refuse_unknown(request: Request) -> None:
