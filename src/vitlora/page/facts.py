@@ -28,7 +28,7 @@ INT8 = re.compile(r"\| onnx-int8 \|[^|]*\|[^|]*\| (?P<accuracy>[01]\.\d+) \| (?P
 CHECKED = re.compile(r"Measured on (?P<images>[\d,]+) of the test images")
 # As docs/page.md says and tests/page/test_browser.py holds it to.
 MOVED = {
-    "int8": "Rounding moves percentages: they were within 10 points of vitlora predict, in 19 of 20 pictures within 4",
+    "int8": "Rounding moves percentages: 19 of 20 were within 4 points of vitlora predict, all within 10",
     "fp32": "Percentages were within 0.2 points of vitlora predict; browsers decode JPEG a little differently",
 }
 
@@ -89,8 +89,9 @@ def _not_sure(found: Mapping[str, Any]) -> str:
     if "threshold" not in found:
         return ""
     return (
-        f"stands where not exactly one class reaches {found['threshold']:.1%}, the mark on the bars. The likeliest "
-        f"class and all that reach it hold the true one in {found['coverage']:.0%} of pictures like those of the test"
+        f"means that no class reaches {found['threshold']:.1%}, the mark on the bars, or more than one does. The "
+        f"likeliest class and all that reach it hold the true one in {found['coverage']:.0%} of pictures like the "
+        "validation pictures"
     )
 
 
