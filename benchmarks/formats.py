@@ -58,6 +58,7 @@ def measure(project: Path) -> dict[str, object]:
         speeds = export(wanted, *read, folder, report)
         found = read_json(report)
         predictions = read_csv(project / places[-1])
+        found["formats"] = {row.pop("format"): row for row in found["formats"]}
         for form, row in found["formats"].items():
             row.update(speeds.get(form, {}))
         return {

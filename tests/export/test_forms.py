@@ -36,7 +36,7 @@ def inside(all_forms, monkeypatch):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_format_has_its_files_and_a_row_that_says_how_near_it_is(inside, form):
-    row = read_json(Path("export.json"))["formats"][form]
+    row = training.format_rows("export.json")[form]
     places = [Path("export") / name for name in FILES[form]]
     files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*"))]
     assert row["bytes"] == sum(file.stat().st_size for file in files) > 0

@@ -123,7 +123,7 @@ def test_a_mixture_is_exported_whole_to_onnx_and_predicts(folder, capsys):
     training.evaluate_here()
     training.export_here()
     report = read_json(Path("export.json"))
-    assert {name: row["agreement"] for name, row in report["formats"].items()} == {"pytorch": 1, "onnx": 1}
+    assert {row["format"]: row["agreement"] for row in report["formats"]} == {"pytorch": 1, "onnx": 1}
     assert "no one set of weights" in report["not_merged"]
     assert sorted(path.name for path in Path("export").iterdir()) == ["README.md", "model.onnx", "vitlora.json"]
     assert "can't be merged" in Path("export/README.md").read_text()

@@ -161,10 +161,11 @@ def test_the_onnx_file_is_whole_takes_any_batch_and_names_no_folder(finished_run
 
 def test_the_export_report_says_how_well_every_form_agrees(finished_run):
     report = json.loads((finished_run / "metrics/export.json").read_text())
-    assert list(report["formats"]) == ["onnx", "pytorch", "transformers"]
-    for name, row in report["formats"].items():
+    assert [row["format"] for row in report["formats"]] == ["pytorch", "transformers", "onnx"]
+    assert (report["lowest_agreement"], report["largest_accuracy_drop"]) == (1.0, 0.0)
+    for row in report["formats"]:
         assert row["agreement_interval"][0] < row["agreement"] <= row["agreement_interval"][1]
-        assert (row["agreement"], row["largest_logit_difference"]) == (1.0, 0.0), name
+        assert (row["agreement"], row["largest_logit_difference"]) == (1.0, 0.0), row
     assert report["images"] == 6
 
 

@@ -1,6 +1,7 @@
 """Trainings of the tiny project within this process: prepare it, train, stop or crash, and hash what is left."""
 
 import hashlib
+import json
 import os
 import signal
 from contextlib import chdir, contextmanager
@@ -121,3 +122,8 @@ def export_here(formats=("transformers", "onnx"), to="export", **changes):
     wanted = Export(formats=list(formats), batch_size=3, onnx_opset=20, **{**rules, **changes})
     read = ("base", "adapter", "test", "scores/predictions.csv", "evaluated/calibration.json")
     return export(wanted, *map(Path, (*read, to, f"{to}.json")))
+
+
+def format_rows(report):
+    """Return the rows of metrics/export.json by format."""
+    return {row["format"]: row for row in json.loads(Path(report).read_text(encoding="utf-8"))["formats"]}

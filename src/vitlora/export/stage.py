@@ -69,7 +69,7 @@ def export(
     scored, whole = read_csv(predictions), load_split(test)
     squares, rows = _sample(whole, scored, export.max_check_images)
     forms, latencies = check(export, formats, trained, model, squares, rows, found["precision"])
-    write_json(report, {"images": len(rows), "formats": forms, **({"not_merged": NOT_MERGED} if mixed else {})})
+    write_json(report, _report(forms, len(rows), mixed))
     right = sum(row["predicted"] == row["actual"] for row in scored)
     seen = count_seen(adapter, whole.digests)
     shown = {form: forms[form] for form in formats}
@@ -124,6 +124,22 @@ def check(
     ties = counted(int(known.tied.sum()), "near tie")
     print(f"{len(formats)} formats checked on {counted(len(rows), 'image')} ({ties})")
     return table, latencies
+
+
+def _report(forms: Mapping[Format | Literal["pytorch"], Mapping[str, Any]], images: int, mixed: bool) -> dict[str, Any]:
+    """Return the metrics: of all formats the least agreement and the largest drop, and a row for each.
+
+    Rows are a list, which DVC shows no columns for: they would be two dozen.
+    """
+    return {
+        "images": images,
+        "lowest_agreement": min(row["agreement"] for row in forms.values()),
+        "largest_accuracy_drop": round(
+            max(forms["pytorch"]["accuracy"] - row["accuracy"] for row in forms.values()), 6
+        ),
+        "formats": [{"format": form, **row} for form, row in forms.items()],
+        **({"not_merged": NOT_MERGED} if mixed else {}),
+    }
 
 
 def _tell(form: str, row: Mapping[str, Any], note: str) -> None:
