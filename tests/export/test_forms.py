@@ -107,9 +107,9 @@ def test_a_narrow_form_that_lost_accuracy_fails_the_stage_and_says_what_to_do(in
     with pytest.raises(
         VitloraError, match=r"onnx-int8 has .* points of accuracy less .* Leave onnx-int8 out of"
     ) as told:
-        training.export_here(["onnx", "onnx-int8"], max_accuracy_drop=0.02)
+        training.export_here(["onnx", "onnx-int8"], "lame", max_accuracy_drop=0.02)
     assert "transformers" not in str(told.value)
-    training.export_here(["onnx"], max_accuracy_drop=0.02)
+    training.export_here(["onnx"], "lame", max_accuracy_drop=0.02)
 
 
 def test_a_form_that_is_another_model_fails_the_stage(inside):
