@@ -121,11 +121,17 @@ def test_a_mixture_trains_reloads_and_evaluates(folder, trained_logits, kind):
 def test_a_mixture_is_exported_whole_to_onnx_and_predicts(folder, capsys):
     fit("xlora", top_k_lora=1)  # dense is the same without two operators
     training.evaluate_here()
-    training.export_here()
+    training.export_here(["transformers", "onnx", "onnx-int8", "plain"], max_accuracy_drop=1)
     report = read_json(Path("export.json"))
-    assert {row["format"]: row["agreement"] for row in report["formats"]} == {"pytorch": 1, "onnx": 1}
+    assert {row["format"]: row["agreement"] for row in report["formats"] if row["format"] != "onnx-int8"} == {
+        "pytorch": 1,
+        "onnx": 1,
+        "plain": 1,
+    }
     assert "no one set of weights" in report["not_merged"]
-    assert sorted(path.name for path in Path("export").iterdir()) == ["README.md", "model.onnx", "vitlora.json"]
+    assert sorted(path.name for path in Path("export").iterdir()) == [
+        *("README.md", "model.onnx", "model_int8.onnx", "onnx", "vitlora.json")
+    ]
     assert "can't be merged" in Path("export/README.md").read_text()
     (accuracy,) = ModelCard.load("export/README.md").data.eval_results
     right = [row["predicted"] == row["actual"] for row in read_csv(Path("scores/predictions.csv"))]

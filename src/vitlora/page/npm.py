@@ -1,66 +1,45 @@
-"""Where npm would fetch a package from, by npm's own settings: the same mirror, without npm."""
+"""Where npm would fetch a package from: the same mirror, by npm's own answer."""
 
-import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import subprocess
+from collections.abc import Mapping
 
 from vitlora.core.errors import VitloraError
-from vitlora.core.text import printable
 
-PUBLIC = "https://registry.npmjs.org/"
-LINE = re.compile(r"\s*registry\s*=\s*(.*?)\s*")
-NAMED = re.compile(r"(?<!\\)\$\{([^}]+)\}")
+PATIENCE_S = 30
 
 
-def registry(environment: Mapping[str, str], folder: Path, home: Path) -> str:
+def registry(environment: Mapping[str, str]) -> str:
     """Return the address of the registry, with a slash at its end.
 
     Args:
-        environment: `npm_config_registry` comes first, in any case of its letters, as with npm.
-        folder: Of the project; its .npmrc comes second, the user's third, the one of all users last.
-        home: The user's folder.
+        environment: `npm_config_registry` names it, in any case of its letters, as with npm; else npm itself is asked,
+            which reads its files and knows the public one.
 
     Raises:
-        VitloraError: A file of settings can't be read.
+        VitloraError: No registry is named and npm is not there, or gives no address.
 
     Source:
-        https://docs.npmjs.com/cli/configuring-npm/npmrc and .../using-npm/config
+        https://docs.npmjs.com/cli/using-npm/config
     """
-    settings = {name.lower(): value for name, value in environment.items() if name.lower().startswith("npm_config_")}
-    found = settings.get("npm_config_registry") or next(_stated(settings, environment, folder, home), PUBLIC)
+    named = next((value for name, value in environment.items() if name.lower() == "npm_config_registry" and value), "")
+    found = named or _asked(environment)
+    if not found:
+        raise VitloraError(
+            "no npm registry is known, from which the runtime comes; install npm, or set npm_config_registry to the "
+            "registry's address, or name the package's file with --runtime"
+        )
     return found.rstrip("/") + "/"
 
 
-def _stated(settings: Mapping[str, str], environment: Mapping[str, str], folder: Path, home: Path) -> Iterator[str]:
-    """Yield the registry of each file that names one, in the order in which npm looks."""
-    node = shutil.which("node", path=environment.get("PATH", ""))
-    prefix = settings.get("npm_config_prefix") or (Path(node).parent.parent if node else "/usr/local")
-    user, everyone = settings.get("npm_config_userconfig"), settings.get("npm_config_globalconfig")
-    for path in (folder / ".npmrc", Path(user or home / ".npmrc"), Path(everyone or Path(prefix, "etc/npmrc"))):
-        found = _read(path, environment)
-        if found:
-            yield found
-
-
-def _read(path: Path, environment: Mapping[str, str]) -> str:
-    """Return the registry that a file names, the last one if there are several, empty if there is none."""
+def _asked(environment: Mapping[str, str]) -> str:
+    program = shutil.which("npm", path=environment.get("PATH", ""))
+    if program is None:
+        return ""
+    command = [program, "config", "get", "registry"]
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        place = printable(str(path))
-        raise VitloraError(f"cannot read npm's settings, {place}: {reason}; mend that file or move it away") from None
-    found = ""
-    for line in lines:
-        if line.startswith("["):  # of a section, which npm passes over
-            break
-        if match := LINE.fullmatch(line):
-            found = NAMED.sub(lambda each: environment.get(each[1], each[0]), match[1].strip("\"'"))
-    return found
-
-
-def home() -> Path:
-    """Return the user's folder, also where the environment names none."""
-    return Path(os.path.expanduser("~"))
+        done = subprocess.run(command, env=dict(environment), capture_output=True, text=True, timeout=PATIENCE_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    said = done.stdout.strip()
+    return said if said.startswith(("https://", "http://")) else ""  # `undefined` and the like

@@ -14,7 +14,7 @@ from typing import IO
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import printable
 from vitlora.net.fetch import FetchError, Rules, download
-from vitlora.page.npm import home, registry
+from vitlora.page.npm import registry
 
 MOST = 60_000_000  # bytes of the package, and of each file in it
 
@@ -61,7 +61,7 @@ RULES = Rules(max_bytes=MOST, total_s=600.0, allowed=lambda address: True)
 def kept_in(environment: Mapping[str, str]) -> Path:
     """Return the folder for what is fetched once a user: `$XDG_CACHE_HOME/vitlora`, most often ~/.cache/vitlora."""
     named = environment.get("XDG_CACHE_HOME", "")
-    return (Path(named) if os.path.isabs(named) else home() / ".cache") / "vitlora"
+    return (Path(named) if os.path.isabs(named) else Path(os.path.expanduser("~"), ".cache")) / "vitlora"
 
 
 def runtime_files(
@@ -120,7 +120,7 @@ def _keep(folder: Path, files: Mapping[str, bytes], packed: Path) -> None:
 
 
 def _fetched(folder: Path, package: Package, rules: Rules) -> Path:
-    place = registry(os.environ, Path(), home())
+    place = registry(os.environ)
     host = place.split("://", 1)[-1].split("/", 1)[0].rpartition("@")[2]
     try:
         download(f"{place}{package.name}/-/{package.file}", folder / package.file, package.sha256, rules)
