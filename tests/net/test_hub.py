@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_server import Hub, environment, listed
+from hub_server import Hub, environment, listed, serving
 from PIL import Image
 from safetensors.numpy import save
 from tiny import DIGITS, set_params
@@ -52,13 +52,8 @@ NOTE = f'{{\n  "id": "owner/vit",\n  "revision": "{OLD}",\n  "source": "hub"\n}}
 
 @pytest.fixture(scope="module")
 def server():
-    server = Hub()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Hub()) as server:
+        yield server
 
 
 @pytest.fixture

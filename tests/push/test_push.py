@@ -5,12 +5,11 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from types import SimpleNamespace
 
 import pytest
-from hub_server import PushHub, environment
+from hub_server import PushHub, environment, serving
 from PIL import Image
 
 from vitlora.core.files import read_csv
@@ -40,13 +39,8 @@ def done(all_forms):
 
 @pytest.fixture(scope="module")
 def server():
-    server = PushHub()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(PushHub()) as server:
+        yield server
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -109,6 +110,19 @@ class Answer(BaseHTTPRequestHandler):
         if name in self.server.spoiled:
             body = body[:-1] + bytes([body[-1] ^ 1])
         return 200, headers, body
+
+
+@contextmanager
+def serving(server):
+    """Let a server answer in a thread of its own."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def listed(name, data):
