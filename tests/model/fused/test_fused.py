@@ -1,9 +1,13 @@
 """The fused pass against transformers' and PEFT's own modules; without a GPU in Triton's interpreter (conftest.py)."""
 
 import copy
+from pathlib import Path
+from typing import get_args
 
+import method_runs
 import pytest
 import torch
+import training
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
@@ -16,6 +20,11 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
+
+from vitlora.core.params import load_params
+from vitlora.model.adapters import add_adapter
+from vitlora.model.params import MIXTURES, Method
+from vitlora.train.params import TrainStage
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 fused = pytest.importorskip("vitlora.model.fused.backbone", reason="needs Triton, which this platform has no wheel of")
@@ -153,17 +162,31 @@ def test_a_model_without_adapters_is_scored():
     ("change", "reason"),
     [
         ({"target_modules": "all-linear"}, "outside query, key and value"),
-        ({"use_dora": True}, "a LoRA variant|more than plain LoRA"),
-        ({"bias": "lora_only"}, "more than plain LoRA: base_layer.bias"),
+        ({"use_dora": True}, "more than plain LoRA: layers.0.attention.q_proj.lora_magnitude_vector"),
+        ({"bias": "lora_only"}, "more than plain LoRA: layers.0.attention.q_proj.base_layer.bias"),
         ({"rank_pattern": {"layers.0.attention.q_proj": 2}}, "rank, scale or dropout differ"),
     ],
 )
 def test_what_is_not_plain_lora_is_not_fused(change, reason):
     settings = {"target_modules": ["q_proj", "v_proj"], "r": 4, **change}
     model = get_peft_model(BASES["vit"](), LoraConfig(**settings))
-    answer = fused.why_not_fused(model)
-    assert answer is not None
-    assert any(part in answer for part in reason.split("|"))
+    assert reason in (fused.why_not_fused(model) or "it is fused")
+
+
+PLAIN = {"lora", "rslora", "pissa", "olora", "gaussian", "head"}
+
+
+@pytest.mark.parametrize("method", sorted(set(get_args(Method)) - set(MIXTURES)))
+def test_of_all_methods_only_plain_lora_and_the_head_alone_are_fused(method):
+    """The fused pass would run, and train nothing of any other."""
+    own = method_runs.OPTIONS.get(method, {})
+    targets = "all" if method == "ln_tuning" else ["query", "value"]
+    changes = {"lora.method": method, "lora.options": own, "lora.r": 4, "lora.target_modules": targets}
+    document = training.settings(changes)
+    lora = load_params(TrainStage, document, Path("params.yaml")).lora
+    fresh = ["classifier.weight", "classifier.bias"]
+    model = add_adapter(BASES["vit"](), fresh, lora, 100).model
+    assert (fused.why_not_fused(model) is None) == (method in PLAIN)
 
 
 def test_other_models_are_not_fused():

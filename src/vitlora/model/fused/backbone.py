@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from torch.nn import functional
 
@@ -52,11 +53,23 @@ def why_not_fused(model: Any) -> str | None:
         return "its activation is not GELU"
     if config.hidden_dropout_prob or config.attention_probs_dropout_prob or getattr(config, "drop_path_rate", 0):
         return "its config has dropout or drop path"
+    other = _trained_otherwise(getattr(core, core.base_model_prefix))
+    if other:
+        return f"it trains more than plain LoRA: {other[0]}"
     adapted = [name for name, module in core.named_modules() if hasattr(module, "lora_A")]
     outside = [name for name in adapted if not name.endswith(PROJECTIONS + OLD_PROJECTIONS)]
     if outside:
         return f"an adapter sits outside query, key and value: {outside[0]}"
     return _why_not_lora([core.get_submodule(name) for name in adapted])
+
+
+def _trained_otherwise(backbone: Any) -> list[str]:
+    """Return what of the backbone is trained or adapted other than by LoRA, none of which the fused pass would see."""
+    adapted = {name for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)}
+    lora = {name for name, module in backbone.named_modules() if hasattr(module, "lora_A")}
+    places = tuple(f"{name}.lora_{part}." for name in lora for part in "AB")
+    trained = [name for name, weight in backbone.named_parameters() if weight.requires_grad]
+    return sorted(adapted - lora) + sorted(name for name in trained if not name.startswith(places))
 
 
 def _why_not_lora(layers: Sequence[Any]) -> str | None:
@@ -65,11 +78,7 @@ def _why_not_lora(layers: Sequence[Any]) -> str | None:
     kinds = {(layer.r["default"], layer.scaling["default"], _p(layer)) for layer in layers}
     if len(kinds) > 1:
         return "rank, scale or dropout differ between layers"
-    trained = {name for layer in layers for name, weight in layer.named_parameters() if weight.requires_grad}
-    other = sorted(name for name in trained if not name.startswith(("lora_A.", "lora_B.")))
-    if other or any(layer.lora_variant for layer in layers):
-        return f"it trains more than plain LoRA: {', '.join(other) or 'a LoRA variant'}"
-    return None
+    return "its LoRA is a variant" if any(layer.lora_variant for layer in layers) else None
 
 
 def _p(layer: Any) -> float:
