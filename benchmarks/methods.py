@@ -23,6 +23,7 @@ import sys
 import time
 import traceback
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -261,35 +262,37 @@ def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
     places = (args.prepared / part for part in ("train", "val", "labels.json"))
     ready = get_ready(stage.augment, stage.lora, stage.train, args.base, *places)
     trainer, device = ready.trainer, device_of_choice()
-    trainer.create_optimizer_and_scheduler(1000)
-    trainer.current_gradient_accumulation_steps = 1  # its loop sets this
+    optimise = trainer.step_alone(1000)
     known = ready.labels
     size = stage.train.per_device_train_batch_size
     pixels = torch.randint(0, 256, (size, 3, known.image_size, known.image_size), dtype=torch.uint8, device=device)
     batch = {"pixel_values": pixels, "labels": torch.arange(size, device=device) % len(known.class_names)}
-    model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    steps = STEPS if torch.cuda.is_available() else 3
-    times: list[float] = []
-    for _ in range(WARM_UP + steps if torch.cuda.is_available() else 1 + steps):
-        begin = time.perf_counter()
-        trainer.training_step(model, dict(batch))
-        optimizer.step()
-        optimizer.zero_grad()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begin)
-    found = {"train_images_per_s": round(size / statistics.median(times[-steps:]), 1), "step": trainer.way.step}
+    found = {"train_images_per_s": rate(optimise, batch), "step": trainer.way.step, "cuda_graph": optimise.capture}
     found["speed_commit"] = commit()
     if torch.cuda.is_available():
         found["peak_gpu_mb"] = round((torch.cuda.max_memory_allocated() - before) / 1e6)
     else:
         found["peak_rss_mb"] = round(peak_mb())
-    del ready, trainer, model
+    if optimise.capture:
+        optimise.capture = False
+        found["not_captured_images_per_s"] = rate(optimise, batch)
+    del ready, trainer, optimise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return found
+
+
+def rate(optimise: Any, batch: dict[str, torch.Tensor]) -> float:
+    """Return the images/s of steps that follow one another as in training, each a step ahead of what is read of it."""
+    warm_up, steps = (WARM_UP, STEPS) if torch.cuda.is_available() else (1, 3)
+    times: list[float] = []
+    for number in range(warm_up + steps):
+        optimise(number, [batch])
+        times.extend(time.perf_counter() for _ in optimise.finished(1))
+    between = [later - earlier for earlier, later in pairwise(times)]
+    return round(len(batch["labels"]) / statistics.median(between[-steps + 1 :]), 1)
 
 
 def summary(name: str, runs: list[dict[str, Any]], args: argparse.Namespace) -> dict[str, Any]:

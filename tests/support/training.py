@@ -19,9 +19,9 @@ from vitlora.download.stage import download
 from vitlora.export.params import FILES, installed
 from vitlora.preprocess.params import PreprocessStage
 from vitlora.preprocess.stage import preprocess
+from vitlora.train.optimise import OptimiserStep
 from vitlora.train.params import TrainStage
 from vitlora.train.stage import train
-from vitlora.train.trainer import ImageTrainer
 
 RESULTS = ("adapter", "metrics.json", "plots")
 STEPS, PER_EPOCH = 10, 5
@@ -90,15 +90,15 @@ def hashes_of(*places):
 @contextmanager
 def stopped_after(step, number=signal.SIGTERM):
     """Ask the run in the block to stop once a step is done, which it must."""
-    original = ImageTrainer._get_grad_norm
+    original = OptimiserStep.__call__
 
-    def asks(self, *args, **kwargs):
-        if self.state.global_step + 1 == step:
+    def asks(self, at, batches):
+        if at + 1 == step:
             os.kill(os.getpid(), number)
-        return original(self, *args, **kwargs)
+        return original(self, at, batches)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ImageTrainer, "_get_grad_norm", asks)
+        patch.setattr(OptimiserStep, "__call__", asks)
         with pytest.raises(StoppedError, match=f"stopped after step {step}, which is kept") as stopped:
             yield
     assert stopped.value.number == number

@@ -220,14 +220,14 @@ def test_a_checkpoint_lost_at_its_last_moment_is_not_missed(golden, folder, save
 
 @pytest.mark.survives("F53", "a loss that is no number: stops at that step, keeps the last good weights")
 def test_a_loss_that_is_no_number_stops_the_step_and_keeps_the_last_good_weights(folder, monkeypatch, capsys):
-    original = ImageTrainer.training_step
+    original = ImageTrainer._prepare_inputs
 
-    def spoiled(self, model, inputs, *args, **kwargs):
-        if self.state.global_step == 5:
-            inputs = {**inputs, "pixel_values": torch.full_like(inputs["pixel_values"], 0).float() * torch.nan}
-        return original(self, model, inputs, *args, **kwargs)
+    def spoiled(self, inputs):
+        prepared = original(self, inputs)
+        factor = torch.nan if self.state.global_step == 5 else 1.0
+        return {**prepared, "pixel_values": prepared["pixel_values"] * factor}
 
-    monkeypatch.setattr(ImageTrainer, "training_step", spoiled)
+    monkeypatch.setattr(ImageTrainer, "_prepare_inputs", spoiled)
     with pytest.raises(VitloraError, match=r"step 6, epoch 2: the loss is nan; images .*\.(jpg|png).* step 5 is kept"):
         fit()
     assert not Path("adapter").exists()

@@ -20,6 +20,7 @@ BASE = Path("models/base")
 SHARED = Path("/dev/shm")  # noqa: S108 - where worker processes hand over their batches
 SHARED_BYTES = 2**30
 MARGIN = 1.1  # a loader needs to be this much faster than the step, as it shares the machine with it
+STEPS = 1000  # of the schedule that measured steps pretend to be part of
 WORTH_A_WORKER = 0.1  # share of the time
 
 
@@ -80,30 +81,25 @@ def measure(stage: TrainStage, seconds: float) -> tuple[float, float, str, int]:
     Returns:
         images/s of each, how the step runs, and the number of loader workers.
     """
-    import torch
-
-    from vitlora.model.fused.choose import DTYPES
     from vitlora.train.stage import get_ready
     from vitlora.train.step import precision
 
     trainer = get_ready(stage.augment, stage.lora, stage.train, BASE, *PREPARED).trainer
-    feed, device, kind = trainer.get_train_dataloader(), trainer.args.device, precision(stage.train)
+    feed, kind = trainer.get_train_dataloader(), precision(stage.train)
     batches = _repeat(feed)
     batch = next(batches)
     loader = _rate(lambda: len(next(batches)["labels"]), seconds)
-    model = trainer.model.train()
+    optimise = trainer.step_alone(STEPS)
 
     def step() -> int:
-        with torch.autocast(device.type, DTYPES.get(kind), enabled=kind in DTYPES):
-            loss = model(**trainer._prepare_inputs(batch)).loss
-        loss.backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        optimise(0, [batch])
+        for _ in optimise.finished(1):  # waits for the step before, as training does
+            pass
         return len(batch["labels"])
 
-    step()  # compiles
-    images = trainer.args.per_device_train_batch_size
-    way = f"{trainer.way.step}, {kind}, {images} images"
+    step()  # compiles and captures
+    captured = ", captured" if optimise.capture else ""
+    way = f"{trainer.way.step}{captured}, {kind}, {trainer.args.per_device_train_batch_size} images"
     return loader, _rate(step, seconds), way, trainer.args.dataloader_num_workers
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,14 @@ class Normalisation:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Turn uint8 (N, 3, H, W) into float32, in the order of torchvision's ToTensor and Normalize."""
-        mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        mean, std = (_channels(tuple(values), images.device) for values in (self.mean, self.std))
         return images.float().div_(255).sub_(mean).div_(std)
+
+
+@cache  # copying three numbers to a GPU makes the processor wait for it
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(mode=False):  # its user may train
+        return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def read_normalisation(base: Path) -> Normalisation:

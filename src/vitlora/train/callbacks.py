@@ -4,20 +4,21 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from tqdm import tqdm
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from vitlora.core.files import read_json, write_json
-from vitlora.train.checkpoints import contiguous
+from vitlora.train.checkpoints import contiguous, copy_into
 from vitlora.train.timing import Timing
 
-AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of the importance of each rank
+KEPT = ("sensitivity", "uncertainty", "kept")  # of AdaLoRA's schedule, in a checkpoint
 
 
 SIGN_OF_LIFE_S = 30.0
@@ -49,14 +50,40 @@ class StepSeed(TrainerCallback):  # type: ignore[misc]  # likewise
 
 
 class Ranks(TrainerCallback):  # type: ignore[misc]  # likewise
-    """AdaLoRA's schedule: after every optimiser step, while the gradients are there, ranks are allotted anew.
+    """AdaLoRA's schedule: every update is looked at, and now and then ranks are allotted anew.
 
-    PEFT leaves the call to its user; without it nothing is ever pruned.
+    PEFT leaves the call to its user; without it nothing is ever pruned. Its own running averages walk over all the
+    model's parameters in every step. Here they are two rows of numbers, of which PEFT's allocator gets views.
+
+    Attributes:
+        tensors: What changes on the device: both averages, and 0 for each rank that is pruned for good.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self.tuner = trainer, trainer.model.base_model
-        self.config = trainer.model.peft_config[trainer.model.active_adapter]
+    def __init__(self, model: Any) -> None:
+        self.tuner, self.config = model.base_model, model.peft_config[model.active_adapter]
+        allocator = self.allocator = self.tuner.rankallocator
+        named = self.tuner.model.named_parameters()
+        weights = {name: weight for name, weight in named if "lora_" in name and allocator.adapter_name in name}
+        self.weights = list(weights.values())
+        self.scales = {name: weight for name, weight in weights.items() if "lora_E" in name}
+        self.sensitivity, self.uncertainty = (_row(self.weights, 0.0) for _ in range(2))
+        self.kept = _row(self.scales.values(), 1.0)
+        self.tensors = (self.sensitivity, self.uncertainty, self.kept)
+        allocator.exp_avg_ipt = dict(zip(weights, _parts(self.sensitivity, self.weights), strict=True))
+        allocator.exp_avg_unc = dict(zip(weights, _parts(self.uncertainty, self.weights), strict=True))
+        self.masks = dict(zip(self.scales, _parts(self.kept, self.scales.values()), strict=True))
+
+    def __call__(self, sound: Tensor) -> None:
+        """Smooth each weight's sensitivity, |w g|, and how much that varies; a step that fp16 lost says nothing."""
+        weights, grads = (torch.cat([part.flatten() for part in parts]) for parts in (self.weights, self._grads()))
+        found = torch.where(sound, (weights * grads).abs(), self.sensitivity)
+        self.sensitivity.lerp_(found, 1 - self.allocator.beta1)
+        change = torch.where(sound, (found - self.sensitivity).abs(), self.uncertainty)
+        self.uncertainty.lerp_(change, 1 - self.allocator.beta2)
+        torch._foreach_mul_(list(self.scales.values()), list(self.masks.values()))
+
+    def _grads(self) -> list[Tensor]:
+        return [weight.grad for weight in self.weights if weight.grad is not None]
 
     @property
     def pattern(self) -> dict[str, list[bool]] | None:
@@ -70,28 +97,39 @@ class Ranks(TrainerCallback):  # type: ignore[misc]  # likewise
         self.config.rank_pattern = pattern
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Allot; steps count from one. A step that fp16 lost has gradients that say nothing."""
-        if self.trainer.accelerator.optimizer_step_was_skipped:
+        """Allot where PEFT's schedule wants it; steps count from one."""
+        step, last = state.global_step + 1, self.config.total_step - self.config.tfinal
+        if step > last:
             return
-        self.tuner.update_and_allocate(state.global_step + 1)
+        budget, due = self.allocator.budget_schedule(step)
+        if due or step == last:
+            self.pattern = self.allocator.mask_to_budget(self.tuner.model, budget)
+        if step == last:
+            for name, flags in (self.pattern or {}).items():
+                self.masks[name].copy_(torch.tensor(flags)[:, None])
 
     def save(self, folder: Path) -> None:
         """Keep the running averages by which ranks are judged, and the pattern."""
-        parts = {
-            f"{kind}/{name}": value
-            for kind in AVERAGES
-            for name, value in getattr(self.tuner.rankallocator, kind).items()
-        }
-        save_file(contiguous(parts), folder / "ranks.safetensors")
+        save_file(contiguous(dict(zip(KEPT, self.tensors, strict=True))), folder / "ranks.safetensors")
         write_json(folder / "ranks.json", self.pattern)
 
     def load(self, folder: Path) -> None:
         """Put them back."""
-        device = next(self.tuner.parameters()).device
-        for key, value in load_file(folder / "ranks.safetensors").items():
-            kind, _, name = key.partition("/")
-            getattr(self.tuner.rankallocator, kind)[name] = value.to(device)
+        copy_into(load_file(folder / "ranks.safetensors"), dict(zip(KEPT, self.tensors, strict=True)))
         self.pattern = read_json(folder / "ranks.json")
+
+
+def _row(weights: Iterable[Tensor], value: float) -> Tensor:
+    """Return one number for each of the weights', all in a row."""
+    parts = list(weights)
+    return torch.full((sum(part.numel() for part in parts),), value, device=parts[0].device)
+
+
+def _parts(row: Tensor, weights: Iterable[Tensor]) -> list[Tensor]:
+    """Return views of a row in the shapes of the weights."""
+    parts = list(weights)
+    pieces = torch.split(row, [part.numel() for part in parts])
+    return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
 
 
 class Bar(TrainerCallback):  # type: ignore[misc]  # likewise

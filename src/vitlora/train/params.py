@@ -82,6 +82,8 @@ class Train(Params):
     """Bfloat16 on a GPU, or on a processor that has it."""
     step: Literal["fused", "compiled", "eager"]
     """On a GPU: fused (our own passes: ViT, DeiT, DINOv2 with LoRA on q, k, v), compiled, eager."""
+    cuda_graph: bool
+    """On a GPU: the whole step is captured once and replayed, several times as fast for small batches."""
     fp8: bool
     """Fused on Ada, Hopper and later: frozen products behind attention in 8 bits, faster and coarser."""
     join_micro_batches: bool

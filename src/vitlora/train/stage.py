@@ -107,7 +107,8 @@ def train(
     write_csv(plots / "steps.csv", ("step", "epoch", "loss", "learning_rate", "grad_norm"), steps)
     write_csv(plots / "epochs.csv", ("epoch", "step", "train_loss", "val_loss", "val_accuracy"), epochs)
     write_csv(plots / "ranks.csv", ("block", "layer", "rank"), ranks(trainer.model))
-    write_json(metrics, {**_about(ready, train), **best, **_scalings(ready)})
+    captured = {"cuda_graph": trainer.optimise.capture}
+    write_json(metrics, {**_about(ready, train), **captured, **best, **_scalings(ready)})
     if said := advice(best["val_accuracy"], trainer.val.labels.tolist(), best["steps"], best["epochs"]):
         print(said)
     return Finished(trainer.model, trainer.normalisation, checkpoints)
@@ -141,7 +142,7 @@ def get_ready(
     adapted = add_adapter(model, fresh, lora, steps, experts)
     normalisation = read_normalisation(base)
     moved = adapted.model.to(device_of_choice())
-    way = install(moved, train.step, precision(train), normalisation, known.image_size, train.fp8)
+    way = install(moved, train, precision(train), normalisation, known.image_size)
     args = training_arguments(train, micro_batch(train, model.config, known.image_size))
     trainer = ImageTrainer(moved, args, images, load_split(val), normalisation, way)
     return Ready(lora.method, adapted, known, trainer, experts, images)
@@ -199,14 +200,12 @@ def _announce(ready: Ready, train: Train) -> None:
             f"note: {counted(images, 'training image')} and steps of {size} (train.per_device_train_batch_size x "
             "gradient_accumulation_steps): each epoch is one step of all images; smaller steps train more often"
         )
-    if way.step == "fused fp8":
-        print("note: train.fp8 is coarser: it cost 0.013 of accuracy on ten classes of Food-101 (docs/speed.md)")
     used = precision(train)
     wanted = "fp16" if train.fp16 else "bf16" if train.bf16 else "fp32"
     note = "" if used == wanted else f" ({wanted} needs a GPU; there is none)"
     why = f" (since {way.note})" if way.note else ""
     print(
-        f"{used} on {_device()}{note}, {way.step} step{why}, "
+        f"{used} on {_device()}{note}, {way.step} step{', captured' * way.captured}{why}, "
         f"{args.per_device_train_batch_size} images x {args.gradient_accumulation_steps}, "
         f"{counted(args.dataloader_num_workers, 'loader worker')}, {train.decoder}"
     )
@@ -219,7 +218,15 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> Tr
         train: The section.
         micro: Images of a micro-batch and how many make a step, where they differ from the section's.
     """
-    ours = {"decoder", "step", "fp8", "join_micro_batches", "early_stopping_patience", "metric_for_best_model"}
+    ours = {
+        "decoder",
+        "step",
+        "cuda_graph",
+        "fp8",
+        "join_micro_batches",
+        "early_stopping_patience",
+        "metric_for_best_model",
+    }
     ours |= {"save_steps"}  # the Trainer would take it for its own checkpoints
     given = {key: value for key, value in train if key not in ours}
     images, accumulated = micro or (train.per_device_train_batch_size, train.gradient_accumulation_steps)

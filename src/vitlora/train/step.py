@@ -15,9 +15,6 @@ from vitlora.train.params import Train
 ACTIVATION_BYTES = 34
 
 
-FP8_CAPABILITY = (8, 9)  # Ada, Hopper and later
-
-
 SPARE = 0.8  # share of the free memory that activations may take
 
 
@@ -28,10 +25,12 @@ class Way:
     Attributes:
         step: `fused`, `fused fp8`, `compiled` or `eager`.
         note: Why it is not the one asked for; empty if it is.
+        captured: Whether it is to be captured as a CUDA graph.
     """
 
     step: str
     note: str = ""
+    captured: bool = False
 
     @property
     def takes_bytes(self) -> bool:
@@ -49,30 +48,31 @@ def precision(train: Train) -> str:
     return "bf16" if train.bf16 and torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
-def install(
-    model: Any, wanted: str, kind: str, normalisation: Normalisation, image_size: int, fp8: bool = False
-) -> Way:
+def install(model: Any, train: Train, kind: str, normalisation: Normalisation, image_size: int) -> Way:
     """Make a model on its device train the wanted way, or the next best.
 
     Args:
         model: An image classifier or a PEFT model of one.
-        wanted: `fused`, `compiled` or `eager`.
+        train: The Trainer's settings.
         kind: Precision: `fp16`, `bf16` or `fp32`.
         normalisation: Of the base model.
         image_size: px.
-        fp8: Whether a fused step may run its frozen products in 8 bits, where the card can.
     """
-    if wanted == "eager" or next(model.parameters()).device.type != "cuda":
-        return Way("eager")  # the two others are written for GPUs
+    if next(model.parameters()).device.type != "cuda":
+        return Way("eager")  # all else is written for GPUs
+    wanted, captured = train.step, train.cuda_graph
+    if wanted == "eager":
+        return Way("eager", captured=captured)
     if is_mixture(model):
-        return Way("eager", "X-LoRA runs every layer twice, with other scalings each time")
-    able = fp8 and torch.cuda.get_device_capability() >= FP8_CAPABILITY
-    reason = try_to_fuse(model, kind, normalisation, image_size, able) if wanted == "fused" else ""
+        return Way("eager", "X-LoRA runs every layer twice, with other scalings each time", captured)
+    reason = try_to_fuse(model, kind, normalisation, image_size) if wanted == "fused" else ""
     if wanted == "fused" and not reason:
-        return Way("fused fp8" if able else "fused", "" if able or not fp8 else "this card has no fp8")
+        return Way("fused", captured=captured)
+    if captured and wanted == "fused":
+        return Way("eager", reason, captured)
     for layer in _layers(model):
         layer.compile(dynamic=False)  # the whole model in one graph was slower than eager
-    return Way("compiled", reason)
+    return Way("compiled", reason, captured)
 
 
 def _layers(model: Any) -> list[Any]:

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
-from transformers import trainer as trainer_module
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -25,6 +25,7 @@ from vitlora.train.augment import epoch_order
 from vitlora.train.callbacks import Bar, Ranks, StepSeed
 from vitlora.train.checkpoints import Checkpoints, State, contiguous, copy_into, trainable
 from vitlora.train.dataset import TrainImages, TrainLoader
+from vitlora.train.optimise import OptimiserStep, Outcome
 from vitlora.train.step import Way
 from vitlora.train.timing import Timing
 
@@ -36,6 +37,10 @@ NAMED = 5  # images named in an error
 
 class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type information
     """The Trainer on finished uint8 batches that are normalised on the device.
+
+    Its epoch is its own, since the Trainer's walks over all modules in each step and waits for the device: callbacks,
+    log, schedule, validation and checkpoints are called as the Trainer's epoch calls them, but for
+    ``on_pre_optimizer_step``, as a captured step has no place between. The schedule is a function of the step's number.
 
     It keeps checkpoints of its own, of safetensors and JSON: the Trainer's are not atomic, and lack what makes a
     resumed run's log equal. Dropout and augmentation are functions of seed and step, so no generator's state is kept.
@@ -67,13 +72,14 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self.add_callback(StepSeed())
         self.best: State | None = None  # weights of the epoch that is best on val so far
         self.best_ranks: Any = None  # AdaLoRA's at that time
-        self.ranks = Ranks(self) if hasattr(getattr(model, "base_model", None), "rankallocator") else None
+        self.ranks = Ranks(model) if hasattr(getattr(model, "base_model", None), "rankallocator") else None
         if self.ranks:
             self.add_callback(self.ranks)
         self.validated_step = 0
         self.control: TrainerControl
         self.overflows, self.overflows_in_a_row = 0, 0  # steps that fp16 lost
-        self._losses: list[Tensor] = []  # of the micro-batches since the last optimiser step
+        self.optimise: OptimiserStep
+        self._norm = 0.0  # of the last step's gradients
 
     def fit(self, checkpoints: Checkpoints, save_steps: int) -> None:
         """Train from the newest checkpoint, or from the start, and leave the last epoch's weights in the model.
@@ -90,7 +96,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         newest = checkpoints.newest()
         if newest:
             print(f"resuming after step {int(newest.name)}")
-        with _stop_signals() as stop, _skipping():
+        with _stop_signals() as stop:
             keeper = Keeper(self, newest, save_steps, stop)
             self.add_callback(keeper)
             try:
@@ -125,12 +131,6 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         """Return val, on the device a batch ahead."""
         return feed_squares(self.val, self.args.eval_batch_size, self.args.device)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Keep the loss, to be looked at once a step."""
-        loss: Tensor = super().training_step(*args, **kwargs)
-        self._losses.append(loss)
-        return loss
-
     def _prepare_inputs(self, inputs: Any) -> Any:
         moved: Batch = super()._prepare_inputs(inputs)
         if self.way.takes_bytes:
@@ -138,27 +138,94 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         # Bytes cross processes and the bus, a quarter of what floats would be.
         return {**moved, "pixel_values": self.normalisation(moved["pixel_values"])}
 
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Look at the numbers before the optimiser does: afterwards the weights would be lost."""
-        norm = super()._get_grad_norm(model, grad_norm)
-        *losses, last = torch.stack([*self._losses, norm.to(self._losses[0].device)]).tolist()
-        self._losses.clear()
-        if not all(map(math.isfinite, losses)):
-            raise VitloraError(self._diverged(f"the loss is {next(v for v in losses if not math.isfinite(v))}"))
-        if math.isfinite(last):
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Let the schedule watch torch's own optimiser, which is the one that steps, and set the step up."""
+        self.get_step_ready()
+        return super().create_scheduler(num_training_steps, self.optimise.optimizer)
+
+    def step_alone(self, steps: int) -> OptimiserStep:
+        """Return what runs steps outside a training, to measure it; ``steps`` is the length of the schedule."""
+        _, self.optimizer = self.accelerator.prepare(self.model, self.create_optimizer())  # wraps the model in place
+        self.create_scheduler(steps)
+        return self.optimise
+
+    def get_step_ready(self) -> None:
+        """Make ``optimise``; model and optimiser are prepared."""
+        scaler = self.accelerator.scaler or torch.amp.GradScaler(self.args.device.type, enabled=False)
+        optimizer, most = self.optimizer.optimizer, self.args.max_grad_norm
+        self.optimise = OptimiserStep(self.model, optimizer, scaler, self._loss, most, self.ranks, self.way.captured)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        loss: Tensor = self.compute_loss(self.model, self._prepare_inputs(batch))
+        return loss
+
+    def _run_epoch(
+        self,
+        *,
+        model: Any,
+        epoch: int,
+        train_dataloader: Feed,
+        trial: Any,
+        ignore_keys_for_eval: Any,
+        start_time: float,
+        epochs_trained: int,
+        steps_trained_in_current_epoch: int,
+        **_: Any,
+    ) -> None:
+        if self.control.should_training_stop:  # a run that had stopped early when it was interrupted
+            return
+        accumulated = self.args.gradient_accumulation_steps
+        skipped = steps_trained_in_current_epoch if epoch == epochs_trained else 0
+        train_dataloader.set_epoch(epoch)
+        batches = iter(train_dataloader.skip(skipped))
+        for at in range(skipped // accumulated, self.steps_per_epoch):
+            micro = list(islice(batches, accumulated))  # before the step is seeded: torch's loaders draw too
+            self._call("on_step_begin")
+            self.optimise(self.state.global_step, micro)
+            self._call("on_optimizer_step")
+            rate = self.lr_scheduler.get_last_lr()[0]
+            self.lr_scheduler.step()
+            self.state.global_step += 1
+            self.state.epoch = epoch + (at + 1) / self.steps_per_epoch
+            self._call("on_step_end")
+            self._settle(trial, epoch, ignore_keys_for_eval, start_time, rate)
+            if self.control.should_epoch_stop or self.control.should_training_stop:
+                break
+        self._call("on_epoch_end")
+        self._settle(trial, epoch, ignore_keys_for_eval, start_time, None)
+
+    def _call(self, event: str) -> None:
+        self.control = getattr(self.callback_handler, event)(self.args, self.state, self.control)
+
+    def _settle(self, trial: Any, epoch: int, ignore_keys: Any, start_time: float, rate: float | None) -> None:
+        """Look at what the steps found, one behind unless it is needed now; log, validate and save what is due."""
+        due = self.control.should_log or self.control.should_evaluate or self.control.should_save
+        for outcome in self.optimise.finished(0 if due else 1):
+            self._check(outcome)
+        if due:
+            self._maybe_log_save_evaluate(
+                self._tr_loss, self._norm, self.model, trial, epoch, ignore_keys, start_time, learning_rate=rate
+            )
+
+    def _check(self, outcome: Outcome) -> None:
+        """Stop at numbers that are none; the step has changed no weight then."""
+        if not math.isfinite(outcome.loss):
+            raise VitloraError(self._diverged(outcome, f"the loss is {outcome.loss}"))
+        if math.isfinite(outcome.norm):
             self.overflows_in_a_row = 0
         elif self.args.fp16:  # the loss scaler skips this step and halves itself
             self.overflows += 1
             self.overflows_in_a_row += 1
             if self.overflows_in_a_row == OVERFLOWS_IN_A_ROW:
-                raise VitloraError(self._diverged(f"fp16 overflowed in {OVERFLOWS_IN_A_ROW} steps in a row"))
+                raise VitloraError(self._diverged(outcome, f"fp16 overflowed in {OVERFLOWS_IN_A_ROW} steps in a row"))
         else:
-            raise VitloraError(self._diverged(f"the gradient's norm is {last}"))
-        return norm
+            raise VitloraError(self._diverged(outcome, f"the gradient's norm is {outcome.norm}"))
+        self._tr_loss += outcome.loss
+        self._norm = outcome.norm
 
-    def _diverged(self, what: str) -> str:
-        state, args, images = self.state, self.args, self.train_dataset
-        epoch, at = divmod(state.global_step, self.steps_per_epoch)
+    def _diverged(self, outcome: Outcome, what: str) -> str:
+        args, images = self.args, self.train_dataset
+        epoch, at = divmod(outcome.number, self.steps_per_epoch)
         size = args.train_batch_size * args.gradient_accumulation_steps
         rows = epoch_order(images.seed, epoch, len(images))[at * size : (at + 1) * size]
         names = ", ".join(images.packed.rows[row]["path"] for row in rows[:NAMED])
@@ -166,7 +233,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         newest = self.checkpoints.newest()
         kept = f"; the checkpoint of step {int(newest.name)} is kept" if newest else ""
         return (
-            f"step {state.global_step + 1}, epoch {epoch + 1}: {what}; images {names}{more}; nothing is saved from "
+            f"step {outcome.number + 1}, epoch {epoch + 1}: {what}; images {names}{more}; nothing is saved from "
             f"this step{kept}; lower train.learning_rate (got {args.learning_rate:g}), or set train.bf16 or fp32"
         )
 
@@ -256,25 +323,10 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self.control.should_training_stop = progress["stopped"]
         if at == 0 and not progress["validated"]:
             self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
-            self._maybe_log_save_evaluate(self._tr_loss, None, self.model, None, epoch - 1, None, 0.0)
+            self._settle(None, epoch - 1, None, 0.0, None)
 
     def _early_stopping(self) -> list[EarlyStoppingCallback]:
         return [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
-
-    def _run_epoch(self, **kwargs: Any) -> None:
-        if not self.control.should_training_stop:  # a run that had stopped early when it was interrupted
-            super()._run_epoch(**kwargs)
-
-
-@contextmanager
-def _skipping() -> Iterator[None]:
-    """Let our feed begin within an epoch; accelerate's own skipping takes torch's loaders apart."""
-    original = trainer_module.skip_first_batches
-    trainer_module.skip_first_batches = lambda feed, count: feed.skip(count)
-    try:
-        yield
-    finally:
-        trainer_module.skip_first_batches = original
 
 
 @contextmanager
@@ -306,7 +358,8 @@ class Keeper(TrainerCallback):  # type: ignore[misc]  # likewise
         self.trainer, self.resumed, self.save_steps, self.stop = trainer, resumed, save_steps, stop
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Restore what the Trainer doesn't."""
+        """Restore what the Trainer doesn't; losses are summed up here, where they have been read."""
+        self.trainer._tr_loss = torch.zeros((), dtype=torch.float64)
         if self.resumed:
             self.trainer.pick_up(self.resumed)
 

@@ -1,0 +1,236 @@
+"""One optimiser step: forward, backward, unscaling, clipping, update; on a GPU captured once and replayed.
+
+Nothing in it waits for the device: a step whose gradients are no numbers changes no weight, by a flag that lies on the
+device too, and what the step found is read while the next one runs. Captured as CUDA graphs, the thousands of kernels
+of a step are one launch; launching them one by one takes longer than computing a batch of 32.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlora.model.batches import Batch
+
+WARM_UP = 3  # runs before a capture: kernels are compiled and libraries choose theirs, which a capture can't hold
+AHEAD = 2  # steps that the device may be behind
+
+
+class Observer(Protocol):
+    """Looks at each update, on the device.
+
+    Attributes:
+        tensors: What it changes.
+    """
+
+    tensors: Sequence[Tensor]
+
+    def __call__(self, sound: Tensor) -> None:
+        """Look at weights and gradients after an update; ``sound``, bool (), says whether it changed any weight."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step found.
+
+    Attributes:
+        number: Of the step, as the caller counts.
+        loss: Mean over the step's images.
+        norm: Of the gradients before they were clipped; not finite where the step changed no weight.
+    """
+
+    number: int
+    loss: float
+    norm: float
+
+
+class OptimiserStep:
+    """Runs optimiser steps; the same mathematics captured or not.
+
+    Args:
+        model: To be trained; its mode is set to train.
+        optimizer: Of torch, over the trained parameters.
+        scaler: Of the loss; it does nothing where it is not enabled.
+        loss: Gives the mean loss of a batch whose tensors are on the device.
+        max_norm: Longer gradients are cut to this length.
+        observer: Called after each update; None for nobody.
+        capture: Whether to capture the step; only on a GPU.
+
+    Attributes:
+        capture: Whether it is captured, or will be; what can't be, is said and runs kernel by kernel.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        loss: Callable[[Batch], Tensor],
+        max_norm: float,
+        observer: Observer | None,
+        capture: bool,
+    ) -> None:
+        self.model, self.optimizer, self.scaler, self.loss, self.max_norm = model, optimizer, scaler, loss, max_norm
+        self.observer, self.capture = observer, capture
+        self.trained: list[Tensor] = [weight for group in optimizer.param_groups for weight in group["params"]]
+        device = self.trained[0].device
+        self.on_gpu = device.type == "cuda"
+        self.skips_by_itself = self.on_gpu and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+        self.grads = [torch.zeros_like(weight) for weight in self.trained]
+        self.share, self.total = torch.ones((), device=device), torch.zeros((), device=device)
+        self.found = torch.zeros(2, device=device)
+        self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
+        if capture and not self.skips_by_itself:
+            self._refuse(f"{type(optimizer).__name__} waits for the device")
+        self.graphs: dict[Any, tuple[Any, list[Tensor]]] = {}
+        self.pool: Any = None  # of memory: the graphs run one after the other
+        self._pending: deque[tuple[int, Any, Tensor]] = deque()
+        self._slots = [torch.zeros(2, pin_memory=self.on_gpu) for _ in range(AHEAD + 1)]
+        self._share = 1.0
+
+    def __call__(self, number: int, batches: Sequence[Batch]) -> None:
+        """Begin a step.
+
+        Args:
+            number: Of the step, for its ``Outcome``.
+            batches: Its micro-batches, on the device.
+        """
+        if not self.model.training:
+            self.model.train()  # walks over all modules
+        images = sum(len(batch["labels"]) for batch in batches)
+        for batch in batches:
+            if (share := len(batch["labels"]) / images) != self._share:
+                self._share = share
+                self.share.fill_(share)
+            self._run(self._accumulate, *batch.values(), names=tuple(batch))
+        if self.capture:
+            for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+                rate.fill_(group["lr"])
+        self._run(self._update)
+        if self.capture:
+            torch.autograd.graph.increment_version(self.trained)  # a replay does not, and merged weights depend on it
+        self._note(number)
+
+    def finished(self, behind: int) -> Iterator[Outcome]:
+        """Yield what the steps found that are not among the last ``behind``, in order, each once; waits for them."""
+        while len(self._pending) > behind:
+            number, event, slot = self._pending.popleft()
+            if event is not None:
+                event.synchronize()
+            loss, norm = slot.tolist()
+            yield Outcome(number, loss, norm)
+
+    def _note(self, number: int) -> None:
+        slot = self._slots[number % len(self._slots)]
+        slot.copy_(self.found, non_blocking=True)
+        event = None
+        if self.on_gpu:
+            event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # loaders need the core
+            event.record()
+        self._pending.append((number, event, slot))
+
+    # --- the step ---
+
+    def _accumulate(self, *values: Tensor, names: tuple[str, ...]) -> None:
+        """Add a micro-batch's gradients and loss to the step's."""
+        loss = self.loss(dict(zip(names, values, strict=True))) * self.share
+        found = torch.autograd.grad(self.scaler.scale(loss), self.trained, allow_unused=True)
+        reached = [row for row, grad in enumerate(found) if grad is not None]
+        for row in reached:
+            self.trained[row].grad = self.grads[row]
+        torch._foreach_add_([self.grads[row] for row in reached], [found[row] for row in reached])
+        self.total += loss.detach()
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        """Change the weights by the gradients, unless these are no numbers, and begin anew."""
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.max_norm)
+        sound = norm.isfinite()
+        if self.skips_by_itself:
+            self.optimizer.found_inf = (~sound).float()  # type: ignore[attr-defined]  # its kernels read it
+            self.optimizer.step()
+        elif sound:
+            self.optimizer.step()
+        self.scaler.update()
+        if self.observer:
+            self.observer(sound)
+        torch.stack([self.total, norm], out=self.found)
+        torch._foreach_zero_([self.total, *self.grads])
+
+    # --- captured ---
+
+    def _refuse(self, why: str) -> None:
+        self.capture = False
+        tqdm.write(f"note: the step is not captured as a CUDA graph: {why}")
+
+    def _run(self, work: Callable[..., None], *inputs: Tensor, **names: Any) -> None:
+        """Replay ``work`` on the inputs, captured at first sight of their shapes; or run it as it is."""
+        key = (work.__name__, *((value.shape, value.stride()) for value in inputs))
+        if self.capture and key not in self.graphs:
+            try:
+                self.graphs[key] = self._captured(work, inputs, names)
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                self._refuse(str(error).splitlines()[0])
+        if not self.capture:
+            work(*inputs, **names)
+            return
+        graph, places = self.graphs[key]
+        for place, value in zip(places, inputs, strict=True):
+            place.copy_(value, non_blocking=True)
+        graph.replay()
+
+    def _captured(self, work: Callable[..., None], inputs: Sequence[Tensor], names: Any) -> tuple[Any, list[Tensor]]:
+        places = [torch.empty_like(value).copy_(value) for value in inputs]  # as they lie in memory, channels last
+        groups = self.optimizer.param_groups
+        floats = [group["lr"] for group in groups]
+        for group, rate in zip(groups, self.rates, strict=True):
+            group.update(lr=rate, capturable=True)
+        graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        try:
+            with self._undone():
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):
+                    for run in range(WARM_UP):
+                        # What would wait for the device fails here, where it can be mended, not within the capture.
+                        torch.cuda.set_sync_debug_mode("error" if run else "default")
+                        work(*places, **names)
+                torch.cuda.current_stream().wait_stream(stream)
+                torch.cuda.set_sync_debug_mode("default")
+                # Other threads, such as one that loads, may use the device meanwhile.
+                with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+                    work(*places, **names)
+        finally:
+            for group, rate in zip(groups, floats, strict=True):
+                group["lr"] = rate
+        self.pool = graph.pool()
+        return graph, places
+
+    @contextmanager
+    def _undone(self) -> Iterator[None]:
+        """Put back, afterwards, all that a step changes; what it made, begins with zeros."""
+        before = {id(tensor): tensor.detach().clone() for tensor in self._changed()}
+        scale, random = self.scaler.state_dict(), torch.cuda.get_rng_state()
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+            with torch.no_grad():
+                for tensor in self._changed():
+                    tensor.copy_(before[id(tensor)]) if id(tensor) in before else tensor.zero_()
+            self.scaler.load_state_dict(scale)
+            torch.cuda.set_rng_state(random)
+
+    def _changed(self) -> Iterator[Tensor]:
+        yield from (*self.trained, *self.grads, *self.model.buffers(), self.total, self.found)
+        yield from self.observer.tensors if self.observer else ()
+        for state in self.optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
