@@ -41,7 +41,6 @@ CONTESTANTS = {
     "eager": Contestant("our train stage, train.step: eager", "ours", {"step": "eager"}),
     "compiled": Contestant("our train stage, train.step: compiled", "ours", {"step": "compiled"}),
     "fused": Contestant("our train stage, train.step: fused", "ours", {"step": "fused"}),
-    "fp8": Contestant("our train stage, train.step: fused, train.fp8: true", "ours", {"step": "fused", "fp8": True}),
     "autogluon": Contestant(
         "AutoGluon MultiModalPredictor with optim.peft: lora",
         skipped="autogluon.multimodal 1.6.3 needs torch >=2.10,<2.14 and transformers >=5.3,<5.15; the resolver "

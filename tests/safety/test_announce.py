@@ -36,13 +36,11 @@ IDLE = {
     "warmup_steps": {"lr_scheduler_type": "constant", "warmup_steps": "0.1"},
     "early_stopping_patience": {"early_stopping_patience": "3", "num_train_epochs": "3"},
     "metric_for_best_model": {"load_best_model_at_end": "false"},
-    "fp8": {"fp8": "true", "step": "eager"},
 }
 BUSY = [
     {"lr_scheduler_type": "constant", "warmup_steps": "0"},
     {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": "0.1"},
     {"early_stopping_patience": "2", "num_train_epochs": "3"},
-    {"fp8": "true", "step": "fused"},
 ]
 
 

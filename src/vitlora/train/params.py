@@ -84,8 +84,6 @@ class Train(Params):
     """On a GPU: fused (our own passes: ViT, DeiT, DINOv2 with LoRA on q, k, v), compiled, eager."""
     cuda_graph: bool
     """On a GPU: the whole step is captured once and replayed, several times as fast for small batches."""
-    fp8: bool
-    """Fused on Ada, Hopper and later: frozen products behind attention in 8 bits, faster and coarser."""
     join_micro_batches: bool
     """On a GPU: accumulated micro-batches run as one where memory holds it; equal gradients."""
     dataloader_num_workers: int | None = Field(ge=0, le=256)
@@ -131,7 +129,6 @@ class Train(Params):
             ),
             "early_stopping_patience": (patience >= epochs, f"there are {epochs} epochs"),
             "metric_for_best_model": (not self.load_best_model_at_end, "load_best_model_at_end is false"),
-            "fp8": (self.fp8 and self.step != "fused", f"step is {self.step}, and only fused reads it"),
         }
         return {key: why for key, (idle, why) in reasons.items() if idle}
 

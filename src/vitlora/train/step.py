@@ -23,7 +23,7 @@ class Way:
     """How the step runs.
 
     Attributes:
-        step: `fused`, `fused fp8`, `compiled` or `eager`.
+        step: `fused`, `compiled` or `eager`.
         note: Why it is not the one asked for; empty if it is.
         captured: Whether it is to be captured as a CUDA graph.
     """

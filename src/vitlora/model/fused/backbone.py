@@ -10,7 +10,6 @@ the order of work differs:
 * The patch embedding is a product over rows instead of a strided convolution.
 * Where the head reads the class token only, the last layer computes only that row behind its keys and values.
 * Nothing is computed or stored for the gradient of a frozen weight.
-* With ``fp8`` the frozen products of the attention's output and the MLP run in 8 bits in training, coarser and faster.
 """
 
 from collections.abc import Sequence
@@ -31,7 +30,6 @@ from vitlora.model.fused.kernels import (
     norm_backward,
     patches,
     tall_product,
-    to_fp8,
 )
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
@@ -96,43 +94,6 @@ def _core(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-class Product:
-    """A frozen linear layer in half precision, whose products run in 8 bits in training if asked for.
-
-    Args:
-        weight: (N, K), in the precision of the stream.
-        bias: (N,).
-        fp8: Whether to multiply e4m3 numbers, scaled by row of both factors, with float32 sums.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor, fp8: bool) -> None:
-        self.weight, self.bias = weight, bias
-        # Both factors of an 8-bit product must lie along the sum in memory, so the way back has a copy of its own.
-        self.forth = to_fp8(weight) if fp8 else None
-        self.back = to_fp8(weight.T.contiguous()) if fp8 else None
-
-    def forward(self, x: Tensor, training: bool, gelu: bool = False) -> Tensor:
-        """Return ``x @ weight.T + bias``, (M, N), of x (M, K) or of its GELU."""
-        if training and self.forth:
-            return _product_in_fp8(to_fp8(x, gelu=gelu), self.forth, self.bias, x.dtype)
-        return functional.linear(functional.gelu(x) if gelu else x, self.weight, self.bias)
-
-    def input_grad(self, grad: Tensor, before_gelu: Tensor | None = None) -> Tensor:
-        """Return ``grad @ weight``, (M, K), of grad (M, N), first through GELU's slope if there was one."""
-        if self.back:
-            return _product_in_fp8(to_fp8(grad, before_gelu), self.back, None, grad.dtype)
-        if before_gelu is not None:
-            grad = torch.ops.aten.gelu_backward.grad_input(grad, before_gelu, grad_input=grad)
-        return grad @ self.weight
-
-
-def _product_in_fp8(
-    left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], bias: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    """Return ``left @ right.T``; each is its 8-bit rows and their scales."""
-    return torch._scaled_mm(left[0], right[0].T, left[1], right[1].T, bias=bias, out_dtype=dtype, use_fast_accum=True)
-
-
 @dataclass
 class Layer:
     """One block's tensors in half precision. D is the width, slots the adapters on its input, R their padded rank.
@@ -141,7 +102,7 @@ class Layer:
         norm1, norm2: weight and bias (D,) each, and eps.
         qkv: (3 D, D + slots · R): frozen weights, then B times the scale.
         qkv_bias: (3 D,).
-        out, fc1, fc2: the other layers; layer scale, where there is one, is multiplied in.
+        out, fc1, fc2: weight and bias of the other layers; layer scale, where there is one, is multiplied in.
         a: (slots, R, D).
         merged: (3 D, D), weights with the adapters added, for evaluation.
     """
@@ -150,9 +111,9 @@ class Layer:
     norm2: tuple[Tensor, Tensor, float]
     qkv: Tensor
     qkv_bias: Tensor
-    out: Product
-    fc1: Product
-    fc2: Product
+    out: tuple[Tensor, Tensor]
+    fc1: tuple[Tensor, Tensor]
+    fc2: tuple[Tensor, Tensor]
     a: Tensor
     merged: Tensor
     slots: list[int]  # of the three projections, those with an adapter
@@ -178,15 +139,12 @@ class FusedBackbone:
         std: Likewise.
         size: Side of the images, px.
         dtype: float16 or bfloat16; float32 is for tests.
-        fp8: Whether the frozen products behind attention run in 8 bits in training.
     """
 
-    def __init__(
-        self, model: Any, mean: Sequence[float], std: Sequence[float], size: int, dtype: torch.dtype, fp8: bool = False
-    ) -> None:
+    def __init__(self, model: Any, mean: Sequence[float], std: Sequence[float], size: int, dtype: torch.dtype) -> None:
         core = _core(model)
         self.backbone = getattr(core, core.base_model_prefix)
-        self.config, self.dtype, self.fp8 = core.config, dtype, fp8
+        self.config, self.dtype = core.config, dtype
         device = next(core.parameters()).device
         self.mean, self.std = (torch.tensor(values, device=device, dtype=torch.float32) for values in (mean, std))
         blocks = self.backbone.layers if hasattr(self.backbone, "layers") else self.backbone.encoder.layer
@@ -241,11 +199,11 @@ class FusedBackbone:
             slots=[place for place, layer in enumerate(projections) if hasattr(layer, "lora_A")],
         )
 
-    def _product(self, linear: Any, scale: Any) -> Product:
+    def _product(self, linear: Any, scale: Any) -> tuple[Tensor, Tensor]:
         weight, bias = linear.weight, linear.bias
         if scale is not None:
             weight, bias = weight * scale.lambda1[:, None], bias * scale.lambda1
-        return Product(self._half(weight), self._half(bias), self.fp8)
+        return self._half(weight), self._half(bias)
 
     def __call__(self, pixel_values: Tensor, **_: Any) -> Any:
         """Return the backbone's output: last hidden states (N, 1 or S, D).
@@ -307,7 +265,7 @@ class FusedBackbone:
         Returns:
             The residual stream, (N, 1 or S, D).
         """
-        count, training = len(images), saved is not None
+        count = len(images)
         stream, delta = self._embed(images), None
         for number, layer in enumerate(self.layers):
             keep = Saved()
@@ -322,12 +280,12 @@ class FusedBackbone:
             )
             if last:
                 stream = stream.view(count, -1, stream.shape[1])[:, 0].contiguous()
-            branch = layer.out.forward(mixed, training)
+            branch = functional.linear(mixed, *layer.out)
             y = torch.empty_like(stream)
             stream, mean, rstd = add_norm(stream, branch, *layer.norm2, y)
             keep.middle = (stream, mean, rstd)
-            keep.before_gelu = layer.fc1.forward(y, training)
-            delta = layer.fc2.forward(keep.before_gelu, training, gelu=True)
+            keep.before_gelu = functional.linear(y, *layer.fc1)
+            delta = functional.linear(functional.gelu(keep.before_gelu), *layer.fc2)
             if saved is not None:
                 saved.append(keep)
         assert delta is not None
@@ -374,7 +332,7 @@ class FusedBackbone:
         for number in reversed(range(len(self.layers))):
             layer, keep = self.layers[number], saved.pop()
             grad = self._mlp_backward(grad, layer, keep)
-            mixed = layer.out.input_grad(grad)
+            mixed = grad @ layer.out[0]
             last = self.class_token_only and number == len(self.layers) - 1
             dxh, dq_dk_dv = self._attention_backward(mixed, layer, count, keep, last, number > 0)
             down, up = self._adapter_grads(dxh, dq_dk_dv, layer, keep, dropout, number)
@@ -394,8 +352,10 @@ class FusedBackbone:
     def _mlp_backward(self, grad: Tensor, layer: Layer, keep: Saved) -> Tensor:
         assert keep.before_gelu is not None
         assert keep.middle is not None
-        hidden = layer.fc1.input_grad(layer.fc2.input_grad(grad), keep.before_gelu)
+        hidden = grad @ layer.fc2[0]
+        torch.ops.aten.gelu_backward.grad_input(hidden, keep.before_gelu, grad_input=hidden)
         keep.before_gelu = None
+        hidden = hidden @ layer.fc1[0]
         norm_backward(hidden, *keep.middle, layer.norm2[0], grad)
         return grad
 
@@ -458,10 +418,8 @@ class _Encoder(torch.autograd.Function):
         return None, None, *ctx.fused.backward(grad, ctx.dropout, ctx.saved)
 
 
-def fuse(
-    model: Any, mean: Sequence[float], std: Sequence[float], size: int, dtype: torch.dtype, fp8: bool = False
-) -> None:
+def fuse(model: Any, mean: Sequence[float], std: Sequence[float], size: int, dtype: torch.dtype) -> None:
     """Replace the backbone's forward method, in place, by the fused one; it takes bytes, not normalised floats."""
     core = _core(model)
     backbone = getattr(core, core.base_model_prefix)
-    backbone.forward = FusedBackbone(model, mean, std, size, dtype, fp8)
+    backbone.forward = FusedBackbone(model, mean, std, size, dtype)

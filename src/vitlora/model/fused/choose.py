@@ -11,7 +11,7 @@ from vitlora.model.mixture import is_mixture
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def try_to_fuse(model: Any, kind: str, normalisation: Normalisation, image_size: int, fp8: bool = False) -> str:
+def try_to_fuse(model: Any, kind: str, normalisation: Normalisation, image_size: int) -> str:
     """Replace a model's passes by the fused ones, or return why that can't be. Arguments as in ``install``."""
     if is_mixture(model):
         return "X-LoRA runs every layer twice"
@@ -23,7 +23,7 @@ def try_to_fuse(model: Any, kind: str, normalisation: Normalisation, image_size:
 
     reason = why_not_fused(model) or _why_not_this_size(model, image_size)
     if not reason:
-        fuse(model, normalisation.mean, normalisation.std, image_size, DTYPES[kind], fp8)
+        fuse(model, normalisation.mean, normalisation.std, image_size, DTYPES[kind])
     return reason
 
 

@@ -363,49 +363,6 @@ def tall_product(h: Tensor, y: Tensor, slots: int, rank: int, dropout: Dropout |
 
 
 @triton.jit
-def _to_fp8(
-    x, before, out, scales, rows, width: tl.constexpr, block: tl.constexpr, lines: tl.constexpr, gelu: tl.constexpr
-):
-    row = (tl.program_id(0) * lines + tl.arange(0, lines)).to(tl.int64)
-    col = tl.arange(0, block)
-    inside = (row[:, None] < rows) & (col[None, :] < width)
-    place = row[:, None] * width + col[None, :]
-    value = tl.load(x + place, inside, 0.0).to(tl.float32)
-    if gelu == 1:
-        value = value * 0.5 * (1 + tl.erf(value * 0.7071067811865476))
-    if gelu == 2:
-        at = tl.load(before + place, inside, 0.0).to(tl.float32)
-        slope = 0.5 * (1 + tl.erf(at * 0.7071067811865476)) + at * 0.3989422804014327 * tl.exp(-0.5 * at * at)
-        value = value * slope
-    top = tl.max(tl.abs(value), 1)
-    scale = tl.where(top > 0, top / 448.0, 1.0)
-    tl.store(out + place, (value / scale[:, None]).to(tl.float8e4nv), inside)
-    tl.store(scales + row, scale, row < rows)
-
-
-def to_fp8(x: Tensor, before_gelu: Tensor | None = None, gelu: bool = False) -> tuple[Tensor, Tensor]:
-    """Round rows to 8 bits (e4m3), each scaled by its largest value.
-
-    Args:
-        x: (M, D).
-        before_gelu: If given (M, D), x is a gradient that first passes through GELU's slope there.
-        gelu: Whether x passes through GELU first.
-
-    Returns:
-        float8 (M, D), and what to multiply its rows by, float32 (M, 1).
-    """
-    rows, width = x.shape
-    out = torch.empty(rows, width, dtype=torch.float8_e4m3fn, device=x.device)
-    scales = torch.empty(rows, 1, dtype=torch.float32, device=x.device)
-    lines, mode = 1 if width > 1024 else LINES, 2 if before_gelu is not None else int(gelu)
-    _to_fp8[(triton.cdiv(rows, lines),)](
-        x, x if before_gelu is None else before_gelu, out, scales, rows, width, triton.next_power_of_2(width), lines,
-        mode, num_warps=8 if width > 1024 else 4,
-    )  # fmt: skip
-    return out, scales
-
-
-@triton.jit
 def _patches(
     images,
     by_image,
