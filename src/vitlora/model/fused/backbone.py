@@ -31,6 +31,7 @@ from vitlora.model.fused.kernels import (
     patches,
     tall_product,
 )
+from vitlora.model.fused.launch import only_compiling
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 OLD_PROJECTIONS = ("query", "key", "value")  # transformers before 5.9 (ViT) and 5.18 (DINOv2)
@@ -144,7 +145,7 @@ class FusedBackbone:
     def __init__(self, model: Any, mean: Sequence[float], std: Sequence[float], size: int, dtype: torch.dtype) -> None:
         core = _core(model)
         self.backbone = getattr(core, core.base_model_prefix)
-        self.config, self.dtype = core.config, dtype
+        self.config, self.size, self.dtype = core.config, size, dtype
         device = next(core.parameters()).device
         self.mean, self.std = (torch.tensor(values, device=device, dtype=torch.float32) for values in (mean, std))
         blocks = self.backbone.layers if hasattr(self.backbone, "layers") else self.backbone.encoder.layer
@@ -223,6 +224,18 @@ class FusedBackbone:
             # The head is trained in float32 under autocast; its input is normalised in float32 like its peers'.
             hidden = functional.layer_norm(rows.float(), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
         return BaseModelOutputWithPooling(last_hidden_state=hidden)
+
+    @torch.no_grad()
+    def compile(self) -> None:
+        """Compile all kernels before the first step: side by side it takes a tenth of what it takes one by one."""
+        first, size = next(self.backbone.parameters()), self.size
+        images = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=first.device).permute(0, 3, 1, 2)
+        with only_compiling():
+            if self.down:
+                saved: list[Saved] = []
+                dropout = Dropout(self.p, torch.zeros(len(self.layers), dtype=torch.int32, device=first.device))
+                self.backward(torch.empty_like(self.forward(images, dropout, saved)), dropout, saved)
+            self.forward(images.contiguous(), None, None)  # photographs lie channels last, squares don't
 
     @torch.no_grad()
     def _merge(self) -> None:
@@ -422,4 +435,7 @@ def fuse(model: Any, mean: Sequence[float], std: Sequence[float], size: int, dty
     """Replace the backbone's forward method, in place, by the fused one; it takes bytes, not normalised floats."""
     core = _core(model)
     backbone = getattr(core, core.base_model_prefix)
-    backbone.forward = FusedBackbone(model, mean, std, size, dtype)
+    fused = FusedBackbone(model, mean, std, size, dtype)
+    if next(core.parameters()).is_cuda:
+        fused.compile()
+    backbone.forward = fused

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vitlora.model.fused.launch import Kernel
+
 RANK_STEP = 16  # tl.dot's smallest side; ranks are padded to it with zeros
 GROUPS = 48  # row groups of a tall product, at most; summed at the end in a fixed order
 LINES = 4  # rows that a program of the norm kernels takes
@@ -43,7 +45,7 @@ def _bits(rows, cols, seed, pair):
     return x
 
 
-@triton.jit
+@Kernel
 def _add_norm(
     x,
     delta,
@@ -107,7 +109,7 @@ def add_norm(
     return total, mean, rstd
 
 
-@triton.jit
+@Kernel
 def _norm_backward(
     dy, dy_stride, x, mean, rstd, weight, grad, rows, width: tl.constexpr, block: tl.constexpr, lines: tl.constexpr
 ):
@@ -180,7 +182,7 @@ def _mix_reference(x: Tensor) -> Tensor:
     return x ^ (x >> 15)
 
 
-@triton.jit
+@Kernel
 def _lora_down(
     xh,
     stride,
@@ -241,7 +243,7 @@ def lora_down(xh: Tensor, a: Tensor, dropout: Dropout, layer: int) -> None:
     )  # fmt: skip
 
 
-@triton.jit
+@Kernel
 def _lora_input_grad(
     dxh,
     stride,
@@ -289,7 +291,7 @@ def lora_input_grad(dxh: Tensor, a: Tensor, dropout: Dropout, layer: int) -> Non
     )  # fmt: skip
 
 
-@triton.jit
+@Kernel
 def _tall_product(
     h,
     h_stride,
@@ -300,10 +302,10 @@ def _tall_product(
     layer,
     rows,
     threshold,
+    groups,
     width: tl.constexpr,
     rank: tl.constexpr,
     slots: tl.constexpr,
-    groups: tl.constexpr,
     drop: tl.constexpr,
     block_m: tl.constexpr,
     block_n: tl.constexpr,
@@ -356,13 +358,13 @@ def tall_product(h: Tensor, y: Tensor, slots: int, rank: int, dropout: Dropout |
     out = torch.empty(groups, slots, rank, width, dtype=torch.float32, device=y.device)
     seeds, threshold, scale = (out, 0, 1.0) if dropout is None else (dropout.seeds, dropout.threshold, dropout.scale)
     _tall_product[(triton.cdiv(width, 128), groups, (slots + 1) // 2)](
-        h, h.stride(0), y, y.stride(0), out, seeds, layer, rows, threshold, width, rank, slots, groups, threshold > 0,
+        h, h.stride(0), y, y.stride(0), out, seeds, layer, rows, threshold, groups, width, rank, slots, threshold > 0,
         64, 128,
     )  # fmt: skip
     return out.sum(0).mul_(scale)
 
 
-@triton.jit
+@Kernel
 def _patches(
     images,
     by_image,

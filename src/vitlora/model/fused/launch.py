@@ -1,0 +1,41 @@
+"""How the kernels are compiled and started."""
+
+# mypy: disable-error-code="no-untyped-call"
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+import triton
+
+# Triton compiles a kernel anew for whole numbers that are 1 or multiples of 16. These differ from layer to layer and in
+# a last batch, and gain nothing by it; strides keep it, since it makes loads wide.
+VARYING = ("rows", "layer", "threshold", "groups")
+
+_only_compiling: ContextVar[bool] = ContextVar("only_compiling", default=False)
+
+
+class Kernel:
+    """A function that Triton compiles, started as ``kernel[grid](...)``."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.jit: Any = triton.jit(do_not_specialize=VARYING)(function)
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Any]:
+        """Return what starts as many programs, or compiles only, inside ``only_compiling``."""
+        return partial(self.jit.warmup, grid=grid) if _only_compiling.get() else self.jit[grid]
+
+
+@contextmanager
+def only_compiling() -> Iterator[None]:
+    """Compile the kernels that are called inside, side by side, and run none; at the end all are ready."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool, triton.AsyncCompileMode(pool):
+        token = _only_compiling.set(True)
+        try:
+            yield
+        finally:
+            _only_compiling.reset(token)
