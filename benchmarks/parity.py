@@ -168,7 +168,7 @@ def crops(count: int, prepared: Path, known: Labels, augment: Augment, decoder: 
     packed, rows = Packed(prepared / "train"), spread(len(images), count)
     sizes = np.array([(int(row["width"]), int(row["height"])) for row in packed.rows], np.int64)
     boxes, flips = epoch_crops(0, 0, sizes, augment.scale, augment.ratio, augment.horizontal_flip_p)
-    ours = images.__getitems__(rows)["pixel_values"].numpy()
+    ours = images.load(rows).numpy()
 
     def theirs() -> Iterator[np.ndarray]:
         for row in rows:
@@ -310,8 +310,8 @@ class Floats(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         """Load a batch."""
-        batch = self.images.__getitems__(indices)
-        return {**batch, "pixel_values": self.normalisation(batch["pixel_values"])}
+        labels = self.images.labels[[index % len(self) for index in indices]]
+        return {"pixel_values": self.normalisation(self.images.load(indices)), "labels": labels}
 
 
 class Bench:

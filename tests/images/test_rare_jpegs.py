@@ -159,7 +159,7 @@ def test_training_sees_the_pixels_that_decode_gives(tmp_path, decoder):
     write_packed(tmp_path / "train", columns, rows)
     whole = Augment(scale=(1.0, 1.0), ratio=(1.2, 1.2), horizontal_flip_p=0.0)
     found = TrainImages(tmp_path / "train", 24, "bilinear", whole, seed=0, decoder=decoder)
-    given = found.__getitems__(list(range(len(files))))["pixel_values"]
+    given = found.load(range(len(files)))
     for row, data in enumerate(files):
         assert decode_rows(data, 50) is None
         box = found._crop(0, row)[0]

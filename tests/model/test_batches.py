@@ -1,39 +1,26 @@
 """Batches on their way: the same for any number of workers, through all epochs, with the waiting told."""
 
-import io
 import time
 from itertools import chain
 
+import loading
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from vitlora.model.batches import Feed, feed_squares
-from vitlora.storage.packed import write_packed
 from vitlora.storage.squares import Squares
 from vitlora.train.augment import epoch_order
-from vitlora.train.dataset import CHUNK, EpochChunks, TrainImages, TrainLoader
-from vitlora.train.params import Augment
+from vitlora.train.dataset import CHUNK, TrainLoader, epoch_chunks
 from vitlora.train.timing import TIMINGS, Timing
 
 CPU = torch.device("cpu")
 COUNT = 2 * CHUNK + 9
-AUGMENT = Augment(scale=(0.5, 1.0), ratio=(0.75, 1.33), horizontal_flip_p=0.5)
 
 
 @pytest.fixture
 def images(tmp_path):
-    rng = np.random.default_rng(0)
-
-    def items():
-        for number in range(COUNT):
-            buffer = io.BytesIO()
-            Image.fromarray(rng.integers(0, 256, (12, 14, 3), np.uint8)).save(buffer, "PNG")
-            yield (f"{number}.png", number, 14, 12, 0), buffer.getvalue()
-
-    write_packed(tmp_path, ("path", "label", "width", "height", "plain"), items())
-    return TrainImages(tmp_path, 8, "bilinear", AUGMENT, 3, "simplejpeg")
+    return loading.packed(tmp_path, COUNT)
 
 
 def epochs_of(loader: TrainLoader, *epochs: int) -> list[list[dict]]:
@@ -53,40 +40,34 @@ def test_an_epoch_is_its_seeded_order_in_batches(images):
     assert all(batch["pixel_values"].shape[1:] == (3, 8, 8) for batch in batches)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_batches_do_not_depend_on_workers(images, workers):
-    alone = epochs_of(TrainLoader(images, 3, 70, 2, 0, pinned=False), 0, 1)
-    shared = epochs_of(TrainLoader(images, 3, 70, 2, workers, pinned=False), 0, 1)
-    for one, other in zip(chain(*alone), chain(*shared), strict=True):
-        assert torch.equal(one["labels"], other["labels"])
-        assert torch.equal(one["pixel_values"], other["pixel_values"])
-
-
 def test_loading_goes_on_into_the_next_epoch_and_begins_anew_at_another(images, monkeypatch):
     begun = []
-    begin = TrainLoader._begin
-    monkeypatch.setattr(TrainLoader, "_begin", lambda self, first: begun.append(self.epoch) or begin(self, first))
+    start = TrainLoader.start
+    monkeypatch.setattr(TrainLoader, "start", lambda self, *place: begun.append(place) or start(self, *place))
     loader = TrainLoader(images, 3, 70, 4, 0, pinned=False)
     _, second, _, again = epochs_of(loader, 0, 1, 3, 1)
-    assert begun == [0, 3, 1]
+    assert begun == [(0, 0), (3, 0), (1, 0)]
     assert all(torch.equal(a["pixel_values"], b["pixel_values"]) for a, b in zip(second, again, strict=True))
 
 
-def test_a_pass_can_begin_within_an_epoch_and_the_next_is_whole(images):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_pass_can_begin_within_an_epoch_and_the_next_is_whole(images, workers):
     whole = epochs_of(TrainLoader(images, 3, 70, 4, 0, pinned=False), 1, 2)
-    loader = TrainLoader(images, 3, 70, 4, 0, pinned=False)
+    loader = TrainLoader(images, 3, 70, 4, workers, pinned=False)
     loader.skipped = 1
     feed, seen = Feed(loader, CPU), []
     for epoch in (1, 2):
         feed.set_epoch(epoch)
         seen += list(feed)
+    feed.close()
     assert len(whole[0]) == 2
     for ours, theirs in zip(seen, [*whole[0][1:], *whole[1]], strict=True):
         assert torch.equal(ours["pixel_values"], theirs["pixel_values"])
+        assert torch.equal(ours["labels"], theirs["labels"])
 
 
 def test_a_batch_is_shared_out_in_chunks():
-    chunks = list(EpochChunks(COUNT, 0, COUNT - 1, range(2)))
+    chunks = list(epoch_chunks(COUNT, 0, COUNT - 1, range(2)))
     assert [len(chunk) for chunk in chunks] == 2 * [CHUNK, CHUNK, COUNT - 1 - 2 * CHUNK, 1]
     assert sorted(chain(*chunks)) == list(range(2 * COUNT))
 
@@ -107,8 +88,8 @@ class Slow:
     dataset = range(3)
     skipped = 0
 
-    def __init__(self, pause_s: float = 0.05) -> None:
-        self.pause_s = pause_s
+    def __init__(self, pause_s: float = 0.05, at_work: int = 0) -> None:
+        self.pause_s, self.at_work = pause_s, at_work
 
     def __len__(self) -> int:
         return 3
@@ -116,10 +97,13 @@ class Slow:
     def set_epoch(self, epoch: int) -> None:
         pass
 
+    def labels(self):
+        return torch.arange(3)
+
     def __iter__(self):
         for number in range(3):
             time.sleep(self.pause_s)
-            yield [{"labels": torch.tensor([number])}]
+            yield [torch.full((1, 3, 2, 2), number, dtype=torch.uint8)]
 
 
 def test_waiting_is_counted_and_the_remedy_named(tmp_path, monkeypatch):
@@ -147,6 +131,19 @@ def test_an_epoch_that_does_not_wait_needs_no_remedy(tmp_path, monkeypatch):
     timing.end()
     line, *_ = timing.report(1, 2.0, 50.0)
     assert "waiting for images" in line
+
+
+@pytest.mark.parametrize(("workers", "said"), [(0, "images;"), (1, "images from 1 worker;"), (14, "from 14 workers;")])
+def test_the_workers_that_were_needed_are_told(tmp_path, monkeypatch, workers, said):
+    monkeypatch.chdir(tmp_path)
+    timing = Timing("simplejpeg")
+    timing.feed = Feed(Slow(0, workers), CPU)
+    timing.begin()
+    assert len(list(timing.feed)) == 3
+    timing.end()
+    line, *_ = timing.report(1, 2.0, 50.0)
+    assert said in line
+    assert len(line) <= 100
 
 
 def test_a_remedy_that_is_taken_already_is_not_named(tmp_path, monkeypatch):

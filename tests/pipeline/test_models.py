@@ -101,7 +101,7 @@ def test_a_picture_becomes_the_same_tensor_in_preprocess_training_and_prediction
         expected = child.call(partial(square, 40, "bilinear"), opened(finished_run / "pictures" / path, False))
     # A crop of the whole square picture at its own size is the picture itself, on either path.
     images._drawn = (0, np.array([[0, 0, 40, 40]] * len(images)), np.zeros(len(images), bool))
-    assert np.array_equal(images.__getitems__([row])["pixel_values"][0].numpy(), expected)
+    assert np.array_equal(images.load([row])[0].numpy(), expected)
 
 
 def test_predict_takes_a_folder_an_address_and_names_a_bad_picture_without_stopping(finished_run, tmp_path):

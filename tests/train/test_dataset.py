@@ -8,14 +8,14 @@ import pytest
 import simplejpeg
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode, functional
 
+from vitlora.core.errors import VitloraError
 from vitlora.images.pixels import crop_and_resize, decode, inspect
 from vitlora.preprocess.stage import TRAIN_COLUMNS
 from vitlora.storage.packed import write_packed
 from vitlora.train.augment import epoch_crops
-from vitlora.train.dataset import EpochChunks, TrainImages
+from vitlora.train.dataset import TrainImages, TrainLoader
 from vitlora.train.jpeg import decode_rows, scale_crop
 from vitlora.train.params import Augment
 
@@ -167,16 +167,19 @@ def images(folder, size=32, interpolation="bilinear", law=LAW, seed=0, decoder="
 
 
 def pixels(data_set, indices):
-    return data_set.__getitems__(indices)["pixel_values"].numpy()
+    return data_set.load(indices).numpy()
 
 
-def test_a_batch_is_uint8_squares_and_labels(folder):
-    batch = images(folder).__getitems__([0, 14, 3])
-    assert batch["pixel_values"].shape == (3, 3, 32, 32)
-    assert batch["pixel_values"].dtype == torch.uint8
-    assert batch["pixel_values"].is_contiguous(memory_format=torch.channels_last)
-    assert batch["labels"].dtype == torch.int64
-    assert batch["labels"].tolist() == [0, 2, 0]
+def test_images_are_uint8_squares_in_memory_that_may_be_given(folder):
+    batch = images(folder).load([0, 14, 3])
+    assert batch.shape == (3, 3, 32, 32)
+    assert batch.dtype == torch.uint8
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    given = torch.zeros((3, 32, 32, 3), dtype=torch.uint8)
+    assert torch.equal(images(folder).load([0, 14, 3], given), batch)
+    assert torch.equal(given.permute(0, 3, 1, 2), batch)
+    assert images(folder).labels.dtype == torch.int64
+    assert images(folder).labels.tolist() == [number % 3 for number in range(len(PICTURES))]
 
 
 @pytest.mark.parametrize("interpolation", FILTERS)
@@ -255,19 +258,25 @@ def test_a_pickled_data_set_reads_on(folder):
     assert len(pickle.dumps(images(folder))) < 100 * len(PICTURES) + 3000  # rows stay at home
 
 
-def epochs(folder, workers):
-    """Return all batches of two epochs."""
-    data_set = images(folder)
-    chunks = EpochChunks(len(data_set), 0, 4, range(2))
-    loader = DataLoader(data_set, batch_sampler=chunks, num_workers=workers, collate_fn=lambda batch: batch)
-    return [(batch["pixel_values"].clone(), batch["labels"].clone()) for batch in loader]
+# A picture that was sound once
+
+BROKEN = [PICTURES[3][:60], b"", b"no picture", KINDS["progressive"](photo(64, 48))[:-900]]
 
 
-def test_any_number_of_workers_gives_the_same_batches(folder):
-    expected = epochs(folder, 0)
-    assert len(expected) == 2 * 4
-    for workers in (1, 2):
-        for ours, theirs in zip(epochs(folder, workers), expected, strict=True):
-            assert torch.equal(ours[0], theirs[0])
-            assert ours[0].stride() == theirs[0].stride()
-            assert torch.equal(ours[1], theirs[1])
+@pytest.mark.parametrize("decoder", ["simplejpeg", "pil"])
+@pytest.mark.parametrize("data", BROKEN, ids=["cut", "empty", "text", "end lost"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_cannot_be_decoded_any_more_is_named(tmp_path, workers, data, decoder):
+    def write(second):
+        row = (1, "", 64, 48, 0)
+        items = [(("a.png", *row), saved(photo(64, 48), format="PNG")), (("b/c.jpg", *row), second)]
+        write_packed(tmp_path / "train", TRAIN_COLUMNS, items)
+        return TrainLoader(images(tmp_path / "train", decoder=decoder), 0, 2, 1, workers, pinned=False)
+
+    loader = write(data)
+    with pytest.raises(VitloraError, match=r"train: b/c\.jpg can't be decoded \(.+; make the folder anew: `dvc repro"):
+        list(loader)
+    loader.close()
+    healed = write(PICTURES[0])
+    assert len(list(healed)) == 1
+    healed.close()

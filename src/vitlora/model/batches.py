@@ -1,7 +1,7 @@
 """Batches on their way to the device: loaded in chunks, copied ahead of time, and what had to be waited for."""
 
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Generator, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -14,7 +14,9 @@ Batch = dict[str, Tensor]
 
 
 class Loader(Protocol):
-    """Yields batches, each as chunks in CPU memory that follow one another.
+    """Yields the pixels of batches, uint8 (B, 3, H, W), each as chunks in CPU memory that follow one another.
+
+    They may be read until the next batch is asked for, or, where a device does so, until the event that is sent then.
 
     Attributes:
         skipped: Batches that the next pass leaves out.
@@ -23,12 +25,19 @@ class Loader(Protocol):
     skipped: int
 
     @property
+    def at_work(self) -> int:
+        """Worker processes that load."""
+
+    @property
     def dataset(self) -> Sized:
         """What the Trainer asks for the number of images."""
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[list[Batch]]: ...
+    def labels(self) -> Tensor:
+        """Return the labels of the next pass, int64, in its order."""
+
+    def __iter__(self) -> Generator[list[Tensor], torch.cuda.Event | None, None]: ...
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass; the Trainer calls it."""
@@ -39,6 +48,8 @@ class Loader(Protocol):
 
 class SquareLoader:
     """A pre-transformed split in order, read by a thread a batch ahead: worker processes have nothing to decode."""
+
+    at_work = 0
 
     def __init__(self, squares: Squares, batch_size: int, pinned: bool) -> None:
         self.squares, self.batch_size, self.pinned = squares, batch_size, pinned
@@ -54,20 +65,23 @@ class SquareLoader:
     def close(self) -> None:
         """Its thread ends with each pass."""
 
-    def __iter__(self) -> Iterator[list[Batch]]:
+    def labels(self) -> Tensor:
+        """Return all labels."""
+        return torch.from_numpy(self.squares.labels)
+
+    def __iter__(self) -> Generator[list[Tensor], torch.cuda.Event | None, None]:
         with ThreadPoolExecutor(1) as reader:
             ahead = reader.submit(self._read, 0)
             for number in range(len(self)):
-                batch = ahead.result()
+                pixels = ahead.result()
                 ahead = reader.submit(self._read, number + 1)
-                yield [batch]
+                yield [pixels]  # torch itself waits for the copy before it uses this memory again
 
-    def _read(self, number: int) -> Batch:
-        part = slice(number * self.batch_size, (number + 1) * self.batch_size)
-        images = self.squares.images[part]
+    def _read(self, number: int) -> Tensor:
+        images = self.squares.images[number * self.batch_size : (number + 1) * self.batch_size]
         pixels = torch.empty(images.shape, dtype=torch.uint8, pin_memory=self.pinned)
         pixels.numpy()[:] = images
-        return {"pixel_values": pixels, "labels": torch.from_numpy(self.squares.labels[part])}
+        return pixels
 
 
 class Feed:
@@ -98,45 +112,68 @@ class Feed:
         return self
 
     def __iter__(self) -> Iterator[Batch]:
+        labels, at = self.loader.labels().to(self.device), 0
         batches = iter(self.loader)
         done = self._mark()
-        ready = self._fetch(batches)
-        while ready is not None:
-            # The next batch is under way before this one's step, so that whoever waits for the device in between, as
-            # the Trainer does to log a loss, doesn't wait for a copy too.
-            batch, ready = ready, self._fetch(batches)
-            self._images += len(batch["labels"])
-            go = self._mark()
-            if done and go:
-                self._idle.append((done, go))
-            yield batch
-            done = self._mark()
+        try:
+            ready = self._fetch(batches, None, done)
+            while ready is not None:
+                # The next batch is under way before this one's step, so that whoever waits for the device in between,
+                # as the Trainer does to log a loss, doesn't wait for a copy too.
+                pixels, copied = ready
+                if copied:
+                    torch.cuda.current_stream().wait_event(copied)  # begun a step ago
+                ready = self._fetch(batches, copied, done)
+                self._images += len(pixels)
+                go = self._mark()
+                if done and go:
+                    self._idle.append((done, go))
+                yield {"pixel_values": pixels, "labels": labels[at : at + len(pixels)]}
+                at += len(pixels)
+                done = self._mark()
+        finally:
+            if self.stream is not None:  # a copy whose batch nobody has taken
+                torch.cuda.current_stream().wait_stream(self.stream)
 
     def close(self) -> None:
         """End what loads ahead."""
         self.loader.close()
 
-    def _fetch(self, batches: Iterator[list[Batch]]) -> Batch | None:
-        if self.stream is not None:
-            torch.cuda.current_stream().wait_stream(self.stream)  # the copy begun a step ago
-        start = time.perf_counter()
-        chunks = next(batches, None)
-        self._waited_s += time.perf_counter() - start
-        if chunks is None:
-            return None
-        return {name: self._join([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    def _fetch(
+        self,
+        batches: Generator[list[Tensor], torch.cuda.Event | None, None],
+        copied: torch.cuda.Event | None,
+        done: torch.cuda.Event | None,
+    ) -> tuple[Tensor, torch.cuda.Event | None] | None:
+        """Begin to copy the next batch.
 
-    def _join(self, parts: list[Tensor]) -> Tensor:
-        if self.stream is None:
-            return torch.cat(parts) if len(parts) > 1 else parts[0]
-        shape = sum(len(part) for part in parts), *parts[0].shape[1:]
+        Args:
+            batches: Of the loader.
+            copied: End of the copy before.
+            done: End of all that the device has been given by whoever takes the batches.
+
+        Returns:
+            Its pixels, and the event from which on they are there; None after the last batch.
+        """
+        start = time.perf_counter()
+        try:
+            parts = batches.send(copied)
+        except StopIteration:
+            return None
+        finally:
+            self._waited_s += time.perf_counter() - start
+        if self.stream is None or done is None:
+            return torch.cat(parts), None
+        shape = sum(map(len, parts)), *parts[0].shape[1:]
         layout = torch.contiguous_format if parts[0].is_contiguous() else torch.channels_last
+        # Memory of the stream that takes the batches, which may hold as many as it likes: what it has freed it has
+        # given to the device before ``done``.
+        whole = torch.empty(shape, dtype=torch.uint8, device=self.device, memory_format=layout)
+        self.stream.wait_event(done)
         with torch.cuda.stream(self.stream):
-            whole = torch.empty(shape, dtype=parts[0].dtype, device=self.device, memory_format=layout)
             for target, part in zip(torch.split(whole, [len(part) for part in parts]), parts, strict=True):
                 target.copy_(part, non_blocking=True)
-        whole.record_stream(torch.cuda.current_stream())
-        return whole
+        return whole, self.stream.record_event()
 
     def _mark(self) -> torch.cuda.Event | None:
         if self.stream is None:

@@ -1,34 +1,31 @@
 """Training pictures as finished uint8 batches, in an order that numbers them through all epochs."""
 
-import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from vitlora.core.errors import VitloraError
+from vitlora.images.formats import BadImageError
 from vitlora.images.pixels import Box, crop_and_resize, decode
-from vitlora.model.batches import Batch
 from vitlora.storage.packed import Packed
 from vitlora.train.augment import epoch_crops, epoch_order
 from vitlora.train.jpeg import decode_rows, scale_crop
 from vitlora.train.params import Augment, Decoder
+from vitlora.train.workers import Ring
 
 # Images that a worker loads at a time: a batch is shared out among all workers, so the first one is there at once, and
 # what waits in shared memory stays small.
 CHUNK = 64
-PREFETCH = 4  # chunks a worker is ahead
+AHEAD = 2  # slots for chunks a worker, and for each chunk of a batch
 
 
-class TrainImages(Dataset[Batch]):
-    """Training pictures, decoded, cropped and flipped when asked for; index as ``EpochChunks`` yields it.
-
-    Gives `pixel_values`, uint8 (B, 3, size, size), channels last in memory, and `labels`, int64 (B,).
-    """
+class TrainImages:
+    """Training pictures, decoded, cropped and flipped when asked for, by the numbers that ``epoch_chunks`` yields."""
 
     def __init__(
         self,
@@ -49,19 +46,29 @@ class TrainImages(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.packed)
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Load a batch; torch's loader calls this in place of one ``__getitem__`` an image."""
-        pairs = [divmod(index, len(self)) for index in indices]
-        squares = torch.empty((len(pairs), self.size, self.size, 3), dtype=torch.uint8)
-        if get_worker_info():
-            squares.share_memory_()  # type: ignore[no-untyped-call]  # while it is empty: the loader would copy it full
+    def load(self, numbers: Sequence[int], squares: Tensor | None = None) -> Tensor:
+        """Load images.
+
+        Args:
+            numbers: Of the images.
+            squares: uint8 (B, size, size, 3), gets them; None: made here.
+
+        Returns:
+            A view of these, uint8 (B, 3, size, size), so channels last in memory.
+
+        Raises:
+            VitloraError: A picture can't be decoded any more.
+        """
+        if squares is None:
+            squares = torch.empty((len(numbers), self.size, self.size, 3), dtype=torch.uint8)
         pixels = squares.permute(0, 3, 1, 2)
         with _one_thread():
-            for square, (epoch, row) in zip(pixels, pairs, strict=True):
+            for square, number in zip(pixels, numbers, strict=True):
+                epoch, row = divmod(number, len(self))
                 box, flip = self._crop(epoch, row)
                 crop = self._load(row, box)
                 square.copy_(crop.flip(-1) if flip else crop)
-        return {"pixel_values": pixels, "labels": self.labels[[row for _, row in pairs]]}
+        return pixels
 
     def _crop(self, epoch: int, row: int) -> tuple[Box, bool]:
         if self._drawn is None or self._drawn[0] != epoch:
@@ -74,6 +81,16 @@ class TrainImages(Dataset[Batch]):
 
     def _load(self, row: int, box: Box) -> Tensor:
         data = self.packed[row]
+        try:
+            return self._decode(data, row, box)
+        except BadImageError as error:
+            name = self.packed.rows[row]["path"]
+            raise VitloraError(
+                f"{self.packed.folder}: {name} can't be decoded ({error}), though preprocess accepted it; make the "
+                "folder anew: `dvc repro --force preprocess`"
+            ) from None
+
+    def _decode(self, data: bytes, row: int, box: Box) -> Tensor:
         if self.decoder == "pil":
             return torch.from_numpy(crop_and_resize(decode(data, checked=True), box, self.size, self.interpolation))
         pixels = decode_rows(data, box[3]) if self.plain[row] else None
@@ -93,23 +110,18 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class EpochChunks(Sampler[list[int]]):
-    """Numbers of images, ``epoch * count + index`` so that whoever loads one knows its epoch, chunk by chunk.
+def epoch_chunks(count: int, seed: int, batch_size: int, epochs: range, first: int = 0) -> Iterator[Sequence[int]]:
+    """Yield numbers of images, ``epoch * count + row`` so that whoever loads one knows its epoch, chunk by chunk.
 
-    One pass runs from the first epoch, at image ``first`` of its order, to the last: loading doesn't stop where an
-    epoch ends.
+    They run from the first epoch, at image ``first`` of its order, to the last: loading doesn't stop where an epoch
+    ends.
     """
-
-    def __init__(self, count: int, seed: int, batch_size: int, epochs: range, first: int = 0) -> None:
-        self.count, self.seed, self.batch_size, self.epochs, self.first = count, seed, batch_size, epochs, first
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for epoch in self.epochs:
-            order = (epoch * self.count + epoch_order(self.seed, epoch, self.count)).tolist()
-            begin = self.first if epoch == self.epochs.start else 0
-            for start in range(begin, self.count, self.batch_size):
-                batch = order[start : start + self.batch_size]
-                yield from (batch[at : at + CHUNK] for at in range(0, len(batch), CHUNK))
+    for epoch in epochs:
+        order = (epoch * count + epoch_order(seed, epoch, count)).tolist()
+        begin = first if epoch == epochs.start else 0
+        for start in range(begin, count, batch_size):
+            batch = order[start : start + batch_size]
+            yield from (batch[at : at + CHUNK] for at in range(0, len(batch), CHUNK))
 
 
 class TrainLoader:
@@ -120,57 +132,74 @@ class TrainLoader:
         seed: Of the order.
         batch_size: Images of a (micro-)batch.
         epochs: How many there will be at most.
-        workers: Processes; 0 loads where the batch is asked for.
+        workers: Processes at most; 0 loads where the batch is asked for.
         pinned: Whether batches stand in memory that a GPU can copy from while it computes.
+        at_first: How many workers begin; others join them when a batch is late. None: all.
     """
 
     def __init__(
-        self, images: TrainImages, seed: int, batch_size: int, epochs: int, workers: int, pinned: bool
+        self,
+        images: TrainImages,
+        seed: int,
+        batch_size: int,
+        epochs: int,
+        workers: int,
+        pinned: bool,
+        at_first: int | None = None,
     ) -> None:
         self.dataset, self.seed, self.batch_size, self.epochs = images, seed, batch_size, epochs
-        self.workers, self.pinned = workers, pinned
+        self.workers, self.pinned, self.at_first = workers, pinned, workers if at_first is None else at_first
         self.epoch = 0
         self.skipped = 0  # batches that the next pass leaves out
-        self._next_epoch = -1  # the one that the running pass would go on with
-        self._chunks: Iterator[Batch] = iter(())
+        self._next: tuple[int, int] | None = None  # epoch and image that come next of what has been begun
+        self._ring: Ring | None = None
+        self._chunks: Iterator[Tensor] = iter(())
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
+
+    @property
+    def at_work(self) -> int:
+        """Workers that load, by now."""
+        return self._ring.at_work if self._ring else 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass; the Trainer calls it."""
         self.epoch = epoch
 
-    def close(self) -> None:
-        """End the workers, which may have loaded ahead: torch alone would wait 5 s for each."""
-        for process in multiprocessing.active_children():
-            process.terminate()
-        self._chunks = iter(())  # torch cleans up after them here and now, not whenever it is collected
+    def start(self, epoch: int = 0, image: int = 0) -> None:
+        """Let the workers begin, at an image of an epoch's order: a pass that begins there finds its batches loaded."""
+        self.close()
+        count, epochs = len(self.dataset), range(epoch, max(self.epochs, epoch + 1))
+        chunks = partial(epoch_chunks, count, self.seed, self.batch_size, epochs, image)
+        if self.workers:
+            size, images = self.dataset.size, min(self.batch_size, count)
+            slots = AHEAD * (self.workers + -(-images // CHUNK))
+            shape = (slots, min(images, CHUNK), size, size, 3)
+            self._ring = Ring(self.dataset.load, chunks, shape, self.workers, self.at_first, self.pinned)
+        self._chunks = self._ring or map(self.dataset.load, chunks())
+        self._next = epoch, image
 
-    def __iter__(self) -> Iterator[list[Batch]]:
+    def close(self) -> None:
+        """End the workers, whatever they are at."""
+        if self._ring:
+            self._ring.close()
+        self._ring, self._next = None, None
+
+    def labels(self) -> Tensor:
+        """Return the labels of the next pass, int64, in its order."""
+        order = epoch_order(self.seed, self.epoch, len(self.dataset))
+        return self.dataset.labels[torch.from_numpy(order[self.skipped * self.batch_size :])]
+
+    def __iter__(self) -> Generator[list[Tensor], torch.cuda.Event | None, None]:
         first, self.skipped = self.skipped * self.batch_size, 0
-        if self._next_epoch != self.epoch or self.epoch >= self.epochs:
-            self._chunks = self._begin(first)
-        self._next_epoch = -1  # until this epoch is through
+        if self._next != (self.epoch, first):
+            self.start(self.epoch, first)
+        self._next = None  # until this epoch is through
         for start in range(first, len(self.dataset), self.batch_size):
             images = min(self.batch_size, len(self.dataset) - start)
-            chunks = [next(self._chunks) for _ in range(0, images, CHUNK)]
-            if start + images == len(self.dataset):
-                self._next_epoch = self.epoch + 1  # before the last batch: the Trainer asks for no more
-            yield chunks
-
-    def _begin(self, first: int) -> Iterator[Batch]:
-        epochs = range(self.epoch, max(self.epochs, self.epoch + 1))
-        loader: DataLoader[Batch] = DataLoader(
-            self.dataset,
-            batch_sampler=EpochChunks(len(self.dataset), self.seed, self.batch_size, epochs, first),
-            collate_fn=_as_it_is,
-            num_workers=self.workers,
-            prefetch_factor=PREFETCH if self.workers else None,
-            pin_memory=self.pinned,
-        )
-        return iter(loader)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch  # the data set hands out whole chunks
+            copied = yield [next(self._chunks)[: images - at] for at in range(0, images, CHUNK)]
+            if self._ring:
+                self._ring.give_back(copied)
+        if self.epoch + 1 < self.epochs:
+            self._next = self.epoch + 1, 0

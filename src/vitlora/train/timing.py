@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from vitlora.core.text import counted
 from vitlora.model.batches import Feed
 
 TIMINGS = Path(".work/train_timing.csv")
@@ -53,8 +54,10 @@ class Timing:
         TIMINGS.parent.mkdir(parents=True, exist_ok=True)
         with TIMINGS.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *self._rows])
+        workers = self.feed.loader.at_work if self.feed else 0
+        by = f" from {counted(workers, 'worker')}" if workers else ""
         yield (
-            f"  {rate:,.0f} images/s, {share:.1%} of {self._train_s:.1f} s waiting for images; val {val_rate:,.0f} "
+            f"  {rate:,.0f} images/s, {share:.1%} of {self._train_s:.1f} s waiting for images{by}; val {val_rate:,.0f} "
             f"images/s, {val_s:.1f} s"
         )
         if share > STARVED:
