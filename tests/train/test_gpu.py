@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import loading
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -9,7 +11,11 @@ import training
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json
+from vitlora.model.batches import Feed, feed_squares
+from vitlora.storage.squares import Squares
+from vitlora.train.dataset import TrainLoader
 from vitlora.train.trainer import ImageTrainer
+from vitlora.train.workers import Ring
 
 pytestmark = [
     pytest.mark.gpu,
@@ -47,32 +53,103 @@ def test_every_way_to_run_a_step_learns_the_same(stages, step):
     assert read_json(Path("metrics/evaluate/scores.json"))["precision"] == "fp16"
 
 
-def test_batches_reach_the_device_whole_and_in_order():
-    from vitlora.model.batches import Feed
+GPU = torch.device("cuda")
+SLEEP = 3_000_000  # cycles, some 2 ms: many copies' time
 
-    class Chunks:
-        dataset = range(6)
 
-        def __len__(self) -> int:
-            return 2
+def assert_as_on_the_cpu(images, batch_size, seen):
+    """Compare pairs of pixels and labels with those that are loaded without workers."""
+    loader, expected = TrainLoader(images, 3, batch_size, 3, 0, pinned=False), []
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        expected += list(Feed(loader, torch.device("cpu")))
+    for (pixels, labels), batch in zip(seen, expected, strict=True):
+        assert pixels.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(pixels.cpu(), batch["pixel_values"])
+        assert torch.equal(labels.cpu(), batch["labels"])
 
-        def set_epoch(self, epoch: int) -> None:
-            pass
 
-        def __iter__(self):
-            for start in (0, 3):
-                rows = torch.arange(start * 48, (start + 3) * 48, dtype=torch.uint8).view(3, 4, 4, 3).pin_memory()
-                labels = torch.arange(start, start + 3).pin_memory()
-                parts = zip(rows.permute(0, 3, 1, 2).split([2, 1]), labels.split([2, 1]), strict=True)
-                yield [{"pixel_values": pixels, "labels": part} for pixels, part in parts]
+@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("batch_size", [5, 32, 70, 200])
+@pytest.mark.parametrize("pinned", [True, False])
+def test_batches_reach_the_device_whole_and_in_order(tmp_path, workers, batch_size, pinned):
+    """Each is read late, and let go before it has been read: what comes after it must not get its memory too soon."""
+    images = loading.packed(tmp_path, 600, size=56)
+    loader, seen = TrainLoader(images, 3, batch_size, 3, workers, pinned, 1 if workers else None), []
+    feed = Feed(loader, GPU)
+    for epoch in range(3):
+        feed.set_epoch(epoch)
+        for batch in feed:
+            torch.cuda._sleep(SLEEP)
+            seen.append((batch["pixel_values"].clone(), batch["labels"].clone()))
+            del batch
+    feed.close()
+    assert_as_on_the_cpu(images, batch_size, seen)
+    waited, count = feed.take()
+    assert waited >= 0
+    assert count == 3 * 600
 
-    feed = Feed(Chunks(), torch.device("cuda"))
-    found = list(feed)
-    want = torch.arange(6 * 48, dtype=torch.uint8).view(6, 4, 4, 3).permute(0, 3, 1, 2)
-    assert torch.equal(torch.cat([batch["pixel_values"] for batch in found]).cpu(), want)
-    assert torch.cat([batch["labels"] for batch in found]).tolist() == list(range(6))
-    assert all(batch["pixel_values"].is_contiguous(memory_format=torch.channels_last) for batch in found)
-    assert feed.take()[0] >= 0
+
+def test_batches_can_be_kept_as_long_as_one_likes(tmp_path):
+    images = loading.packed(tmp_path, 600, size=56)
+    feed, seen = Feed(TrainLoader(images, 3, 32, 3, 2, pinned=True), GPU), []
+    for epoch in range(3):
+        feed.set_epoch(epoch)
+        for batch in feed:
+            torch.cuda._sleep(SLEEP)
+            seen.append((batch["pixel_values"], batch["labels"]))
+    feed.close()
+    assert_as_on_the_cpu(images, 32, seen)
+
+
+def test_a_ring_that_cannot_be_pinned_is_copied_from_all_the_same(tmp_path, monkeypatch):
+    """Memory can be pinned once, so a second time is refused."""
+    register, refused = Ring._register, []
+
+    def twice(ring):
+        register(ring)
+        register(ring)
+        refused.append(len(ring._registered) == 1)
+
+    monkeypatch.setattr(Ring, "_register", twice)
+    images = loading.packed(tmp_path, 300, size=56)
+    feed, seen = Feed(TrainLoader(images, 3, 32, 3, 2, pinned=True), GPU), []
+    for epoch in range(3):
+        feed.set_epoch(epoch)
+        seen += [(batch["pixel_values"], batch["labels"]) for batch in feed]
+    assert_as_on_the_cpu(images, 32, seen)
+    assert refused == [True]
+    slots = feed.loader._ring._shared.slots
+    assert slots.is_pinned()
+    feed.close()
+    assert not slots.is_pinned()
+
+
+def test_a_pass_is_left_and_closed_while_copies_are_under_way(tmp_path):
+    images = loading.packed(tmp_path, 600, size=56)
+    for taken in (1, 2, 5):
+        feed = Feed(TrainLoader(images, 3, 64, 3, 2, pinned=True), GPU)
+        batches, seen = iter(feed), []
+        for _ in range(taken):
+            torch.cuda._sleep(SLEEP)
+            seen.append(next(batches)["pixel_values"].clone())
+        feed.close()
+        del batches
+        expected = Feed(TrainLoader(images, 3, 64, 3, 0, pinned=False), torch.device("cpu"))
+        for ours, theirs in zip(seen, expected, strict=False):
+            assert torch.equal(ours.cpu(), theirs["pixel_values"])
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_squares_reach_the_device_whole_and_in_order(batch_size):
+    images = np.random.default_rng(0).integers(0, 256, (200, 3, 56, 56), np.uint8)
+    seen = []
+    for batch in feed_squares(Squares(images, np.arange(200), [], []), batch_size, GPU):
+        torch.cuda._sleep(SLEEP)
+        seen.append((batch["pixel_values"].clone(), batch["labels"].clone()))
+        del batch
+    assert np.array_equal(torch.cat([pixels for pixels, _ in seen]).cpu().numpy(), images)
+    assert torch.cat([labels for _, labels in seen]).tolist() == list(range(200))
 
 
 @pytest.mark.parametrize("step", ["fused", "eager"])

@@ -222,7 +222,6 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> Tr
         "decoder",
         "step",
         "cuda_graph",
-        "fp8",
         "join_micro_batches",
         "early_stopping_patience",
         "metric_for_best_model",
