@@ -15,6 +15,7 @@ import statistics
 import time
 from pathlib import Path
 
+import torch
 from common import host
 
 from vitlora.core.files import read_json, write_json
@@ -29,9 +30,17 @@ from vitlora.preprocess.params import PreprocessStage
 from vitlora.preprocess.stage import preprocess
 from vitlora.storage.labels import read_labels
 from vitlora.storage.squares import load_split
-from vitlora.train.dataset import TrainImages
+from vitlora.train.dataset import TrainImages, TrainLoader
 from vitlora.train.params import Train, TrainStage
-from vitlora.train.stage import CHECKPOINTS, ImageTrainer, set_seed, train, training_arguments
+from vitlora.train.stage import (
+    CHECKPOINTS,
+    ImageTrainer,
+    images_of_step,
+    loader_workers,
+    set_seed,
+    train,
+    training_arguments,
+)
 from vitlora.train.step import Way
 
 PREPARED = ("train", "val", "test", "labels.json")
@@ -111,10 +120,12 @@ def head(stage, chosen: Train, base: Path, prepared: Path, work: Path) -> dict:
         weight.requires_grad_(name in fresh)
     law = (known.image_size, known.interpolation, stage.augment)
     images = TrainImages(train_images, *law, chosen.seed, chosen.decoder)
+    epochs, workers = chosen.num_train_epochs, loader_workers(chosen)
+    loader = TrainLoader(images, chosen.seed, images_of_step(chosen), epochs, workers, torch.cuda.is_available())
     shutil.rmtree(CHECKPOINTS, ignore_errors=True)
     args = training_arguments(chosen)
     model.to(device_of_choice())
-    trainer = ImageTrainer(model, args, images, load_split(val), normalisation, Way("eager"))
+    trainer = ImageTrainer(model, args, loader, load_split(val), normalisation, Way("eager"))
     start = time.perf_counter()
     trainer.train()
     squares = load_split(test)

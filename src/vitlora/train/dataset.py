@@ -180,6 +180,12 @@ class TrainLoader:
         self._chunks = self._ring or map(self.dataset.load, chunks())
         self._next = epoch, image
 
+    def split(self, batch_size: int) -> None:
+        """Let batches be smaller; what has been begun goes on where its chunks are those of the new batches."""
+        if batch_size != self.batch_size and batch_size % CHUNK:
+            self.close()
+        self.batch_size = batch_size
+
     def close(self) -> None:
         """End the workers, whatever they are at."""
         if self._ring:

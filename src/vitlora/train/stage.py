@@ -28,7 +28,7 @@ from vitlora.storage.squares import load_split
 from vitlora.train.advice import advice
 from vitlora.train.callbacks import mean_loss
 from vitlora.train.checkpoints import Checkpoints, check_room
-from vitlora.train.dataset import TrainImages
+from vitlora.train.dataset import TrainImages, TrainLoader
 from vitlora.train.experts import find_experts
 from vitlora.train.params import Augment, Train
 from vitlora.train.step import install, micro_batch, precision
@@ -132,20 +132,33 @@ def get_ready(
     """Load model and data and set up the Trainer; nothing runs yet. Arguments and errors as in ``train``."""
     known = read_labels(labels)
     experts = find_experts(lora.own.adapters, base) if isinstance(lora.own, XLora | Merge) else []
-    set_seed(train.seed)  # the head starts out random
-    model, fresh = load_base(base, known.class_names, known.image_size)
     images = TrainImages(train_images, known.image_size, known.interpolation, augment, train.seed, train.decoder)
     if not len(images):
         raise VitloraError(f"{train_images}: no image to train on")
     steps = train.num_train_epochs * -(-len(images) // images_of_step(train))
     _check_warmup(train, steps)
+    loader = _begin_to_load(images, train)  # its processes start before there is a model, and load while it is made
+    set_seed(train.seed)  # the head starts out random
+    model, fresh = load_base(base, known.class_names, known.image_size)
     adapted = add_adapter(model, fresh, lora, steps, experts)
     normalisation = read_normalisation(base)
     moved = adapted.model.to(device_of_choice())
     way = install(moved, train, precision(train), normalisation, known.image_size)
-    args = training_arguments(train, micro_batch(train, model.config, known.image_size))
-    trainer = ImageTrainer(moved, args, images, load_split(val), normalisation, way)
+    micro = micro_batch(train, model.config, known.image_size)
+    loader.split(micro[0])
+    trainer = ImageTrainer(moved, training_arguments(train, micro), loader, load_split(val), normalisation, way)
     return Ready(lora.method, adapted, known, trainer, experts, images)
+
+
+def _begin_to_load(images: TrainImages, train: Train) -> TrainLoader:
+    """Start the workers, if there are any: a few at first, where nobody has said how many."""
+    workers, on_gpu = loader_workers(train), torch.cuda.is_available()
+    at_first = max(1, workers // 4) if train.dataloader_num_workers is None else None
+    batch, epochs = images_of_step(train), train.num_train_epochs
+    loader = TrainLoader(images, train.seed, batch, epochs, workers, on_gpu, at_first)
+    if workers:
+        loader.start()
+    return loader
 
 
 def images_of_step(train: Train) -> int:

@@ -24,7 +24,7 @@ from vitlora.storage.squares import Squares
 from vitlora.train.augment import epoch_order
 from vitlora.train.callbacks import Bar, Ranks, StepSeed
 from vitlora.train.checkpoints import Checkpoints, State, contiguous, copy_into, trainable
-from vitlora.train.dataset import TrainImages, TrainLoader
+from vitlora.train.dataset import TrainLoader
 from vitlora.train.optimise import OptimiserStep, Outcome
 from vitlora.train.step import Way
 from vitlora.train.timing import Timing
@@ -50,7 +50,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self,
         model: Any,
         args: TrainingArguments,
-        images: TrainImages,
+        loader: TrainLoader,
         val: Squares,
         normalisation: Normalisation,
         way: Way,
@@ -58,7 +58,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         super().__init__(
             model=model,
             args=args,
-            train_dataset=images,
+            train_dataset=loader.dataset,
             eval_dataset=val.labels,
             compute_metrics=lambda scored: {"accuracy": float((scored.label_ids == scored.predictions).mean())},
             preprocess_logits_for_metrics=lambda logits, _: logits.argmax(-1),
@@ -66,7 +66,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self.val, self.normalisation, self.way = val, normalisation, way
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        self.timing = Timing(images.decoder)
+        self.loader = loader
+        self.timing = Timing(loader.dataset.decoder)
         self.progress = Bar(self.timing)
         self.add_callback(self.progress)
         self.add_callback(StepSeed())
@@ -115,16 +116,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
 
     def get_train_dataloader(self) -> Feed:
         """Return the training batches, on the device a step ahead."""
-        args = self.args
-        loader = TrainLoader(
-            self.train_dataset,
-            args.seed,
-            args.train_batch_size,
-            int(args.num_train_epochs),
-            args.dataloader_num_workers,
-            args.device.type == "cuda",
-        )
-        self.timing.feed = Feed(loader, args.device)
+        self.timing.feed = Feed(self.loader, self.args.device)
         return self.timing.feed
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Feed:
