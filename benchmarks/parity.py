@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import cores, host, welch
-from peers import hub_data, prepare, trainers, tutorial
+from peers import hub_data, prepare, recipe, trainers, tutorial
 from peers.meter import FIRST_SCALE
 from PIL import Image
 from torchvision.transforms import InterpolationMode, functional
@@ -356,7 +356,7 @@ class Bench:
         stage = self.stage()
         law = (self.known.image_size, self.known.interpolation, stage.augment)
         images = TrainImages(self.train, *law, 0, stage.train.decoder)
-        arguments = tutorial.arguments(
+        arguments = recipe.arguments(
             **schedule(stage.train),
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=accumulation,
@@ -366,12 +366,12 @@ class Bench:
             save_strategy="no",
             load_best_model_at_end=False,
             fp16=half and torch.cuda.is_available(),
-            **tutorial.loader_processes(self.workers),
+            **recipe.loader_processes(self.workers),
         )
 
         def work() -> None:
             set_seed(0)
-            model = tutorial.adapted(str(self.base), self.known.class_names, stage.lora.r, 0.0)
+            model = recipe.adapted(str(self.base), self.known.class_names, stage.lora.r, 0.0)
             floats = Floats(images, read_normalisation(self.base))
             quiet(SameOrder(model=model, args=arguments, train_dataset=floats, data_collator=as_it_is)).train()
 
@@ -553,17 +553,17 @@ def recipe_accuracy(
     """Train as the tutorial does, with loader processes, on the photographs of our split; score our test squares."""
     known, normalisation = read_labels(prepared / "labels.json"), read_normalisation(args.base)
     set_seed(chosen.seed)
-    model = tutorial.adapted(str(args.base), known.class_names, stage.lora.r, stage.lora.lora_dropout)
+    model = recipe.adapted(str(args.base), known.class_names, stage.lora.r, stage.lora.lora_dropout)
     photographs = hub_data.load(str(args.data), args.work / "datasets_cache")
     parts = [photographs["train"].select(rows_of(prepared / name)) for name in ("train", "val")]
     train, val = hub_data.with_transforms(*parts, known.image_size, normalisation.mean, normalisation.std)
-    arguments = tutorial.arguments(
+    arguments = recipe.arguments(
         **schedule(chosen),
         seed=chosen.seed,
         per_device_train_batch_size=chosen.per_device_train_batch_size,
         gradient_accumulation_steps=chosen.gradient_accumulation_steps,
         metric_for_best_model="accuracy",
-        **tutorial.loader_processes(args.workers),
+        **recipe.loader_processes(args.workers),
     )
     trainer = quiet(tutorial.trainer(model, arguments, train, val, None))
     trainer.train()

@@ -56,7 +56,7 @@ COLUMNS = (
 class Shared:
     """Where the pictures and the model are, in each contestant's form."""
 
-    data: Path
+    data: Path | None
     files: Path
     train: Path
     val: Path
@@ -75,7 +75,7 @@ def main() -> None:
     print(json.dumps(result["ceilings"]), flush=True)
     for name in args.only:
         row = {"name": name, "what": CONTESTANTS[name].what, **measure(name, shared, args)}
-        derive(row, CONTESTANTS[name], result["ceilings"], args.tiny)
+        derive(row, CONTESTANTS[name], result["ceilings"], args.model == "ViT-B/16" and not args.tiny)
         result["rows"].append(row)
         args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         print(f"{name}: {brief(row)}", flush=True)
@@ -85,7 +85,8 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder in Hub layout")
+    parser.add_argument("--data", type=Path, help="folder in Hub layout; without it --packed-train and --packed-val")
+    parser.add_argument("--model", choices=("ViT-B/16", "ViT-S/14"), default="ViT-B/16")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     parser.add_argument("--packed-train", type=Path, help="train as our preprocess writes it; else made here")
     parser.add_argument("--packed-val", type=Path, help="val likewise; labels.json stands beside the two")
@@ -104,7 +105,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=180, help="seconds for one contestant")
     parser.add_argument("--work", type=Path, default=Path(".work/train_speed"))
     args = parser.parse_args()
-    args.data, args.work, args.params = (path.resolve() for path in (args.data, args.work, args.params))
+    args.work, args.params = args.work.resolve(), args.params.resolve()
+    if args.data is None and not (args.packed_train and args.packed_val):
+        parser.error("--data, or --packed-train and --packed-val")
+    args.data = args.data.resolve() if args.data else None
     return args
 
 
@@ -120,6 +124,7 @@ def names(text: str) -> list[str]:
 def settings(args: argparse.Namespace) -> dict[str, Any]:
     """Return what was asked for, without places on this machine."""
     return {
+        "model": args.model,
         "params": args.params.name,
         "repeats": args.repeats,
         "workers": args.workers,
@@ -143,15 +148,19 @@ def share(args: argparse.Namespace) -> tuple[Shared, dict[str, float]]:
         seconds[name] = round(time.perf_counter() - start, 2)
         return made
 
-    size = timed("random model", lambda: prepare.random_model(work / "base", args.tiny))
-    timed("datasets: first load_dataset", lambda: first_load(args.data, work))
+    size = timed("random model", lambda: prepare.random_model(work / "base", args.tiny, args.model))
     raw, prepared = work / "raw", work / "prepared"
-    timed("ours: pack the data set", lambda: prepare.download_folder(args.data, raw))
     train, val = args.packed_train, args.packed_val
+    if args.data:
+        timed("datasets: first load_dataset", lambda: first_load(args.data, work))
+        timed("ours: pack the data set", lambda: prepare.download_folder(args.data, raw))
+        timed("timm: write files", lambda: prepare.write_files(raw, work / "files"))
+    else:  # timm validates on training photographs then: its files must be photographs
+        for split in ("train", "val"):
+            prepare.write_files(train, work / "files", split)
     if train is None or val is None:
         timed("ours: preprocess", lambda: prepare.preprocess_folder(raw, args.params, size, prepared))
         train, val = prepared / "train", prepared / "val"
-    timed("timm: write files", lambda: prepare.write_files(raw, work / "files"))
     prepare.repeat_packed(train, work / "train", args.train_images)
     prepare.repeat_squares(val, work / "val", args.val_images)
     labels = train.resolve().parent / "labels.json"
@@ -180,6 +189,8 @@ def measure(name: str, shared: Shared, args: argparse.Namespace) -> dict[str, An
     contestant = CONTESTANTS[name]
     if contestant.skipped:
         return {"skipped": contestant.skipped}
+    if contestant.hub and not shared.data:
+        return {"skipped": "reads a folder in Hub layout (--data)"}
     start = time.perf_counter()
     row = run(name, contestant, shared, args)
     return {**row, "wall_s": round(time.perf_counter() - start, 1)}
@@ -223,7 +234,8 @@ def describe(contestant: Contestant, shared: Shared, args: argparse.Namespace, o
     """Write down what a contestant is to do; its clock starts now."""
     slow = contestant.slow
     return Job(
-        data=str(shared.data),
+        data=str(shared.data or ""),
+        model=args.model,
         files=str(shared.files),
         train=str(shared.train),
         val=str(shared.val),
@@ -244,13 +256,13 @@ def describe(contestant: Contestant, shared: Shared, args: argparse.Namespace, o
     )
 
 
-def derive(row: dict[str, Any], contestant: Contestant, ceilings: dict[str, Any], tiny: bool) -> None:
+def derive(row: dict[str, Any], contestant: Contestant, ceilings: dict[str, Any], counted: bool) -> None:
     """Add what follows from the readings: the share of the device's matrix rate, and the whole recipe's seconds."""
     if "train_images_per_s" not in row:
         return
     train, val = row["train_images_per_s"]["median"], row["val_images_per_s"]["median"]
     peak = ceilings.get("tflop_per_s")
-    row["mfu"] = None if tiny or not peak else round(train * contestant.flops / (peak * 1e12), 4)
+    row["mfu"] = None if not counted or not peak else round(train * contestant.flops / (peak * 1e12), 4)
     epoch = RECIPE_TRAIN / train + RECIPE_VAL / val + row["s_per_epoch"]["saving_and_other"]
     row["recipe_s"] = round(row["start_up_s"] + RECIPE_EPOCHS * epoch, 1)
 

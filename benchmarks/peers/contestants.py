@@ -9,13 +9,24 @@ LORA_FLOPS, FULL_FLOPS = 71.4e9, 105.1e9
 
 @dataclass(frozen=True)
 class Contestant:
-    """One row: what it is, the module that runs it and how, operations per training image, slow ones' fewer images."""
+    """One row.
+
+    Attributes:
+        what: It is.
+        module: That runs it.
+        options: Of that.
+        flops: Operations per training image.
+        slow: Gets fewer images.
+        hub: Reads a folder in Hub layout, with `datasets`.
+        skipped: Why it can't take part.
+    """
 
     what: str
     module: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     flops: float = LORA_FLOPS
     slow: bool = False
+    hub: bool = False
     skipped: str = ""
 
 
@@ -25,22 +36,36 @@ CONTESTANTS = {
         "tutorial",
         {"workers": False},
         slow=True,
+        hub=True,
     ),
     "workers": Contestant(
         "the tutorial with loader processes that stay, pinned memory, 4 batches ahead each",
         "tutorial",
         {"workers": True},
+        hub=True,
     ),
     "full": Contestant(
         "full fine-tuning as in transformers' run_image_classification.py, loader as in `workers`",
         "full",
         flops=FULL_FLOPS,
+        hub=True,
+    ),
+    "trainer": Contestant("transformers' Trainer, PEFT's modules, torchvision, torch's loader", "plain_trainer"),
+    "trainer-compile": Contestant("the same with torch_compile: true", "plain_trainer", {"compile_mode": "default"}),
+    "trainer-reduce-overhead": Contestant(
+        "the same with torch_compile_mode: reduce-overhead", "plain_trainer", {"compile_mode": "reduce-overhead"}
     ),
     "loop": Contestant("plain PyTorch loop, autocast + GradScaler, PEFT's modules, our data", "loop"),
     "timm": Contestant("timm loader and prefetcher, timm ViT-B/16, PEFT LoRA r=16 on qkv, plain loop", "timm_loop"),
     "eager": Contestant("our train stage, train.step: eager", "ours", {"step": "eager"}),
     "compiled": Contestant("our train stage, train.step: compiled", "ours", {"step": "compiled"}),
     "fused": Contestant("our train stage, train.step: fused", "ours", {"step": "fused"}),
+    "eager-uncaptured": Contestant(
+        "our train stage, train.step: eager, train.cuda_graph: false", "ours", {"step": "eager", "cuda_graph": False}
+    ),
+    "fused-uncaptured": Contestant(
+        "our train stage, train.step: fused, train.cuda_graph: false", "ours", {"step": "fused", "cuda_graph": False}
+    ),
     "autogluon": Contestant(
         "AutoGluon MultiModalPredictor with optim.peft: lora",
         skipped="autogluon.multimodal 1.6.3 needs torch >=2.10,<2.14 and transformers >=5.3,<5.15; the resolver "

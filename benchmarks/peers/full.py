@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from peers import hub_data, trainers
 from peers.job import Job
 from peers.meter import Meter
-from peers.tutorial import loader_processes
+from peers.recipe import loader_processes
 
 
 def run(job: Job, meter: Meter) -> None:

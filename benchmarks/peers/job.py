@@ -24,7 +24,8 @@ class Job:
     """One run.
 
     Attributes:
-        data: Folder in Hub layout.
+        data: Folder in Hub layout; empty where there is none.
+        model: `ViT-B/16` or `ViT-S/14`.
         files: Folder of class folders of the same pictures as files, below train and val.
         train, val, labels: The same pictures as our preprocess writes them, repeated.
         base: Model folder.
@@ -40,6 +41,7 @@ class Job:
     """
 
     data: str
+    model: str
     files: str
     train: str
     val: str

@@ -1,6 +1,6 @@
 """A plain PyTorch loop with PEFT's modules, fed by our data: autocast, GradScaler, fused AdamW, no Trainer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from peers.job import Job
 from peers.meter import Meter
-from peers.tutorial import adapted
+from peers.recipe import adapted
 from vitlora.core.params import load_params, read_document
 from vitlora.model.base import read_normalisation
 from vitlora.model.batches import Batch, Feed, feed_squares
@@ -37,9 +37,11 @@ def run(job: Job, meter: Meter) -> None:
     def normalised(found: Batch) -> Pair:
         return normalisation(found["pixel_values"]), found["labels"]
 
-    def an_epoch(epoch: int) -> Iterable[Pair]:
+    def an_epoch(epoch: int) -> Iterator[Pair]:
         train.set_epoch(epoch)
-        return map(normalised, train)
+        yield from map(normalised, train)
+        waited_s, seen = train.take()
+        meter.loaded(seen, waited_s)
 
     meter.notes.update(batch=f"{batch} x {accumulation}", workers=job.loaders)
     fit(

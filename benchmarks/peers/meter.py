@@ -1,8 +1,9 @@
 """The same stop-watch for every contestant: epochs, waiting for data, an idle GPU, memory.
 
-Everyone's batches come out of torch's DataLoader in the end (the Trainer's, accelerate's and timm's wrap it), so
-waiting is measured there: the time that the training loop is blocked in the loader's ``__next__``. A wait costs nothing
-while the GPU still has work queued; a pair of CUDA events around it tells how long the GPU really stood idle meanwhile.
+Everyone's batches but ours come out of torch's DataLoader in the end (the Trainer's, accelerate's and timm's wrap it),
+so waiting is measured there: the time that the training loop is blocked in the loader's ``__next__``. A wait costs
+nothing while the GPU still has work queued; a pair of CUDA events around it tells how long the GPU really stood idle
+meanwhile. Our loader measures the same by itself.
 """
 
 import json
@@ -97,6 +98,11 @@ class Meter:
         if self.phase == "busy":
             self._profile_step()
 
+    def loaded(self, images: int, waited_s: float) -> None:
+        """Take what a loader that is none of torch's says of the epoch: images, and seconds that the device waited."""
+        epoch = self.epochs[-1]
+        epoch.train_images, epoch.wait_s, epoch.idle_s = images, waited_s, waited_s
+
     def epoch_end(self) -> None:
         """End an epoch's training; what follows is validation."""
         now = self._now()
@@ -104,7 +110,7 @@ class Meter:
             self._end_profile()
         epoch = self.epochs[-1]
         epoch.train_s = now - self.clock
-        if self.cuda:
+        if self.cuda and epoch.idle_s is None:
             epoch.idle_s = sum(before.elapsed_time(after) for before, after in epoch.waits) / 1000
         epoch.waits.clear()
         self._read_memory()

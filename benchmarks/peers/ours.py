@@ -10,7 +10,7 @@ from vitlora.train.params import TrainStage
 from vitlora.train.stage import train
 
 
-def run(job: Job, meter: Meter, step: str) -> None:
+def run(job: Job, meter: Meter, step: str, cuda_graph: bool = True) -> None:
     """Call the train stage; epochs and the kind of step differ from the preset, and what the command line asks for."""
     document = read_document(Path(job.params))
     asked = {
@@ -20,7 +20,7 @@ def run(job: Job, meter: Meter, step: str) -> None:
         "dataloader_num_workers": job.workers,
     }
     document["train"].update({name: value for name, value in asked.items() if value is not None})
-    document["train"].update(num_train_epochs=job.all_epochs, step=step)
+    document["train"].update(num_train_epochs=job.all_epochs, step=step, cuda_graph=cuda_graph)
     stage = load_params(TrainStage, document, Path(job.params))
     meter.notes.update(parameters=dict(stage.train))
     trainers.watch(meter)

@@ -11,10 +11,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import transforms
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, Trainer
 
-from peers import trainers, tutorial
-from peers.hub_data import accuracy
+from peers import recipe, trainers
 from peers.job import Job
 from peers.meter import Meter
 from vitlora.storage.labels import read_labels
@@ -25,9 +24,9 @@ from vitlora.storage.squares import Squares, load_split
 def run(job: Job, meter: Meter, compile_mode: str | None = None) -> None:
     """Train as a script does; ``compile_mode`` is Trainer's ``torch_compile_mode``, None leaves the model as it is."""
     processor = AutoImageProcessor.from_pretrained(job.base)
-    model = tutorial.adapted(job.base, read_labels(Path(job.labels)).class_names, 16, 0.1)
+    model = recipe.adapted(job.base, read_labels(Path(job.labels)).class_names, 16, 0.1)
     batch, accumulation = job.steps
-    args = tutorial.arguments(
+    args = recipe.arguments(
         num_train_epochs=job.all_epochs,
         per_device_train_batch_size=batch,
         per_device_eval_batch_size=batch,
@@ -39,13 +38,11 @@ def run(job: Job, meter: Meter, compile_mode: str | None = None) -> None:
         torch_compile=compile_mode is not None,
         torch_compile_mode=compile_mode,
         dataloader_drop_last=compile_mode == "reduce-overhead",  # another shape is another graph to capture
-        **tutorial.loader_processes(job.loaders),
+        **recipe.loader_processes(job.loaders),
     )
     trainers.watch(meter)
     train, val = Photographs(job, processor), Ready(load_split(Path(job.val)), processor)
-    trainer = tutorial.trainer(model, args, train, val, processor)
-    trainer.data_collator, trainer.compute_metrics = stack, accuracy
-    trainer.train()
+    Trainer(model, args, stack, train, val, compute_metrics=accuracy).train()
 
 
 class Photographs(Dataset[dict[str, Any]]):
@@ -90,3 +87,8 @@ def stack(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Make a batch."""
     pixels = torch.stack([row["pixel_values"] for row in rows])
     return {"pixel_values": pixels, "labels": torch.tensor([row["labels"] for row in rows])}
+
+
+def accuracy(scored: Any) -> dict[str, float]:
+    """Score logits on the CPU after all batches."""
+    return {"accuracy": float((scored.predictions.argmax(1) == scored.label_ids).mean())}

@@ -29,14 +29,17 @@ TINY = {
 }
 
 
-def random_model(folder: Path, tiny: bool) -> int:
-    """Save a ViT-B/16 with random weights (seed 0) and no head, as a pretrained base is; return its image side, px."""
-    from transformers import ViTConfig, ViTModel
+def random_model(folder: Path, tiny: bool, model: str = "ViT-B/16") -> int:
+    """Save a model with random weights (seed 0) and no head, as a pretrained base is; return its image side, px."""
+    from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
     torch.manual_seed(0)
-    config = ViTConfig(**(TINY if tiny else {}))
-    ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
-    side = config.image_size
+    side = TINY["image_size"] if tiny else 224
+    if model == "ViT-S/14":
+        small = Dinov2Config(hidden_size=384, num_attention_heads=6, patch_size=14, image_size=side)
+        Dinov2Model(small).save_pretrained(folder)
+    else:
+        ViTModel(ViTConfig(**(TINY if tiny else {})), add_pooling_layer=False).save_pretrained(folder)
     processor = {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
@@ -97,11 +100,11 @@ def repeat_squares(source: Path, target: Path, count: int) -> None:
     write_csv(target / INDEX, list(rows[0]), (list(rows[place].values()) for place in chosen))
 
 
-def write_files(raw: Path, folder: Path) -> None:
-    """Write every picture as a file below its split and class, as timm reads them."""
+def write_files(raw: Path, folder: Path, split: str | None = None) -> None:
+    """Write every picture as a file below its split, or the one given, and its class, as timm reads them."""
     source = Packed(raw)
     for place, row in enumerate(source.rows):
-        target = folder / row["split"] / f"{int(row['label']):03d}"
+        target = folder / (split or row["split"]) / f"{int(row['label']):03d}"
         target.mkdir(parents=True, exist_ok=True)
         (target / f"{place:06d}.jpg").write_bytes(source[place])
 

@@ -49,10 +49,15 @@ def run(job: Job, meter: Meter) -> None:
             device=device(),
         )
 
-    tiny = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2} if job.tiny else {}
+    name = {"ViT-B/16": "vit_base_patch16_224", "ViT-S/14": "vit_small_patch14_dinov2"}[job.model]
+    tiny = (
+        {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+        if job.tiny
+        else {"img_size": job.size}
+    )
     train, val = loader("train", job.train_images, True), loader("val", job.val_images, False)
     classes = len(train.dataset.reader.class_to_idx)
-    base = timm.create_model("vit_base_patch16_224", pretrained=False, num_classes=classes, **tiny)
+    base = timm.create_model(name, pretrained=False, num_classes=classes, **tiny)
     config = LoraConfig(r=16, lora_alpha=16, lora_dropout=0.1, target_modules=["qkv"], modules_to_save=["head"])
     model = get_peft_model(base, config).to(device())
     meter.notes.update(batch=f"{batch} x {accumulation}", workers=job.loaders, timm=timm.__version__)

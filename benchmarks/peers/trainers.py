@@ -56,7 +56,7 @@ class Watch(TrainerCallback):
         )
         way = getattr(self.trainer, "way", None)  # ours says which of its steps it could take
         if way is not None:
-            self.meter.notes.update(step=way.step, step_note=way.note)
+            self.meter.notes.update(step=way.step, step_note=way.note, captured=way.captured)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Comes before the loader's iterator is made."""
@@ -67,7 +67,11 @@ class Watch(TrainerCallback):
         self.meter.step()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Comes before validation."""
+        """Comes before validation; our loader is none of torch's, but says the same of itself."""
+        timing = getattr(self.trainer, "timing", None)
+        if timing is not None and self.meter.phase == "train":
+            self.meter.loaded(timing.images, timing.waited_s)
+            self.meter.notes.update(workers_at_work=timing.feed.loader.at_work)
         self.meter.epoch_end()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -24,6 +24,8 @@ class Timing:
 
     Attributes:
         feed: Of the training batches; set once there is one.
+        images: Of the last epoch.
+        waited_s: How long its device, or on a CPU the processor, waited for them.
     """
 
     def __init__(self, decoder: str) -> None:
@@ -42,14 +44,14 @@ class Timing:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self._train_s = time.perf_counter() - (self._start or 0.0)
-        self._wait_s, self.images = self.feed.take() if self.feed else (0.0, 0)
+        self.waited_s, self.images = self.feed.take() if self.feed else (0.0, 0)
 
     def report(self, epoch: int, val_s: float, val_rate: float) -> Iterator[str]:
         """Add the epoch to the file and yield the line about it, and what to change if the loader holds it up."""
         if not self.images:
             return  # resumed where only validation was due
-        rate, share = self.images / self._train_s, self._wait_s / self._train_s
-        figures = (self._train_s, rate, self._wait_s, share, val_s, val_rate)
+        rate, share = self.images / self._train_s, self.waited_s / self._train_s
+        figures = (self._train_s, rate, self.waited_s, share, val_s, val_rate)
         self._rows.append((epoch, self.images, *(round(figure, 3) for figure in figures)))
         TIMINGS.parent.mkdir(parents=True, exist_ok=True)
         with TIMINGS.open("w", newline="", encoding="utf-8") as file:
