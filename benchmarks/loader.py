@@ -2,10 +2,14 @@
 
     PYTHONPATH=src python benchmarks/loader.py --packed data/prepared/train --out loader.json
 
-All read the same JPEG bytes and give 224 px crops by the same law, with torch's DataLoader, the same batch, processes
-that stay and one thread a process. The tutorial's batches are float32, timm's too unless there is a GPU, ours uint8.
-The first pass, which starts the processes, is dropped from the speed and counted in the processor time. What isn't
-installed is skipped, with the reason.
+All read the same JPEG bytes and give 224 px crops by the same law, with the same batch, processes that stay and one
+thread a process; ours through a ring of shared memory, the others through torch's DataLoader, and our pictures through
+that too. The tutorial's batches are float32, timm's too unless there is a GPU, ours uint8. The first pass, which starts
+the processes, is dropped from the speed and counted in the processor time. What isn't installed is skipped, with the
+reason.
+
+What our pictures cost the main thread, copies to the GPU included, is measured at half their speed, so that each batch
+is there when it is asked for.
 """
 
 import argparse
@@ -42,6 +46,8 @@ LAW = Augment(scale=(0.08, 1.0), ratio=(0.75, 4 / 3), horizontal_flip_p=0.5)
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 GPU = torch.cuda.is_available()
 SPLIT_IMAGES = 512
+SMALL_BATCH = 32  # where the main thread's part is largest
+WARM_BATCHES = 20
 Loader = Callable[[Path, int, int], object]
 
 
@@ -64,12 +70,14 @@ def main() -> None:
             for workers in args.workers:
                 rows.append(row := {"loader": name, **measure(partial(make, folder, args.batch), workers, args.passes)})
                 print(line(row), flush=True)
+        asked = [main_thread(folder, workers) for workers in args.workers]
         split = one_core(folder)
         rows += gpu_decoder(folder, args, skipped)
     for name, reason in skipped.items():
         print(f"skipped {name}: {reason}")
     settings = {"images": args.images, "batch": args.batch, "passes": args.passes, "size": SIZE, **about(args.packed)}
-    write_json(args.out, {"rows": rows, "one_core": split, "skipped": skipped, "settings": settings, "host": host()})
+    found = {"rows": rows, "main_thread": asked, "one_core": split, "skipped": skipped}
+    write_json(args.out, {**found, "settings": settings, "host": host()})
 
 
 def _counts(text: str) -> list[int]:
@@ -110,6 +118,7 @@ def contestants(skipped: dict[str, str]) -> Iterator[tuple[str, Loader]]:
         yield "timm.data.create_loader, PIL", timm_loader
     else:
         skipped["timm.data.create_loader"] = "timm is not installed"
+    yield "vitlora's pictures, torch's DataLoader", plain
     yield "vitlora, decoder: pil", partial(ours, "pil")
     yield "vitlora, decoder: simplejpeg", partial(ours, "simplejpeg")
 
@@ -200,6 +209,31 @@ def ours(decoder: str, folder: Path, batch: int, workers: int) -> Feed:
     return Feed(TrainLoader(images, SEED, batch, 1000, workers, GPU), torch.device("cuda" if GPU else "cpu"))
 
 
+class Plain(Dataset):
+    """Our pictures for torch's DataLoader, a batch at a time."""
+
+    def __init__(self, images: TrainImages) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> dict:
+        """Load a batch."""
+        return {"pixel_values": self.images.load(indices), "labels": self.images.labels[indices]}
+
+
+def plain(folder: Path, batch: int, workers: int) -> DataLoader:
+    """Return torch's loader of our pictures."""
+    images = Plain(TrainImages(folder, SIZE, FILTER, LAW, SEED))
+    return torch_loader(images, RandomSampler(images), batch, workers, as_it_is)
+
+
+def as_it_is(batch: dict) -> dict:
+    """Collate what is a batch already."""
+    return batch
+
+
 def torch_loader(images: Dataset, sampler, batch: int, workers: int, collate) -> DataLoader:
     """Return a DataLoader with what all of them share."""
     ahead = {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
@@ -222,8 +256,10 @@ def measure(make: Callable[[int], object], workers: int, passes: int) -> dict:
         rates.append(count / (time.perf_counter() - start))
         images += count
     peak = max((peak_mb(child.pid) for child in multiprocessing.active_children()), default=None)
+    if isinstance(loader, Feed):
+        loader.close()
     del loader, batch, labels
-    gc.collect()  # ends the processes, whose time counts from then on
+    gc.collect()  # ends torch's processes too, whose time counts from then on
     return result(workers, rates, (cpu_seconds() - before) / images, peak)
 
 
@@ -240,6 +276,34 @@ def result(workers: int, rates: list[float], cpu_s: float, peak: float | None = 
         "cpu_s_per_1000": round(cpu_s * 1000, 3),
         "worker_peak_rss_mb": peak,
     }
+
+
+def main_thread(folder: Path, workers: int) -> dict:
+    """Print and return the seconds that a thousand small batches take of the main thread, through our ring and torch's
+    loader.
+    """
+    found = {"workers": workers, "batch": SMALL_BATCH}
+    for name, make in (("ring", partial(ours, "simplejpeg")), ("dataloader", plain)):
+        loader, times = make(folder, SMALL_BATCH, workers), []
+        begun, batches = time.perf_counter(), iter(loader)
+        for number in range(len(loader) - 1):
+            if number == WARM_BATCHES:
+                pause = 2 * (time.perf_counter() - begun) / WARM_BATCHES
+            if number >= WARM_BATCHES:
+                time.sleep(pause)
+            start = time.perf_counter()
+            batch = next(batches)
+            if GPU and name == "dataloader":
+                batch = {key: value.to("cuda", non_blocking=True) for key, value in batch.items()}
+            times.append(time.perf_counter() - start)
+        found[f"{name}_s_per_1000"] = round(1000 * statistics.mean(times[WARM_BATCHES:]), 3)
+        if isinstance(loader, Feed):
+            loader.close()
+    print(
+        f"main thread, 1,000 batches of {SMALL_BATCH}, {workers} workers: ring {found['ring_s_per_1000']:.3f} s, "
+        f"DataLoader {found['dataloader_s_per_1000']:.3f} s"
+    )
+    return found
 
 
 def cpu_seconds() -> float:
