@@ -21,6 +21,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from torch.nn import functional
 
+from vitlora.model.fused.attention import Parts, attention, attention_backward
 from vitlora.model.fused.kernels import (
     RANK_STEP,
     Dropout,
@@ -288,9 +289,8 @@ class FusedBackbone:
             keep.stream, keep.xh = (stream, mean, rstd), xh
             if dropout and layer.slots:
                 lora_down(xh, layer.a, dropout, number)
-            mixed = self._attend(
-                xh, layer.qkv if dropout else layer.merged, layer, count, last, keep, saved is not None
-            )
+            heads = self._heads(xh, layer.qkv if dropout else layer.merged, layer.qkv_bias, count, last)
+            mixed, keep.attention = attention(heads, count, self.config.num_attention_heads, saved is not None)
             if last:
                 stream = stream.view(count, -1, stream.shape[1])[:, 0].contiguous()
             branch = functional.linear(mixed, *layer.out)
@@ -313,28 +313,15 @@ class FusedBackbone:
         torch.add(embedded, self.table[special:], out=stream[:, special:])
         return stream.view(-1, stream.shape[2])
 
-    def _attend(
-        self, xh: Tensor, weight: Tensor, layer: Layer, count: int, last: bool, keep: Saved, grad: bool
-    ) -> Tensor:
-        """Return the heads' outputs side by side, (M, D), or (N, D) for the class tokens only."""
-        width = layer.a.shape[2]
-        shape = (count, -1, self.config.num_attention_heads, width // self.config.num_attention_heads)
-        if last:
-            first = xh.view(count, -1, xh.shape[1])[:, 0]
-            heads = (
-                functional.linear(first, weight[:width], layer.qkv_bias[:width]),
-                *functional.linear(xh, weight[width:], layer.qkv_bias[width:]).chunk(2, 1),
-            )
-        else:
-            heads = functional.linear(xh, weight, layer.qkv_bias).chunk(3, 1)
-        q, k, v = (part.view(shape).transpose(1, 2).detach() for part in heads)
-        with torch.set_grad_enabled(grad):
-            for part in (q, k, v):
-                part.requires_grad_(grad)
-            mixed = functional.scaled_dot_product_attention(q, k, v)
-        if grad:
-            keep.attention = (q, k, v, mixed)
-        return mixed.detach().transpose(1, 2).reshape(-1, width)
+    def _heads(self, xh: Tensor, weight: Tensor, bias: Tensor, count: int, last: bool) -> Parts:
+        """Return q, k and v, (M, D) each, side by side; in the last layer q of the class tokens only, (N, D)."""
+        if not last:
+            q, k, v = functional.linear(xh, weight, bias).chunk(3, 1)
+            return q, k, v
+        width = len(weight) // 3
+        q = functional.linear(xh.view(count, -1, xh.shape[1])[:, 0], weight[:width], bias[:width])
+        k, v = functional.linear(xh, weight[width:], bias[width:]).chunk(2, 1)
+        return q, k, v
 
     def backward(self, grad: Tensor, dropout: Dropout, saved: list[Saved]) -> list[Tensor]:
         """Return gradients of ``down`` then ``up``, float32, given that of ``forward``'s result (N, 1 or S, D)."""
@@ -376,23 +363,18 @@ class FusedBackbone:
         self, mixed: Tensor, layer: Layer, count: int, keep: Saved, last: bool, inner: bool
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the gradient of x' (M, D + slots · R), of its last columns only in the first layer, and dq, dk, dv."""
-        q, k, v, output = keep.attention
+        assert keep.xh is not None
+        width, rows = layer.a.shape[2], len(keep.xh)
+        side_by_side = mixed.new_empty(rows, (2 if last else 3) * width)
+        dq = torch.empty_like(mixed) if last else side_by_side[:, :width]
+        dk, dv = side_by_side[:, -2 * width :].chunk(2, 1)
+        attention_backward(keep.attention, mixed, (dq, dk, dv))
         keep.attention = ()
-        width = layer.a.shape[2]
-        into = mixed.view(count, -1, q.shape[1], q.shape[3]).transpose(1, 2)
-        grads = torch.autograd.grad(output, (q, k, v), into)
-        dq, dk, dv = (part.transpose(1, 2).reshape(-1, width) for part in grads)
-        weights = layer.qkv.view(3, width, -1)
-        if not inner:  # nothing below the first layer is trained
-            weights = weights[:, :, width:]
-        dxh = dv @ weights[2]
-        if inner or 1 in layer.slots:
-            dxh.addmm_(dk, weights[1])
+        weights = layer.qkv if inner else layer.qkv[:, width:]  # nothing below the first layer is trained
+        dxh = side_by_side @ weights[-side_by_side.shape[1] :]
         if last:
-            rows = dxh.view(count, -1, dxh.shape[1])[:, 0]
-            rows += dq @ weights[0]
-        else:
-            dxh.addmm_(dq, weights[0])
+            first = dxh.view(count, -1, dxh.shape[1])[:, 0]
+            first += dq @ weights[:width]
         return dxh, [dq, dk, dv]
 
     def _adapter_grads(
