@@ -8,6 +8,7 @@ import method_runs
 import pytest
 import torch
 import training
+import transformers
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
@@ -15,10 +16,16 @@ from transformers import (
     DeiTForImageClassification,
     Dinov2Config,
     Dinov2ForImageClassification,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    IJepaConfig,
+    IJepaForImageClassification,
     SwinConfig,
     SwinForImageClassification,
     ViTConfig,
     ViTForImageClassification,
+    ViTMSNConfig,
+    ViTMSNForImageClassification,
 )
 
 from vitlora.core.params import load_params
@@ -48,17 +55,28 @@ BASES = {
     "dinov2": lambda: Dinov2ForImageClassification(
         Dinov2Config(**SMALL, mlp_ratio=2, image_size=28, patch_size=14, layerscale_value=0.7)
     ),
+    "registers": lambda: Dinov2WithRegistersForImageClassification(
+        Dinov2WithRegistersConfig(
+            **SMALL, mlp_ratio=2, image_size=28, patch_size=14, layerscale_value=0.7, num_register_tokens=3
+        )
+    ),
+    "msn": lambda: ViTMSNForImageClassification(
+        ViTMSNConfig(**SMALL, intermediate_size=96, image_size=16, patch_size=8)
+    ),
+    "ijepa": lambda: IJepaForImageClassification(
+        IJepaConfig(**SMALL, intermediate_size=96, image_size=16, patch_size=8)
+    ),
 }
 
 
 def adapted(base: nn.Module, targets: str, **changes) -> nn.Module:
-    """Put LoRA on, with weights that matter: PEFT starts with B = 0, and layer norms at 1 and 0 would hide mistakes."""
+    """Put LoRA on, with weights that matter: B, norms and tokens as they start, 0 and 1, would hide mistakes."""
     settings = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "modules_to_save": ["classifier"], **changes}
     model = get_peft_model(base, LoraConfig(target_modules=targets, **settings))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(weight, std=0.2)
-        elif "norm" in name:
+        elif any(part in name for part in ("norm", "token", "position")):
             weight.data += 0.1 * torch.randn_like(weight)
     return model.to(DEVICE)
 
@@ -99,6 +117,9 @@ def with_the_same_masks(model: nn.Module, dropout) -> None:
         ("vit, odd heads", r".*\.(q|v)_proj", 0.0),  # of 24 numbers, which attention's kernels leave to PyTorch
         ("deit", r".*\.k_proj", 0.3),
         ("dinov2", r".*\.(q|v)_proj", 0.3),
+        ("registers", r".*\.(q_proj|v_proj|query|value)", 0.3),
+        ("msn", r".*\.(q_proj|v_proj|query|value)", 0.0),
+        ("ijepa", r".*\.(q_proj|v_proj|query|value)", 0.3),
     ],
 )
 def test_logits_and_gradients_are_those_of_the_modules(kind, targets, p, monkeypatch):
@@ -193,13 +214,28 @@ def test_of_all_methods_only_plain_lora_and_the_head_alone_are_fused(method):
     assert (fused.why_not_fused(model) is None) == (method in PLAIN)
 
 
-def test_other_models_are_not_fused():
+def test_a_model_of_another_kind_is_not_fused():
     swin = SwinForImageClassification(SwinConfig(image_size=32, patch_size=4, embed_dim=12, depths=[1], num_heads=[2]))
-    assert "swin" in fused.why_not_fused(swin)
-    relu = ViTForImageClassification(ViTConfig(**SMALL, intermediate_size=96, hidden_act="relu"))
-    assert "GELU" in fused.why_not_fused(relu)
-    noisy = ViTForImageClassification(ViTConfig(**SMALL, intermediate_size=96, hidden_dropout_prob=0.1))
-    assert "dropout" in fused.why_not_fused(noisy)
+    assert "swin is none of vit, deit" in fused.why_not_fused(swin)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "reason"),
+    [
+        ("ViT", {"hidden_act": "relu"}, "GELU"),
+        ("ViT", {"hidden_dropout_prob": 0.1}, "dropout"),
+        ("ViTMSN", {"attention_probs_dropout_prob": 0.2}, "dropout"),
+        ("IJepa", {"hidden_act": "gelu_new"}, "GELU"),
+        ("Dinov2", {"use_swiglu_ffn": True}, "GELU"),
+        ("Dinov2", {"drop_path_rate": 0.1}, "drop path"),
+        ("Dinov2WithRegisters", {"use_swiglu_ffn": True}, "GELU"),
+        ("Dinov2WithRegisters", {"drop_path_rate": 0.2}, "drop path"),
+    ],
+)
+def test_a_config_that_the_passes_dont_follow_is_not_fused(kind, change, reason):
+    config = getattr(transformers, f"{kind}Config")(**SMALL, image_size=28, patch_size=14, **change)
+    model = getattr(transformers, f"{kind}ForImageClassification")(config)
+    assert reason in fused.why_not_fused(model)
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["planes", "channels last"])

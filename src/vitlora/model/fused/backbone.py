@@ -36,7 +36,8 @@ from vitlora.model.fused.launch import only_compiling
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 OLD_PROJECTIONS = ("query", "key", "value")  # transformers before 5.9 (ViT) and 5.18 (DINOv2)
-CLASS_TOKEN_HEADS = ("vit", "deit")  # their classifiers read the first token; DINOv2's also the patches' mean
+CLASS_TOKEN_HEADS = ("vit", "deit", "vit_msn")  # their classifiers read the first token only
+OTHER_HEADS = ("dinov2", "dinov2_with_registers", "ijepa")  # these the patches' mean, alone or beside it
 
 
 def why_not_fused(model: Any) -> str | None:
@@ -47,8 +48,9 @@ def why_not_fused(model: Any) -> str | None:
     """
     core = _core(model)
     config = core.config
-    if config.model_type not in (*CLASS_TOKEN_HEADS, "dinov2"):
-        return f"{config.model_type} is none of vit, deit, dinov2"
+    known = CLASS_TOKEN_HEADS + OTHER_HEADS
+    if config.model_type not in known:
+        return f"{config.model_type} is none of {', '.join(known)}"
     if getattr(config, "use_swiglu_ffn", False) or config.hidden_act != "gelu":
         return "its activation is not GELU"
     if config.hidden_dropout_prob or config.attention_probs_dropout_prob or getattr(config, "drop_path_rate", 0):
