@@ -14,6 +14,7 @@ from vitlora.core.files import read_json
 from vitlora.model.batches import Feed, feed_squares
 from vitlora.storage.squares import Squares
 from vitlora.train.dataset import TrainLoader
+from vitlora.train.optimise import OptimiserStep
 from vitlora.train.trainer import ImageTrainer
 from vitlora.train.workers import Ring
 
@@ -174,3 +175,60 @@ def test_a_lack_of_gpu_memory_names_batch_and_image_size(tmp_path, monkeypatch):
     monkeypatch.setattr(ImageTrainer, "_loss", full)
     with pytest.raises(VitloraError, match=r"out of GPU memory \(\d+ GiB\) with 6 images of 32 px at once; halve"):
         training.fit(train__fp16=True)
+
+
+@pytest.mark.parametrize("step", ["fused", "compiled", "eager"])
+@pytest.mark.parametrize(
+    "micro",
+    [
+        {"train__per_device_train_batch_size": 4, "train__gradient_accumulation_steps": 1},  # a smaller last batch
+        {"train__join_micro_batches": False},
+    ],
+    ids=["one", "accumulated"],
+)
+def test_a_captured_step_leaves_the_bytes_of_one_that_is_not(tmp_path, monkeypatch, capsys, step, micro):
+    monkeypatch.chdir(training.prepare(tmp_path))
+    left = []
+    for captured in (False, True):
+        training.fit(
+            train__fp16=True, train__step=step, train__full_determinism=True, train__cuda_graph=captured, **micro
+        )
+        assert read_json(Path("metrics.json"))["cuda_graph"] == captured, capsys.readouterr().out
+        left.append({path: digest for path, digest in training.hashes().items() if path != "metrics.json"})
+    assert left[0] == left[1]
+
+
+def test_a_step_that_fp16_loses_changes_no_weight_and_is_counted(tmp_path, monkeypatch):
+    monkeypatch.chdir(training.prepare(tmp_path))
+    monkeypatch.setattr(torch.amp.GradScaler, "__init__", large_scale(torch.amp.GradScaler.__init__))
+    found = []
+    for captured in (False, True):
+        training.fit(train__fp16=True, train__step="eager", train__full_determinism=True, train__cuda_graph=captured)
+        found.append((read_json(Path("metrics.json"))["skipped_fp16_steps"], training.hashes()["adapter/vitlora.json"]))
+    assert found[0] == found[1]
+    assert found[0][0] > 1
+
+
+def large_scale(original):
+    """Begin where gradients overflow."""
+
+    def begin(self, *args, **kwargs):
+        original(self, *args, **{**kwargs, "init_scale": 2.0**22})
+
+    return begin
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_a_loss_that_is_no_number_stops_a_step_late_with_its_own_images(tmp_path, monkeypatch, captured):
+    monkeypatch.chdir(training.prepare(tmp_path))
+    original = OptimiserStep.__call__
+
+    def spoiled(self, number, batches):
+        if number == 6:
+            with torch.no_grad():
+                self.trained[0].fill_(torch.nan)
+        return original(self, number, batches)
+
+    monkeypatch.setattr(OptimiserStep, "__call__", spoiled)
+    with pytest.raises(VitloraError, match=r"step 7, epoch 2: the loss is nan; images .*\.(jpg|png)"):
+        training.fit(train__fp16=True, train__cuda_graph=captured, train__save_steps=1000)
