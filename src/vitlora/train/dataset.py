@@ -50,7 +50,7 @@ class TrainImages:
         """Load images.
 
         Args:
-            numbers: Of the images.
+            numbers: ``epoch * count + row`` each.
             squares: uint8 (B, size, size, 3), gets them; None: made here.
 
         Returns:

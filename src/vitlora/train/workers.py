@@ -50,7 +50,7 @@ class Ring:
     Args:
         load: Loads the images of some numbers into uint8 (B, H, W, 3). Every process gets it: it must pickle.
         chunks: Gives the numbers of one chunk after another, the same in every process; likewise.
-        shape: Of a slot: slots, images, H, W, 3.
+        shape: Slots, images of a slot at most, H, W, 3.
         workers: Processes at most.
         at_first: How many of them work from the start.
         pinned: Whether a GPU is to copy out of the slots while it computes.
@@ -136,7 +136,7 @@ class Ring:
             raise self._shared.errors.get()
         for code in (process.exitcode for process in self.processes):
             if code is not None:
-                name = f" ({signal.Signals(-code).name})" if code < 0 else ""
+                name = f" ({signal.strsignal(-code)})" if code < 0 else ""
                 raise VitloraError(
                     f"a loader worker ended with exit code {code}{name}, though none may before the run does; lower "
                     f"train.dataloader_num_workers (got {len(self.processes)}; 0 loads without any), run again"
