@@ -138,7 +138,8 @@ class OptimiserStep:
 
     def _accumulate(self, *values: Tensor, names: tuple[str, ...]) -> None:
         """Add a micro-batch's gradients and loss to the step's."""
-        loss = self.loss(dict(zip(names, values, strict=True))) * self.share
+        with torch.device(self.share.device):  # some of PEFT's layers make small tensors on the processor and move them
+            loss = self.loss(dict(zip(names, values, strict=True))) * self.share
         found = torch.autograd.grad(self.scaler.scale(loss), self.trained, allow_unused=True)
         reached = [row for row, grad in enumerate(found) if grad is not None]
         for row in reached:

@@ -102,9 +102,8 @@ class SameMask(nn.Module):
 
 
 def with_the_same_masks(model: nn.Module, dropout) -> None:
-    attentions = [module for name, module in model.named_modules() if name.endswith(".attention")]
-    for layer, attention in enumerate(attentions):
-        lora = [part for part in attention.children() if hasattr(part, "lora_A")]
+    layers = [[part for part in module.children() if hasattr(part, "lora_A")] for module in model.modules()]
+    for layer, lora in enumerate(filter(None, layers)):
         for slot, part in enumerate(lora):
             part.lora_dropout["default"] = SameMask(dropout, layer, slot)
 

@@ -54,8 +54,8 @@ class Tunings:
             in 7 products that need fewer registers.
     """
 
-    forward: Tuning = Tuning(piece=128)
-    grad_q: Tuning = Tuning()
+    forward: Tuning = Tuning(piece=128, stages=2)
+    grad_q: Tuning = Tuning(stages=2)
     grad_kv: Tuning = Tuning()
     grads: Tuning = Tuning(block=128, warps=8)
     at_once: bool = False
