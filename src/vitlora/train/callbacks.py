@@ -44,9 +44,15 @@ class StepSeed(TrainerCallback):  # type: ignore[misc]  # likewise
             os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Seed from a hash: of a seed, torch's CPU generator uses the low 32 bits only."""
+        """Seed from a hash: of a seed, torch's CPU generator uses the low 32 bits only.
+
+        ``torch.manual_seed`` would do the same, and keep a stack trace for every kind of device that isn't there.
+        """
         digest = hashlib.sha256(f"{args.seed}:{state.global_step}".encode()).digest()
-        torch.manual_seed(int.from_bytes(digest[:8], "little"))
+        seed = int.from_bytes(digest[:8], "little")
+        torch.default_generator.manual_seed(seed)
+        if args.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
 
 class Ranks(TrainerCallback):  # type: ignore[misc]  # likewise

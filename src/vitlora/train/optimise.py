@@ -5,9 +5,10 @@ device too, and what the step found is read while the next one runs. Captured as
 of a step are one launch; launching them one by one takes longer than computing a batch of 32.
 """
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -108,7 +109,7 @@ class OptimiserStep:
                 self._share = share
                 self.share.fill_(share)
             self._run(self._accumulate, *batch.values(), names=tuple(batch))
-        if self.capture:
+        if self.skips_by_itself:
             for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
                 rate.fill_(group["lr"])
         self._run(self._update)
@@ -138,7 +139,8 @@ class OptimiserStep:
 
     def _accumulate(self, *values: Tensor, names: tuple[str, ...]) -> None:
         """Add a micro-batch's gradients and loss to the step's."""
-        with torch.device(self.share.device):  # some of PEFT's layers make small tensors on the processor and move them
+        # Some of PEFT's layers make small tensors on the processor and move them, which a capture can't hold.
+        with torch.device(self.share.device) if self.capture else nullcontext():
             loss = self.loss(dict(zip(names, values, strict=True))) * self.share
         found = torch.autograd.grad(self.scaler.scale(loss), self.trained, allow_unused=True)
         reached = [row for row, grad in enumerate(found) if grad is not None]
@@ -155,7 +157,8 @@ class OptimiserStep:
         sound = norm.isfinite()
         if self.skips_by_itself:
             self.optimizer.found_inf = (~sound).float()  # type: ignore[attr-defined]  # its kernels read it
-            self.optimizer.step()
+            with self._rates_on_the_device():
+                self.optimizer.step()
         elif sound:
             self.optimizer.step()
         self.scaler.update()
@@ -190,30 +193,35 @@ class OptimiserStep:
 
     def _captured(self, work: Callable[..., None], inputs: Sequence[Tensor], names: Any) -> tuple[Any, list[Tensor]]:
         places = [torch.empty_like(value).copy_(value) for value in inputs]  # as they lie in memory, channels last
-        groups = self.optimizer.param_groups
-        floats = [group["lr"] for group in groups]
-        for group, rate in zip(groups, self.rates, strict=True):
-            group.update(lr=rate, capturable=True)
         graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        try:
-            with self._undone():
-                stream.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(stream):
-                    for run in range(WARM_UP):
-                        # What would wait for the device fails here, where it can be mended, not within the capture.
-                        torch.cuda.set_sync_debug_mode("error" if run else "default")
-                        work(*places, **names)
-                torch.cuda.current_stream().wait_stream(stream)
-                torch.cuda.set_sync_debug_mode("default")
-                # Other threads, such as one that loads, may use the device meanwhile.
-                with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+        with self._undone():
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for run in range(WARM_UP):
+                    # What would wait for the device fails here, where it can be mended, not within the capture.
+                    _let_it_wait(run == 0)
                     work(*places, **names)
-        finally:
-            for group, rate in zip(groups, floats, strict=True):
-                group["lr"] = rate
+            torch.cuda.current_stream().wait_stream(stream)
+            _let_it_wait(True)
+            # Other threads, such as one that loads, may use the device meanwhile.
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+                work(*places, **names)
         self.pool = graph.pool()
         return graph, places
+
+    @contextmanager
+    def _rates_on_the_device(self) -> Iterator[None]:
+        """Let the optimiser read its learning rates there: the schedule sets numbers, which a capture would keep."""
+        groups = self.optimizer.param_groups
+        numbers = [group["lr"] for group in groups]
+        for group, rate in zip(groups, self.rates, strict=True):
+            group.update(lr=rate, capturable=True)
+        try:
+            yield
+        finally:
+            for group, number in zip(groups, numbers, strict=True):
+                group["lr"] = number
 
     @contextmanager
     def _undone(self) -> Iterator[None]:
@@ -223,7 +231,7 @@ class OptimiserStep:
         try:
             yield
         finally:
-            torch.cuda.set_sync_debug_mode("default")
+            _let_it_wait(True)
             with torch.no_grad():
                 for tensor in self._changed():
                     tensor.copy_(before[id(tensor)]) if id(tensor) in before else tensor.zero_()
@@ -235,3 +243,10 @@ class OptimiserStep:
         yield from self.observer.tensors if self.observer else ()
         for state in self.optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+def _let_it_wait(may: bool) -> None:
+    """Set whether the processor may wait for the GPU; if not, whatever would do so raises."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("default" if may else "error")
