@@ -133,18 +133,19 @@ def test_no_more_work_than_are_needed():
 
 
 def test_whenever_a_chunk_is_late_one_more_works(monkeypatch):
-    gate, opened = multiprocessing.Semaphore(0), set()
+    gate, open_to = multiprocessing.Condition(), multiprocessing.Value("i", 0)
 
     def load(numbers, squares):
-        gate.acquire()
+        with gate:
+            gate.wait_for(lambda: open_to.value > numbers[0])
         number_slot(numbers, squares)
 
-    def open_once(ring):  # the ring asks it whenever it has to wait, and again when that lasts
-        if ring._taken not in opened:
-            opened.add(ring._taken)
-            gate.release()
+    def open_for_the_next(ring):  # the ring looks after its workers whenever it has to wait
+        with gate:
+            open_to.value = ring._taken + 1
+            gate.notify_all()
 
-    monkeypatch.setattr(Ring, "_check", open_once)
+    monkeypatch.setattr(Ring, "_check", open_for_the_next)
     found, at_work = ring(load), []
     for number in range(8):
         assert next(found)[0, 0, 0, 0] == number
