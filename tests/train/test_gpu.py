@@ -10,7 +10,7 @@ import torch
 import training
 
 from vitlora.core.errors import VitloraError
-from vitlora.core.files import read_json
+from vitlora.core.files import read_csv, read_json
 from vitlora.model.batches import Feed, feed_squares
 from vitlora.storage.squares import Squares
 from vitlora.train.dataset import TrainLoader
@@ -186,16 +186,17 @@ def test_a_lack_of_gpu_memory_names_batch_and_image_size(tmp_path, monkeypatch):
     ],
     ids=["one", "accumulated"],
 )
-def test_a_captured_step_leaves_the_bytes_of_one_that_is_not(tmp_path, monkeypatch, capsys, step, micro):
+def test_a_captured_step_learns_what_one_that_is_not_does(tmp_path, monkeypatch, capsys, step, micro):
+    """To rounding: libraries may choose other kernels while they are captured."""
     monkeypatch.chdir(training.prepare(tmp_path))
-    left = []
+    curves = []
     for captured in (False, True):
         training.fit(
             train__fp16=True, train__step=step, train__full_determinism=True, train__cuda_graph=captured, **micro
         )
         assert read_json(Path("metrics.json"))["cuda_graph"] == captured, capsys.readouterr().out
-        left.append({path: digest for path, digest in training.hashes().items() if path != "metrics.json"})
-    assert left[0] == left[1]
+        curves.append([(float(row["loss"]), float(row["grad_norm"])) for row in read_csv(Path("plots/steps.csv"))])
+    assert curves[0] == [pytest.approx(point, rel=5e-3) for point in curves[1]]
 
 
 def test_a_step_that_fp16_loses_changes_no_weight_and_is_counted(tmp_path, monkeypatch):

@@ -113,6 +113,14 @@ def test_a_model_in_evaluation_mode_is_put_back_to_training():
     assert model.head.training
 
 
+def test_a_base_that_was_loaded_for_evaluation_trains_from_the_first_step_on():
+    """As transformers loads one, and PEFT puts a module in training mode around it."""
+    model = Classifier()
+    model.body.eval()
+    step_of(model)(0, [batch(3)])
+    assert model.body.training
+
+
 def test_an_optimiser_that_waits_for_the_device_is_not_captured_and_says_so(capsys):
     optimise = step_of(Classifier(), capture=True)
     assert not optimise.capture

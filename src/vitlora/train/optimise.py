@@ -92,7 +92,7 @@ class OptimiserStep:
         self.pool: Any = None  # of memory: the graphs run one after the other
         self._pending: deque[tuple[int, Any, Tensor]] = deque()
         self._slots = [torch.zeros(2, pin_memory=self.on_gpu) for _ in range(AHEAD + 1)]
-        self._share = 1.0
+        self._share, self._in_training = 1.0, False
 
     def __call__(self, number: int, batches: Sequence[Batch]) -> None:
         """Begin a step.
@@ -101,8 +101,9 @@ class OptimiserStep:
             number: Of the step, for its ``Outcome``.
             batches: Its micro-batches, on the device.
         """
-        if not self.model.training:
+        if not (self._in_training and self.model.training):  # a loaded base is not, whatever stands around it
             self.model.train()  # walks over all modules
+            self._in_training = True
         images = sum(len(batch["labels"]) for batch in batches)
         for batch in batches:
             if (share := len(batch["labels"]) / images) != self._share:
