@@ -30,7 +30,6 @@ TRIED = {
         *[(64, 16, 4, 1), (64, 32, 4, 1), (64, 32, 4, 2), (64, 32, 4, 3), (64, 64, 4, 1), (64, 64, 4, 2)],
         *[(128, 32, 8, 1), (128, 64, 8, 1), (128, 64, 8, 2), (128, 128, 8, 1)],
     ],
-    "grads": [(64, 64, 4, 1), (128, 32, 8, 1), (128, 64, 8, 1), (128, 64, 8, 2), (256, 64, 8, 1), (256, 64, 16, 1)],
 }
 
 
@@ -93,15 +92,14 @@ def measure(images: int, heads: int, tokens: int, repeats: int) -> list[dict[str
     for kernel, cut, tunings in tried:
         work = ours_forward if kernel == "forward" else ours_backward
         note(kernel, cut, lambda work=work, tunings=tunings: work(tunings), 4 if kernel == "forward" else 10)
-    for at_once in (False, True):
-        ours_backward(replace(TUNINGS, at_once=at_once))
-        print({"at once": at_once, **errors(parts, mixed, grad_of_heads, out, into)}, flush=True)
+    ours_backward(TUNINGS)
+    print(errors(parts, mixed, grad_of_heads, out, into), flush=True)
     return rows
 
 
 def tunings_of(kernel: str, cut: tuple[int, int, int, int]) -> Tunings:
     """Return the defaults with one kernel cut up otherwise; times of grad_q and grad_kv have each other's in them."""
-    return replace(TUNINGS, **{kernel: Tuning(*cut)}, at_once=kernel == "grads")
+    return replace(TUNINGS, **{kernel: Tuning(*cut)})
 
 
 def timed(work: Callable[[], None]) -> float:

@@ -14,7 +14,6 @@ pytestmark = pytest.mark.slow  # on a CPU Triton is interpreted
 EXACT = {"rtol": 1e-4, "atol": 1e-5} if DEVICE == "cpu" else {"rtol": 2e-2, "atol": 5e-3}  # TF32 on a GPU
 IMAGES, HEADS = 2, 2
 ALONE = pytest.mark.parametrize("alone", [False, True], ids=["all tokens ask", "the class token asks"])
-AT_ONCE = pytest.mark.parametrize("at_once", [False, True], ids=["7 products", "5 products"])
 
 
 def heads_of(tokens: int, size: int, alone: bool, dtype=torch.float32, larger: float = 1.0):
@@ -40,7 +39,7 @@ def reference(q_k_v, grad: Tensor, size: int) -> list[Tensor]:
     return [part.detach().transpose(1, 2).reshape(-1, HEADS * size) for part in found]
 
 
-def compare(tokens: int, size: int, alone: bool, tunings, tolerance=EXACT, **kind) -> None:
+def compare(tokens: int, size: int, alone: bool, tunings=attention.TUNINGS, tolerance=EXACT, **kind) -> None:
     torch.manual_seed(tokens)
     q_k_v, into, room = heads_of(tokens, size, alone, **kind)
     out, lse = attention.attend(*q_k_v, IMAGES, HEADS, tunings)
@@ -52,31 +51,27 @@ def compare(tokens: int, size: int, alone: bool, tunings, tolerance=EXACT, **kin
     assert not alone or (room[:, : HEADS * size] == 7).all()
 
 
-@AT_ONCE
 @ALONE
-@pytest.mark.parametrize(("tokens", "size"), [(1, 32), (17, 16), (40, 64)])
-def test_result_and_gradients_are_those_of_pytorch(tokens, size, alone, at_once):
+@pytest.mark.parametrize(("tokens", "size"), [(1, 32), (17, 16), (32, 16), (40, 64)])
+def test_result_and_gradients_are_those_of_pytorch(tokens, size, alone):
     small = Tuning(block=16, piece=32)  # so that few tokens make several blocks and pieces, and rests of both
-    compare(tokens, size, alone, Tunings(small, small, small, small, at_once))
+    compare(tokens, size, alone, Tunings(small, small, small))
 
 
 @pytest.mark.faults  # twenty seconds in the interpreter
-@AT_ONCE
 @ALONE
 @pytest.mark.parametrize("tokens", [50, 197, 257, 261, 320])
-def test_result_and_gradients_are_those_of_pytorch_at_the_sizes_of_models(tokens, alone, at_once):
-    compare(tokens, 64, alone, Tunings(at_once=at_once))
+def test_result_and_gradients_are_those_of_pytorch_at_the_sizes_of_models(tokens, alone):
+    compare(tokens, 64, alone)
 
 
-@AT_ONCE
-def test_half_precision_keeps_its_digits(at_once):
+def test_half_precision_keeps_its_digits():
     # Not bfloat16: the interpreter multiplies its bits as whole numbers.
-    compare(21, 16, False, Tunings(at_once=at_once), {"rtol": 0.02, "atol": 0.01}, dtype=torch.float16)
+    compare(21, 16, False, tolerance={"rtol": 0.02, "atol": 0.01}, dtype=torch.float16)
 
 
-@AT_ONCE
-def test_scores_beyond_what_an_exponential_holds_stay_finite(at_once):
-    compare(19, 16, False, Tunings(at_once=at_once), {"rtol": 1e-3, "atol": 1e-2}, larger=30.0)
+def test_scores_beyond_what_an_exponential_holds_stay_finite():
+    compare(19, 16, False, tolerance={"rtol": 1e-3, "atol": 1e-2}, larger=30.0)
 
 
 @ALONE
@@ -103,17 +98,15 @@ def test_pieces_hold_all_rows_and_waste_few(rows, largest, cuts):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; this machine has none")
-@AT_ONCE
 @ALONE
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("tokens", [50, 197, 257])
-def test_half_precision_on_a_gpu_is_as_near_to_float32_as_pytorchs(tokens, dtype, alone, at_once):
+def test_half_precision_on_a_gpu_is_as_near_to_float32_as_pytorchs(tokens, dtype, alone):
     torch.manual_seed(0)
-    tunings = Tunings(at_once=at_once)
     q_k_v, into, _ = heads_of(tokens, 64, alone, dtype)
-    out, lse = attention.attend(*q_k_v, IMAGES, HEADS, tunings)
+    out, lse = attention.attend(*q_k_v, IMAGES, HEADS)
     grad = torch.randn_like(out)
-    attention.attend_backward(*q_k_v, out, lse, grad, into, tunings)
+    attention.attend_backward(*q_k_v, out, lse, grad, into)
     parts = [part.reshape(IMAGES, -1, HEADS, 64).transpose(1, 2).detach().requires_grad_() for part in q_k_v]
     mixed = functional.scaled_dot_product_attention(*parts)
     theirs = [mixed, *torch.autograd.grad(mixed, parts, grad.view(IMAGES, -1, HEADS, 64).transpose(1, 2))]

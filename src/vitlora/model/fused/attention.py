@@ -47,18 +47,11 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Tunings:
-    """How all kernels are cut up.
-
-    Attributes:
-        at_once: Whether one kernel gives dq, dk and dv in 5 products; else dq comes from one, dk and dv from another,
-            in 7 products that need fewer registers.
-    """
+    """How all kernels are cut up."""
 
     forward: Tuning = Tuning(piece=128, stages=2)
     grad_q: Tuning = Tuning(stages=2)
     grad_kv: Tuning = Tuning()
-    grads: Tuning = Tuning(block=128, warps=8)
-    at_once: bool = False
 
 
 TUNINGS = Tunings()
@@ -116,22 +109,12 @@ def _load_all(pointer, stride, rows: tl.constexpr, cuts: tl.constexpr, size: tl.
 
 
 @triton.jit
-def _zeros(count: tl.constexpr, size: tl.constexpr):
-    return tl.zeros([count, size], tl.float32)
-
-
-@triton.jit
-def _all_zeros(cuts: tl.constexpr, size: tl.constexpr):
-    tiles = ()
-    for i in tl.static_range(len(cuts)):
-        tiles = tiles + (_zeros(cuts[i], size),)
-    return tiles
-
-
-@triton.jit
-def _only_keys(scores, start, keys: tl.constexpr, count: tl.constexpr):
-    """Put -inf into the columns of (rows, count) behind the last key."""
-    return tl.where((start + tl.arange(0, count))[None, :] < keys, scores, float("-inf"))
+def _scores(x, tile_k, scale, start: tl.constexpr, keys: tl.constexpr, count: tl.constexpr):
+    """Multiply rows with a piece of the keys, (rows, count); -inf behind the last key."""
+    s = tl.dot(x, tl.trans(tile_k)) * scale
+    if start + count > keys:
+        s = tl.where((start + tl.arange(0, count))[None, :] < keys, s, float("-inf"))
+    return s
 
 
 @Kernel
@@ -154,15 +137,13 @@ def _attend(
     q, out = _head(q, q_stride, queries, heads, size), _head(out, heads * size, queries, heads, size)
     tile_k = _load_all(_head(k, kv_stride, keys, heads, size), kv_stride, keys, cuts, size)
     tile_v = _load_all(_head(v, kv_stride, keys, heads, size), kv_stride, keys, cuts, size)
-    lse += tl.program_id(0).to(tl.int64) * queries
+    lse = _head(lse, 1, queries, 1, 1)
     for start in range(tl.program_id(1) * block, queries, tl.num_programs(1) * block):
         x = _load(q, q_stride, start, queries, block, size)
         top = tl.full([block], float("-inf"), tl.float32)
         scores = ()
         for i in tl.static_range(len(cuts)):
-            s = tl.dot(x, tl.trans(tile_k[i])) * scale
-            if i == len(cuts) - 1:
-                s = _only_keys(s, i * cuts[0], keys, cuts[i])
+            s = _scores(x, tile_k[i], scale, i * cuts[0], keys, cuts[i])
             top = tl.maximum(top, tl.max(s, 1))
             scores = scores + (s,)
         total = tl.zeros([block], tl.float32)
@@ -186,12 +167,9 @@ def _grad_q(
     lse,
     delta,
     dq,
-    dk,
-    dv,
     q_stride,
     kv_stride,
     dq_stride,
-    dkv_stride,
     scale,
     factor,
     queries: tl.constexpr,
@@ -200,17 +178,12 @@ def _grad_q(
     size: tl.constexpr,
     block: tl.constexpr,
     cuts: tl.constexpr,
-    at_once: tl.constexpr,
 ):
     q, dq = _head(q, q_stride, queries, heads, size), _head(dq, dq_stride, queries, heads, size)
-    out = _head(out, heads * size, queries, heads, size)
-    grad = _head(grad, heads * size, queries, heads, size)
+    out, grad = _head(out, heads * size, queries, heads, size), _head(grad, heads * size, queries, heads, size)
     tile_k = _load_all(_head(k, kv_stride, keys, heads, size), kv_stride, keys, cuts, size)
     tile_v = _load_all(_head(v, kv_stride, keys, heads, size), kv_stride, keys, cuts, size)
-    lse += tl.program_id(0).to(tl.int64) * queries
-    delta += tl.program_id(0).to(tl.int64) * queries
-    if at_once:
-        sum_k, sum_v = _all_zeros(cuts, size), _all_zeros(cuts, size)
+    lse, delta = _head(lse, 1, queries, 1, 1), _head(delta, 1, queries, 1, 1)
     for start in range(tl.program_id(1) * block, queries, tl.num_programs(1) * block):
         row = start + tl.arange(0, block)
         x = _load(q, q_stride, start, queries, block, size)
@@ -219,32 +192,18 @@ def _grad_q(
         level = tl.sum(g.to(tl.float32) * y.to(tl.float32), 1)
         away = tl.load(lse + row, row < queries, float("inf"))  # so that p is 0 where there is no query
         change = tl.zeros([block, size], tl.float32)
-        if at_once:
-            next_k, next_v = (), ()
         for i in tl.static_range(len(cuts)):
-            s = tl.dot(x, tl.trans(tile_k[i])) * scale
-            if i == len(cuts) - 1:
-                s = _only_keys(s, i * cuts[0], keys, cuts[i])
-            p = tl.exp2(s - away[:, None])
-            ds = (p * (tl.dot(g, tl.trans(tile_v[i])) - level[:, None])).to(x.dtype)
-            change = tl.dot(ds, tile_k[i], change)
-            if at_once:
-                next_v = next_v + (tl.dot(tl.trans(p.to(x.dtype)), g, sum_v[i]),)
-                next_k = next_k + (tl.dot(tl.trans(ds), x, sum_k[i]),)
-        if at_once:
-            sum_k, sum_v = next_k, next_v
-        else:
-            tl.store(delta + row, level, row < queries)
+            p = tl.exp2(_scores(x, tile_k[i], scale, i * cuts[0], keys, cuts[i]) - away[:, None])
+            ds = p * (tl.dot(g, tl.trans(tile_v[i])) - level[:, None])
+            change = tl.dot(ds.to(x.dtype), tile_k[i], change)
+        tl.store(delta + row, level, row < queries)
         _store(dq, dq_stride, start, change * factor, queries, block, size)
-    if at_once:
-        dk, dv = _head(dk, dkv_stride, keys, heads, size), _head(dv, dkv_stride, keys, heads, size)
-        for i in tl.static_range(len(cuts)):
-            _store(dk, dkv_stride, i * cuts[0], sum_k[i] * factor, keys, cuts[i], size)
-            _store(dv, dkv_stride, i * cuts[0], sum_v[i], keys, cuts[i], size)
 
 
 @triton.jit
 def _add_queries(
+    sums,
+    tiles,
     q,
     grad,
     lse,
@@ -252,16 +211,12 @@ def _add_queries(
     q_stride,
     grad_stride,
     scale,
-    tile_k,
-    tile_v,
-    sum_k,
-    sum_v,
     start,
     queries: tl.constexpr,
-    size: tl.constexpr,
     count: tl.constexpr,
+    size: tl.constexpr,
 ):
-    """Add what some queries give to dk and dv, (block, size); scores lie turned, keys by queries.
+    """Add what some queries give to dk and dv, twice (block, size); scores lie turned, keys by queries.
 
     Rows behind the last key hold anything; they are not stored.
     """
@@ -270,10 +225,10 @@ def _add_queries(
     g = _load(grad, grad_stride, start, queries, count, size)
     away = tl.load(lse + row, row < queries, float("inf"))
     level = tl.load(delta + row, row < queries, 0.0)
-    p = tl.exp2(tl.dot(tile_k, tl.trans(x)) * scale - away[None, :])
-    sum_v = tl.dot(p.to(x.dtype), g, sum_v)
-    ds = p * (tl.dot(tile_v, tl.trans(g)) - level[None, :])
-    return tl.dot(ds.to(x.dtype), x, sum_k), sum_v
+    p = tl.exp2(tl.dot(tiles[0], tl.trans(x)) * scale - away[None, :])
+    sum_v = tl.dot(p.to(x.dtype), g, sums[1])
+    ds = p * (tl.dot(tiles[1], tl.trans(g)) - level[None, :])
+    return tl.dot(ds.to(x.dtype), x, sums[0]), sum_v
 
 
 @Kernel
@@ -296,30 +251,27 @@ def _grad_kv(
     heads: tl.constexpr,
     size: tl.constexpr,
     block: tl.constexpr,
-    piece: tl.constexpr,
-    whole: tl.constexpr,
-    rest: tl.constexpr,
+    cuts: tl.constexpr,
 ):
     q, grad = _head(q, q_stride, queries, heads, size), _head(grad, heads * size, queries, heads, size)
     k, v = _head(k, kv_stride, keys, heads, size), _head(v, kv_stride, keys, heads, size)
     dk, dv = _head(dk, dkv_stride, keys, heads, size), _head(dv, dkv_stride, keys, heads, size)
-    lse += tl.program_id(0).to(tl.int64) * queries
-    delta += tl.program_id(0).to(tl.int64) * queries
+    lse, delta = _head(lse, 1, queries, 1, 1), _head(delta, 1, queries, 1, 1)
+    whole: tl.constexpr = queries // cuts[0] * cuts[0]
     for start in range(tl.program_id(1) * block, keys, tl.num_programs(1) * block):
-        tile_k, tile_v = _load(k, kv_stride, start, keys, block, size), _load(v, kv_stride, start, keys, block, size)
-        sum_k, sum_v = tl.zeros([block, size], tl.float32), tl.zeros([block, size], tl.float32)
-        for first in range(0, whole, piece):
-            sum_k, sum_v = _add_queries(
-                q, grad, lse, delta, q_stride, heads * size, scale, tile_k, tile_v, sum_k, sum_v, first, queries, size,
-                piece,
+        tiles = _load(k, kv_stride, start, keys, block, size), _load(v, kv_stride, start, keys, block, size)
+        sums = tl.zeros([block, size], tl.float32), tl.zeros([block, size], tl.float32)
+        for first in range(0, whole, cuts[0]):
+            sums = _add_queries(
+                sums, tiles, q, grad, lse, delta, q_stride, heads * size, scale, first, queries, cuts[0], size
+            )
+        if whole < queries:
+            sums = _add_queries(
+                sums, tiles, q, grad, lse, delta, q_stride, heads * size, scale, whole, queries, cuts[len(cuts) - 1],
+                size,
             )  # fmt: skip
-        if rest:
-            sum_k, sum_v = _add_queries(
-                q, grad, lse, delta, q_stride, heads * size, scale, tile_k, tile_v, sum_k, sum_v, whole, queries, size,
-                rest,
-            )  # fmt: skip
-        _store(dk, dkv_stride, start, sum_k * factor, keys, block, size)
-        _store(dv, dkv_stride, start, sum_v, keys, block, size)
+        _store(dk, dkv_stride, start, sums[0] * factor, keys, block, size)
+        _store(dv, dkv_stride, start, sums[1], keys, block, size)
 
 
 def _shape(q: Tensor, k: Tensor, images: int, heads: int) -> tuple[int, int, int, int]:
@@ -402,23 +354,16 @@ def attend_backward(
     """Do ``attention_backward`` by the kernels, given what ``attend`` took and returned, and ``out``'s gradient."""
     images, heads, queries = lse.shape
     dq, dk, dv = into
-    shape = _shape(q, k, images, heads)
-    keys, size = shape[1], shape[3]
+    _, keys, _, size = shape = _shape(q, k, images, heads)
     scale, factor = size**-0.5 / math.log(2), size**-0.5
-    tuning = tunings.grads if tunings.at_once else tunings.grad_q
     delta = torch.empty_like(lse)
-    grid = (images * heads, 1) if tunings.at_once else _programs(queries, tuning, images, heads)
-    _grad_q[grid](
-        q, k, v, out, grad, lse, delta, dq, dk, dv, q.stride(0), k.stride(0), dq.stride(0), dk.stride(0), scale, factor,
-        *shape, tuning.block, pieces(keys, tuning.piece), tunings.at_once, num_warps=tuning.warps,
-        num_stages=tuning.stages,
+    tuning = tunings.grad_q
+    _grad_q[_programs(queries, tuning, images, heads)](
+        q, k, v, out, grad, lse, delta, dq, q.stride(0), k.stride(0), dq.stride(0), scale, factor, *shape, tuning.block,
+        pieces(keys, tuning.piece), num_warps=tuning.warps, num_stages=tuning.stages,
     )  # fmt: skip
-    if tunings.at_once:
-        return
     tuning = tunings.grad_kv
-    cuts = pieces(queries, tuning.piece)
-    rest = cuts[-1] if queries % tuning.piece else 0
     _grad_kv[_programs(keys, tuning, images, heads)](
         q, k, v, grad, lse, delta, dk, dv, q.stride(0), k.stride(0), dk.stride(0), scale, factor, *shape, tuning.block,
-        tuning.piece, queries - queries % tuning.piece, rest, num_warps=tuning.warps, num_stages=tuning.stages,
+        pieces(queries, tuning.piece), num_warps=tuning.warps, num_stages=tuning.stages,
     )  # fmt: skip
