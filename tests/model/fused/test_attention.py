@@ -58,7 +58,7 @@ def test_result_and_gradients_are_those_of_pytorch(tokens, size, alone):
     compare(tokens, size, alone, Tunings(small, small, small))
 
 
-@pytest.mark.faults  # twenty seconds in the interpreter
+@pytest.mark.faults  # ten seconds in the interpreter
 @ALONE
 @pytest.mark.parametrize("tokens", [50, 197, 257, 261, 320])
 def test_result_and_gradients_are_those_of_pytorch_at_the_sizes_of_models(tokens, alone):
