@@ -177,6 +177,7 @@ def test_a_lack_of_gpu_memory_names_batch_and_image_size(tmp_path, monkeypatch):
         training.fit(train__fp16=True)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # Dynamo's own look
 @pytest.mark.parametrize("step", ["fused", "compiled", "eager"])
 @pytest.mark.parametrize(
     "micro",

@@ -71,7 +71,8 @@ def test_half_precision_keeps_its_digits():
 
 
 def test_scores_beyond_what_an_exponential_holds_stay_finite():
-    compare(19, 16, False, tolerance={"rtol": 1e-3, "atol": 1e-2}, larger=30.0)
+    # In half precision, whose products are exact: TF32's, on a GPU, would move scores as large as these.
+    compare(19, 16, False, tolerance={"rtol": 0.02, "atol": 0.1}, larger=30.0, dtype=torch.float16)
 
 
 @ALONE
