@@ -81,7 +81,7 @@ class Train(Params):
     bf16: bool
     """Bfloat16 on a GPU, or on a processor that has it."""
     step: Literal["fused", "compiled", "eager"]
-    """On a GPU: fused (our own passes: ViT, DeiT, DINOv2 with LoRA on q, k, v), compiled, eager."""
+    """On a GPU: fused (our own passes: ViT, DeiT, DINOv2 with LoRA on q, k, v; else eager), compiled, eager."""
     cuda_graph: bool
     """On a GPU: the whole step is captured once and replayed, several times as fast for small batches."""
     join_micro_batches: bool
