@@ -1,6 +1,6 @@
 """Evaluate stage: score the adapter on the test split, which no earlier stage looks at."""
 
-from vitlora.core.entry import run, stage_arguments
+from vitlora.core.entry import importing, run, stage_arguments
 from vitlora.evaluate.params import EvaluateStage
 from vitlora.safety.check import check_document
 from vitlora.safety.guard import guarded
@@ -17,7 +17,9 @@ def main() -> None:
         records=("out",),
     )
     with guarded("evaluate", places) as paths:
-        from vitlora.evaluate.stage import evaluate  # after the check: a bad parameter is refused before slow imports
+        with importing():
+            # After the check: a bad parameter is refused before slow imports.
+            from vitlora.evaluate.stage import evaluate
 
         evaluate(params.evaluate, **paths)
 

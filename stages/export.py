@@ -1,6 +1,6 @@
 """Export stage: merge the adapter, write the model's forms, and check each against the trained model."""
 
-from vitlora.core.entry import run, stage_arguments
+from vitlora.core.entry import importing, run, stage_arguments
 from vitlora.export.params import ExportStage
 from vitlora.safety.check import check_document
 from vitlora.safety.guard import guarded
@@ -18,7 +18,9 @@ def main() -> None:
         records=("report",),
     )
     with guarded("export", places) as paths:
-        from vitlora.export.stage import export  # after the check: a bad parameter is refused before slow imports
+        with importing():
+            # After the check: a bad parameter is refused before slow imports.
+            from vitlora.export.stage import export
 
         latencies = export(params.export, **paths)
     record_latency(latencies)

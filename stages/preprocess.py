@@ -1,6 +1,6 @@
 """Preprocess stage: check and split the images, report on them; store validation and test as ready tensors."""
 
-from vitlora.core.entry import run, stage_arguments
+from vitlora.core.entry import importing, run, stage_arguments
 from vitlora.preprocess.params import PreprocessStage
 from vitlora.safety.check import check_document
 from vitlora.safety.guard import WORK, guarded
@@ -18,9 +18,9 @@ def main() -> None:
         records=("report",),
     )
     with guarded("preprocess", places) as paths:
-        from vitlora.preprocess.stage import (
-            preprocess,  # after the check: a bad parameter is refused before slow imports
-        )
+        with importing():
+            # After the check: a bad parameter is refused before slow imports.
+            from vitlora.preprocess.stage import preprocess
 
         preprocess(params.ingest, params.image, params.split, **paths)
         tell_same_test(paths["test"] / "index.csv", WORK / "test_pictures.txt")

@@ -1,6 +1,6 @@
 """Train stage: fit LoRA adapters with the Trainer; keep the epoch that is best on val."""
 
-from vitlora.core.entry import run, stage_arguments
+from vitlora.core.entry import importing, run, stage_arguments
 from vitlora.safety.check import check_document
 from vitlora.safety.guard import guarded
 from vitlora.safety.reload import reloading
@@ -18,7 +18,9 @@ def main() -> None:
         records=("metrics", "plots"),
     )
     with guarded("train", places) as paths, reloading(paths["base"], paths["adapter"], paths["val"]) as check:
-        from vitlora.train.stage import train  # after the check: a bad parameter is refused before slow imports
+        with importing():
+            # After the check: a bad parameter is refused before slow imports.
+            from vitlora.train.stage import train
 
         finished = train(params.augment, params.lora, params.train, **paths)
         check(finished.model, finished.normalisation)

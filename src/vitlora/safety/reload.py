@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitlora.core.entry import importing
 from vitlora.core.errors import VitloraError
 
 if TYPE_CHECKING:  # torch takes seconds
@@ -118,11 +119,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the stage too, which ends this process
     leave_with_parent()
     os.nice(5)  # training goes first; on a busy machine 19 would starve it, and train waits for it
-    from vitlora.model.adapters import load_adapter
-    from vitlora.model.layer_names import skeleton
-
     base, adapter, val = map(Path, sys.argv[1:])
-    skeleton(base)  # imports all that its kind of model needs
+    with importing():
+        from vitlora.model.adapters import load_adapter
+        from vitlora.model.layer_names import skeleton
+
+        skeleton(base)  # imports all that its kind of model needs
     if not sys.stdin.readline():  # the stage has gone
         return
     model, _, normalisation = load_adapter(base, adapter)
