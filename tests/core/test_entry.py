@@ -7,6 +7,7 @@ import sys
 import weakref
 
 import pytest
+import tiny
 
 from vitlora.core.entry import importing
 
@@ -48,6 +49,7 @@ def waits(**given):
     """Return what a process of ours that was begun with these variables sets for its threads."""
     code = "import os; from vitlora.core.entry import run; run(lambda: print(os.environ.get('GOMP_SPINCOUNT')))"
     env = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    env["PYTHONPATH"] = str(tiny.ROOT / "src")
     return subprocess.check_output([sys.executable, "-c", code], env={**env, **given}, text=True).strip()
 
 

@@ -252,7 +252,7 @@ def test_an_archive_gives_the_same_outputs_as_its_folder_and_leaves_no_scratch(r
 def test_no_source_of_images_imports_torch(runs, source):
     """It costs seconds and half a gigabyte; `datasets` would import it for every stream."""
     _, (_, stdout) = runs[source]
-    used = {"digits": ["sklearn"], "hub_folder": ["datasets"]}.get(source, [])
+    used = {"hub_folder": ["datasets"]}.get(source, [])
     assert stdout.splitlines()[-1] == str(used)
 
 
