@@ -5,10 +5,12 @@
 
 Commits take turns, so that a machine that slows down slows them all. The wheel of the base model is fetched before, and
 no network is measured. ``--whole`` times `vitlora run` too, which adds dvc itself. Seconds of the user and the system
-are those of a stage and of all processes that it waits for.
+are those of a stage and of all processes that it waits for. A hash over all that the stages made tells whether two
+commits make the same.
 """
 
 import argparse
+import hashlib
 import os
 import shlex
 import shutil
@@ -21,12 +23,14 @@ from pathlib import Path
 
 from common import host
 
-from vitlora.core.files import write_json
+from vitlora.core.files import sha256_file, write_json
 from vitlora.core.params import read_document
 
 ROOT = Path(__file__).parents[1]
 WHEELS = ".work/wheels"
 WHOLE = "vitlora run"
+MADE = ("data", "models", "metrics")
+SECONDS = "metrics/ran"  # which differ from run to run
 FORGOTTEN = ("data/raw", "data/prepared", "data/evaluated", "models", ".dvc/cache", ".dvc/tmp")
 Times = dict[str, float]
 
@@ -42,12 +46,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         copies = {commit: clone(commit, Path(scratch, str(number))) for number, commit in enumerate(args.commits)}
         taken: dict[str, dict[str, list[Times]]] = {commit: {} for commit in copies}
+        made: dict[str, set[str]] = {commit: set() for commit in copies}
         for run in range(args.runs):
             for commit, folder in copies.items():
                 print(f"run {run + 1} of {args.runs}, {commit}", flush=True)
                 for stage, times in one_run(folder, args.whole).items():
                     taken[commit].setdefault(stage, []).append(times)
-        found = [figures(commit, copies[commit], stages) for commit, stages in taken.items()]
+                made[commit].add(outputs(folder))
+        found = [figures(copies[commit], stages, made[commit]) for commit, stages in taken.items()]
     for each in found:
         show(each)
     write_json(args.out, {"runs": args.runs, "commits": found, "host": host()})
@@ -113,13 +119,21 @@ def timed(line: str, folder: Path) -> Times:
     return {"wall_s": round(wall, 2), "user_s": round(used.ru_utime, 2), "system_s": round(used.ru_stime, 2)}
 
 
-def figures(commit: str, folder: Path, stages: dict[str, list[Times]]) -> dict:
+def outputs(folder: Path) -> str:
+    """Return a hash over the names and bytes of all that the stages made."""
+    files = sorted(path for name in MADE for path in (folder / name).rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(folder)} {sha256_file(path)}\n" for path in files]
+    return hashlib.sha256("".join(line for line in lines if not line.startswith(SECONDS)).encode()).hexdigest()[:16]
+
+
+def figures(folder: Path, stages: dict[str, list[Times]], made: set[str]) -> dict:
     """Return of a commit, for each stage and for the five together, the runs and their medians."""
     five = [runs for stage, runs in stages.items() if stage != WHOLE]
     together = [{key: round(sum(run[key] for run in each), 2) for key in each[0]} for each in zip(*five, strict=True)]
     named = {**stages, "five stages": together}
     return {
         "commit": git("-C", str(folder), "rev-parse", "--short", "HEAD"),
+        "outputs": sorted(made),
         "stages": {
             stage: {**{key: round(statistics.median(run[key] for run in runs), 2) for key in runs[0]}, "runs": runs}
             for stage, runs in named.items()
@@ -129,7 +143,8 @@ def figures(commit: str, folder: Path, stages: dict[str, list[Times]]) -> dict:
 
 def show(found: dict) -> None:
     """Print a line a stage: medians."""
-    print(f"{found['commit']}: seconds, median" + f"\n{'':12} {'wall':>7} {'user':>7} {'system':>7}")
+    print(f"{found['commit']}, outputs {', '.join(found['outputs'])}; seconds, median:")
+    print(f"{'':12} {'wall':>7} {'user':>7} {'system':>7}")
     for stage, row in found["stages"].items():
         print(f"{stage:12} {row['wall_s']:7.1f} {row['user_s']:7.1f} {row['system_s']:7.1f}")
 
