@@ -30,7 +30,7 @@ from vitlora.safety.shortage import shortage_named
 from vitlora.safety.workspace import md5_of, recorded_md5
 from vitlora.storage.manifest import MANIFEST, problems, write_manifest
 
-LOCK_WAIT_S = 8.0  # a stage whose dvc was killed leaves within 2; loader processes of one that was killed within 5
+LOCK_WAIT_S = 8.0  # a stage whose dvc was killed leaves within 2, and loader processes of one that was killed within 1
 PARENT_CHECK_S = 0.5
 CURE = "`vitlora recover` takes damaged copies away, then `dvc repro` makes them anew"
 

@@ -107,8 +107,7 @@ def train(
     write_csv(plots / "steps.csv", ("step", "epoch", "loss", "learning_rate", "grad_norm"), steps)
     write_csv(plots / "epochs.csv", ("epoch", "step", "train_loss", "val_loss", "val_accuracy"), epochs)
     write_csv(plots / "ranks.csv", ("block", "layer", "rank"), ranks(trainer.model))
-    captured = {"cuda_graph": trainer.optimise.capture}
-    write_json(metrics, {**_about(ready, train), **captured, **best, **_scalings(ready)})
+    write_json(metrics, {**_about(ready, train), "cuda_graph": trainer.optimise.capture, **best, **_scalings(ready)})
     if said := advice(best["val_accuracy"], trainer.val.labels.tolist(), best["steps"], best["epochs"]):
         print(said)
     return Finished(trainer.model, trainer.normalisation, checkpoints)
