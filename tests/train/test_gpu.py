@@ -200,6 +200,25 @@ def test_a_captured_step_learns_what_one_that_is_not_does(tmp_path, monkeypatch,
     assert curves[0] == [pytest.approx(point, rel=5e-3) for point in curves[1]]
 
 
+def test_a_capture_that_fails_says_why_and_the_run_goes_on_as_one_that_is_not_captured(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(training.prepare(tmp_path))
+    settings = {"train__fp16": True, "train__step": "eager", "train__full_determinism": True}
+    training.fit(**settings, train__cuda_graph=False)
+    golden = training.hashes()
+    original = OptimiserStep._accumulate
+
+    def waits(self, *values, names):
+        original(self, *values, names=names)
+        if torch.cuda.is_current_stream_capturing():
+            torch.cuda.synchronize()
+
+    monkeypatch.setattr(OptimiserStep, "_accumulate", waits)
+    training.fit(**settings)
+    assert training.hashes() == golden
+    assert not read_json(Path("metrics.json"))["cuda_graph"]
+    assert "note: the step is not captured as a CUDA graph: CUDA error: operation not perm" in capsys.readouterr().out
+
+
 def test_a_step_that_fp16_loses_changes_no_weight_and_is_counted(tmp_path, monkeypatch):
     monkeypatch.chdir(training.prepare(tmp_path))
     monkeypatch.setattr(torch.amp.GradScaler, "__init__", large_scale(torch.amp.GradScaler.__init__))

@@ -183,7 +183,8 @@ class OptimiserStep:
             except torch.cuda.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                self._refuse(str(error).splitlines()[0])
+                _leave_capture()
+                self._refuse(_cause(error))
         if not self.capture:
             work(*inputs, **names)
             return
@@ -244,6 +245,21 @@ class OptimiserStep:
         yield from self.observer.tensors if self.observer else ()
         for state in self.optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+def _leave_capture() -> None:
+    """Give the device's random numbers a state of their own: after a capture that failed theirs stays in it."""
+    device = torch.cuda.current_device()
+    fresh = torch.Generator(f"cuda:{device}")
+    fresh.set_state(torch.cuda.get_rng_state())
+    torch.cuda.default_generators[device].graphsafe_set_state(fresh.graphsafe_get_state())
+
+
+def _cause(error: BaseException) -> str:
+    """Return what went wrong first: leaving a capture in which something failed fails, too."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _let_it_wait(may: bool) -> None:

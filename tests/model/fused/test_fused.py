@@ -115,7 +115,7 @@ def with_the_same_masks(model: nn.Module, dropout) -> None:
         ("vit", r".*\.(q|k|v)_proj", 0.3),
         ("vit, odd heads", r".*\.(q|v)_proj", 0.0),  # of 24 numbers, which attention's kernels leave to PyTorch
         ("deit", r".*\.k_proj", 0.3),
-        ("dinov2", r".*\.(q|v)_proj", 0.3),
+        ("dinov2", r".*\.(q_proj|v_proj|query|value)", 0.3),
         ("registers", r".*\.(q_proj|v_proj|query|value)", 0.3),
         ("msn", r".*\.(q_proj|v_proj|query|value)", 0.0),
         ("ijepa", r".*\.(q_proj|v_proj|query|value)", 0.3),
