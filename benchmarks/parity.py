@@ -229,6 +229,17 @@ def differences(ours: np.ndarray, theirs: Iterator[np.ndarray]) -> dict[str, Any
 # --- losses and gradients: short runs that differ in one thing ---
 
 
+class Gradients:
+    """Keeps the gradients of our step's last update, also of a captured one: `OptimiserStep` calls it after each."""
+
+    def __init__(self, step: Any) -> None:
+        self.step, self.tensors = step, [torch.zeros_like(grad) for grad in step.grads]
+
+    def __call__(self, sound: torch.Tensor) -> None:
+        """Copy them before they are set to zero."""
+        torch._foreach_copy_(self.tensors, self.step.grads)
+
+
 class Probe(TrainerCallback):
     """Gives every run the same start, and keeps its losses and the gradients of its first step."""
 
@@ -258,14 +269,21 @@ class Probe(TrainerCallback):
         scaler = getattr(self.trainer.accelerator, "scaler", None)
         if not self.at_zero and scaler is not None:
             scaler.load_state_dict({**scaler.state_dict(), "scale": SAFE_SCALE})
+        if not self.at_zero and hasattr(self.trainer, "optimise"):
+            self.trainer.optimise.observer = Gradients(self.trainer.optimise)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Keep the first step's gradients, which are unscaled by now."""
+        """Keep the first step's gradients, which are unscaled by now; only the stock Trainer calls this."""
         if not self.gradients and not self.at_zero:
             self.gradients = {name: weight.grad.detach().float().cpu().clone() for name, weight in self.trained()}
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Keep the losses, one an optimiser step; which step ours took, and how often fp16 overflowed."""
+        if not self.gradients and not self.at_zero:
+            names = {id(weight): name for name, weight in self.trained()}
+            step = self.trainer.optimise
+            kept = zip(step.trained, step.observer.tensors, strict=True)
+            self.gradients = {names[id(weight)]: grad.float().cpu() for weight, grad in kept}
         self.losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
         way, scaler = getattr(self.trainer, "way", None), getattr(self.trainer.accelerator, "scaler", None)
         start = SAFE_SCALE if not self.at_zero else FIRST_SCALE
