@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from common import host
-from peers import prepare
+from peers import forked, prepare
 from peers.contestants import CONTESTANTS, Contestant
 from peers.job import Job
 
@@ -102,6 +102,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, help="else all cores but two, 14 at most, and ours by the preset")
     parser.add_argument("--only", type=names, default=list(CONTESTANTS), help=", ".join(CONTESTANTS))
     parser.add_argument("--tiny", action="store_true", help="a 2-layer ViT at 32 px, to try every path out")
+    parser.add_argument("--preload", action="store_true", help="import once for all: no row's start-up holds imports")
     parser.add_argument("--timeout", type=float, default=180, help="seconds for one contestant")
     parser.add_argument("--work", type=Path, default=Path(".work/train_speed"))
     args = parser.parse_args()
@@ -129,6 +130,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         "repeats": args.repeats,
         "workers": args.workers,
         "tiny": args.tiny,
+        "preload": args.preload,
         "pictures": "real photographs repeated to the counts of each row",
         "recipe_s": f"start-up and {RECIPE_EPOCHS} epochs of {RECIPE_TRAIN:,} + {RECIPE_VAL:,} images, extrapolated",
     }
@@ -204,6 +206,9 @@ def run(name: str, contestant: Contestant, shared: Shared, args: argparse.Namesp
     out.unlink(missing_ok=True)
     job = describe(contestant, shared, args, out)
     job.write(folder / "job.json")
+    if args.preload and name != "ceilings":
+        code = run_forked(name, folder / "job.json", args)
+        return outcome(folder, code, args.timeout)
     command = [sys.executable, "-m", "peers", name, str(folder / "job.json")]
     with (folder / "log.txt").open("w", encoding="utf-8") as log:
         # A session of its own, so that a contestant that ran too long goes with all its workers.
@@ -215,19 +220,37 @@ def run(name: str, contestant: Contestant, shared: Shared, args: argparse.Namesp
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            end(process)
+            end(process.pid)
+            process.wait()
+    return outcome(folder, code, args.timeout)
+
+
+def run_forked(name: str, job: Path, args: argparse.Namespace) -> int | None:
+    """Run one contestant as a child of a process that has imported everything; return None if it took too long."""
+    process = forked.start(name, job, environment(args.work))
+    assert process.pid is not None
+    process.join(args.timeout)
+    code = process.exitcode
+    end(process.pid)
+    process.join()
+    return code
+
+
+def outcome(folder: Path, code: int | None, timeout: float) -> dict[str, Any]:
+    """Return what a contestant wrote, or the end of its log."""
+    out = folder / "row.json"
     if code == 0 and out.exists():
-        return json.loads(out.read_text(encoding="utf-8"))
+        row: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+        return row
     lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    reason = f"ran past {args.timeout:g} s" if code is None else f"ended with {code}"
+    reason = f"ran past {timeout:g} s" if code is None else f"ended with {code}"
     return {"failed": f"{reason}: {' | '.join(lines[-3:])}"}
 
 
-def end(process: subprocess.Popen) -> None:
+def end(session: int) -> None:
     """End what is left of a contestant's session."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        os.killpg(session, signal.SIGKILL)
 
 
 def describe(contestant: Contestant, shared: Shared, args: argparse.Namespace, out: Path) -> Job:
