@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlora.model.batches import Batch
+from vitlora.train.small_tensors import settle
 
 WARM_UP = 3  # runs before a capture: kernels are compiled and libraries choose theirs, which a capture can't hold
 AHEAD = 2  # steps that the device may be behind
@@ -81,6 +82,7 @@ class OptimiserStep:
         self.trained: list[Tensor] = [weight for group in optimizer.param_groups for weight in group["params"]]
         device = self.trained[0].device
         self.on_gpu = device.type == "cuda"
+        self.around = settle(model, device) if capture else nullcontext
         self.skips_by_itself = self.on_gpu and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
         self.grads = [torch.zeros_like(weight) for weight in self.trained]
         self.share, self.total = torch.ones((), device=device), torch.zeros((), device=device)
@@ -140,8 +142,7 @@ class OptimiserStep:
 
     def _accumulate(self, *values: Tensor, names: tuple[str, ...]) -> None:
         """Add a micro-batch's gradients and loss to the step's."""
-        # Some of PEFT's layers make small tensors on the processor and move them, which a capture can't hold.
-        with torch.device(self.share.device) if self.capture else nullcontext():
+        with self.around():
             loss = self.loss(dict(zip(names, values, strict=True))) * self.share
         found = torch.autograd.grad(self.scaler.scale(loss), self.trained, allow_unused=True)
         reached = [row for row, grad in enumerate(found) if grad is not None]
