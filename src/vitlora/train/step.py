@@ -8,6 +8,7 @@ import torch
 from vitlora.model.base import Normalisation
 from vitlora.model.fused.choose import try_to_fuse
 from vitlora.model.mixture import is_mixture
+from vitlora.train.dropout import draw_at_once
 from vitlora.train.params import Train
 
 # What a step keeps for its backward pass, measured on ViT-B/16 on an H100: eager autocast 55.8 MB an image, which is 31
@@ -59,6 +60,7 @@ def install(model: Any, train: Train, kind: str, normalisation: Normalisation, i
         image_size: px.
     """
     if next(model.parameters()).device.type != "cuda":
+        draw_at_once(model)
         return Way("eager")  # all else is written for GPUs
     wanted, captured = train.step, train.cuda_graph
     if wanted == "eager":
