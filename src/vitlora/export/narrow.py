@@ -1,8 +1,5 @@
 """ONNX graphs in half the bytes and in a quarter."""
 
-import logging
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
@@ -30,17 +27,11 @@ def to_int8(graph: Any) -> Any:
     scales found beforehand (benchmarks/results/formats.json). They are found over all that is in the run, so that a
     picture's answer would depend on its company: the graph says that it takes one at a time.
     """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from vitlora.export.columns import Columns
 
-    # Unsigned: with signed weights a processor without VNNI cuts sums off at 16 bits, and errors grow by a half.
-    logging.getLogger().addFilter(_no_advice)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "int8.onnx"
-        quantize_dynamic(graph, path, ["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QUInt8)
-        narrow = onnx.load(path)
+    quantizer = Columns(graph)
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    narrow = quantizer.model.model
     onnx.helper.set_model_props(narrow, {ALONE: "true"})
     return narrow
-
-
-def _no_advice(line: logging.LogRecord) -> bool:
-    return "pre-processing before quantization" not in line.getMessage()
