@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/*.md from the code and from benchmarks/results (`make docs`).
+"""Write the tables of README.md and docs/*.md, and params.schema.json, from code and benchmarks (`make docs`).
 
 A table stands between `<!-- NAME: docs/generate.py -->` and `<!-- end -->`; a test compares.
 """
@@ -8,24 +8,18 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 from ruamel.yaml import YAML
 
 from vitlora.core.params import Params, shown
 from vitlora.model.methods import CONFIGS
 from vitlora.model.params import LORA_FAMILY, MIXTURES, OPTIONS, WITHOUT_ADAPTER
-from vitlora.safety.check import STAGES, sections
+from vitlora.safety.check import sections
+from vitlora.safety.keys import AFTER, SCHEMA, allowed, reader, schema
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(<!-- ([a-z-]+): docs/generate\.py -->\n).*?(<!-- end -->)", re.DOTALL)
-AFTER = {  # what runs when a key of a stage is changed
-    "download": "all five",
-    "preprocess": "preprocess, train, evaluate, export",
-    "train": "train, evaluate, export",
-    "evaluate": "evaluate; export too, if a prediction or the precision changes",
-    "export": "export",
-}
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -47,31 +41,12 @@ def results(name: str) -> Any:
 # --- parameters ---
 
 
-def allowed(annotation: Any, limits: Iterable[Any] = ()) -> str:
-    """Return the values that a key may have, in words."""
-    if get_origin(annotation) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(annotation))
-    parts = [part for part in get_args(annotation) if part is not type(None)]
-    if type(None) in get_args(annotation):
-        return f"{' or '.join(allowed(part, limits) for part in parts)}, or null"
-    if get_origin(annotation) in (list, tuple):
-        return "list" if get_origin(annotation) is list else "two numbers"
-    if get_origin(annotation) is dict:
-        return "mapping"
-    if parts:  # Annotated, or a union of kinds
-        return " or ".join(allowed(part) for part in parts if isinstance(part, type) or get_origin(part))
-    name = {bool: "true, false", int: "whole number", float: "number"}.get(annotation, "text")
-    signs = ("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤")
-    bounds = [f"{sign} {getattr(each, key):.10g}" for each in limits for key, sign in signs if hasattr(each, key)]
-    return f"{name} {', '.join(bounds)}".strip()
-
-
 def parameters() -> str:
     """Every key: what it may be, what the built-in run has, what it does."""
     preset = YAML(typ="safe").load(ROOT / "presets/digits.yaml")
     parts = []
     for section, (classes, *_) in sections().items():
-        stage = next(name for name, stage in STAGES.items() if section in stage.model_fields)
+        stage = reader(section)
         parts.append(f"\n## {section}\n\nRead by {stage}. A change runs: {AFTER[stage]}.\n\n")
         rows = []
         for key, field in classes.model_fields.items():
@@ -246,9 +221,15 @@ def renewed(text: str) -> str:
     return BLOCK.sub(lambda found: found[1] + BLOCKS[found[2]]() + found[3], text)
 
 
+def pages() -> dict[Path, str]:
+    """Return what each written page, and the schema of params.yaml, should hold."""
+    written = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    found = {page: renewed(page.read_text(encoding="utf-8")) for page in written}
+    return {**found, ROOT / SCHEMA: json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"}
+
+
 if __name__ == "__main__":
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        before = page.read_text(encoding="utf-8")
-        if (now := renewed(before)) != before:
-            page.write_text(now, encoding="utf-8")
+    for page, content in pages().items():
+        if not page.exists() or page.read_text(encoding="utf-8") != content:
+            page.write_text(content, encoding="utf-8")
             print(f"renewed {page.relative_to(ROOT)}", file=sys.stderr)

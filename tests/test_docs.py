@@ -89,6 +89,11 @@ def test_every_table_is_what_the_code_and_the_readings_say(page):
     assert generate.renewed(text) == text, "`make docs` renews it"
 
 
+def test_the_schema_of_params_yaml_is_what_the_code_says():
+    for path, content in generate.pages().items():
+        assert path.read_text() == content, f"`make docs` renews {path.name}"
+
+
 def test_every_table_that_can_be_made_stands_on_a_page():
     made = [name for page in PAGES for _, name, _ in generate.BLOCK.findall(page.read_text())]
     assert sorted(made) == sorted(generate.BLOCKS)

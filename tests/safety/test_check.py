@@ -231,7 +231,7 @@ def test_a_base_model_that_is_not_there_yet_is_not_held_against_the_file(tmp_pat
         ("train", "", ["holds nothing; the rule: sections"]),
         ("download", changed("data.source", "hub"), ['data.source, data.path: got "hub", null; the rule: ']),
         ("download", TEXT + "\nlorra: 1\n", ["lorra: got 1; the rule: a known name; did you mean lora?"]),
-        ("download", changed("data.path", "é").encode("latin-1"), ["not UTF-8 (line 6)"]),
+        ("download", changed("data.path", "é").encode("latin-1"), ["not UTF-8 (line 7)"]),
     ],
     ids=["rank", "patch", "another stage's section", "empty", "hub without a path", "unknown section", "Latin-1"],
 )

@@ -307,7 +307,7 @@ ODD_FILES = {  # the text, and the one line that is said of it, a regex
     "thousands of digits": (changed("lora.r", "9" * 5000), "cannot be read as YAML: .*5000 digits"),
     "thousands of brackets": (changed("lora.r", "[" * 1000 + "]" * 1000), "cannot be read as YAML: .*recursion"),
     "control character": (changed("lora.r", "\x07"), "cannot be read as YAML: unacceptable character #x0007"),
-    "Latin-1": (changed("data.path", "café").encode("latin-1"), r"not UTF-8 \(line 6\); save it as UTF-8"),
+    "Latin-1": (changed("data.path", "café").encode("latin-1"), r"not UTF-8 \(line 7\); save it as UTF-8"),
     "UTF-16": (TEXT.encode("utf-16"), r"not UTF-8 \(line 1\); save it as UTF-8"),
 }
 

@@ -1,7 +1,6 @@
 """Start from a ready-made params.yaml: show what it changes, then copy it."""
 
 import argparse
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from vitlora.core.errors import VitloraError
 from vitlora.core.params import read_document, shown
 from vitlora.safety.check import check_document
+from vitlora.safety.keys import SCHEMA
 from vitlora.safety.source import local_path
 
 
@@ -40,7 +40,8 @@ def act(args: argparse.Namespace) -> None:
     changes = list(differences(read_document(params) if params.is_file() else {}, wanted))
     print("\n".join(changes) if changes else "params.yaml has these values already")
     if changes and not args.dry_run:
-        shutil.copyfile(presets[args.name], params)
+        text = presets[args.name].read_text(encoding="utf-8")
+        params.write_text(text.replace(f"$schema=../{SCHEMA}", f"$schema={SCHEMA}"), encoding="utf-8")
         data = wanted["data"]
         local = (place := local_path(data)) is not None and not Path(place).exists()
         first = f"set data.path, for there is no folder {data['path']}; then " if local else ""
