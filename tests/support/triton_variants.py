@@ -14,6 +14,7 @@ from transformers import ViTConfig, ViTForImageClassification
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from vitlora.model.fused import products
 from vitlora.model.fused.backbone import FusedBackbone
 
 SIZE = 32
@@ -49,6 +50,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     driver.set_active(Hopper())
     triton.knobs.runtime.jit_cache_hook = note
+    products.MANY_ROWS = 200  # of the batches below, the largest is cut up another way
     config = ViTConfig(
         num_hidden_layers=6, hidden_size=64, num_attention_heads=1, intermediate_size=64, image_size=SIZE, patch_size=8
     )

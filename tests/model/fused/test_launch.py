@@ -39,6 +39,7 @@ def test_one_variant_of_a_kernel_serves_all_layers_and_two_where_the_work_differ
         "_grad_q": 2,
         "_lora_down": 1,
         "_lora_input_grad": 1,
+        "_multiply": 6,  # with GELU and h, GELU alone, its slope; for many rows and for few
         "_norm_backward": 1,
         "_patches": 2,  # memory orders
         "_tall_product": 2,  # with dropout for A, without for B

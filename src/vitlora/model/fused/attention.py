@@ -11,7 +11,6 @@ Where they don't fit, PyTorch's attention takes their place.
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import triton
@@ -19,12 +18,11 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from vitlora.model.fused.launch import Kernel
+from vitlora.model.fused.launch import Kernel, is_measured
 
 HEAD_SIZES = (16, 32, 64)
 MOST_TOKENS = 320  # a head's keys and values have to stay on one processor of the card
 Parts = tuple[Tensor, Tensor, Tensor]  # q, k and v, or their gradients
-HOPPER = 9
 ENOUGH = 512  # programs; where images and heads are fewer, several share a head's rows
 
 
@@ -59,14 +57,7 @@ TUNINGS = Tunings()
 
 def fits(tokens: int, head_size: int, device: torch.device) -> bool:
     """Return whether the kernels take as many tokens an image and numbers a head, on a card they were measured on."""
-    return tokens <= MOST_TOKENS and head_size in HEAD_SIZES and _is_measured(device)
-
-
-@cache
-def _is_measured(device: torch.device) -> bool:
-    if device.type == "cpu":  # Triton's interpreter
-        return True
-    return torch.version.hip is None and torch.cuda.get_device_capability(device)[0] == HOPPER
+    return tokens <= MOST_TOKENS and head_size in HEAD_SIZES and is_measured(device)
 
 
 def pieces(rows: int, largest: int) -> tuple[int, ...]:

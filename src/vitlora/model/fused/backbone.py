@@ -6,6 +6,7 @@ the order of work differs:
 * Frozen weights and the residual stream are kept in half precision; statistics, softmax and sums over rows in float32.
 * query, key and value are one product. LoRA's hidden columns h = dropout(x) A stand behind the input and B behind the
   frozen weight, [x, h] [W, s B] = x W + s h B, so that the adapters cost no pass over the output.
+* GELU, and its slope on the way back, are done where the product before them makes its result.
 * Dropout masks are drawn in the kernels that use them, from a hash of (seed, layer, row, column), and never stored.
 * The patch embedding is a product over rows instead of a strided convolution.
 * Where the head reads the class token only, the last layer computes only that row behind its keys and values.
@@ -33,6 +34,7 @@ from vitlora.model.fused.kernels import (
     tall_product,
 )
 from vitlora.model.fused.launch import only_compiling
+from vitlora.model.fused.products import linear_gelu, times_slope
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 OLD_PROJECTIONS = ("query", "key", "value")  # transformers before 5.9 (ViT) and 5.18 (DINOv2)
@@ -299,8 +301,7 @@ class FusedBackbone:
             y = torch.empty_like(stream)
             stream, mean, rstd = add_norm(stream, branch, *layer.norm2, y)
             keep.middle = (stream, mean, rstd)
-            keep.before_gelu = functional.linear(y, *layer.fc1)
-            delta = functional.linear(functional.gelu(keep.before_gelu), *layer.fc2)
+            delta = self._mlp(y, layer, keep, saved is not None)
             if saved is not None:
                 saved.append(keep)
         assert delta is not None
@@ -324,6 +325,10 @@ class FusedBackbone:
         q = functional.linear(xh.view(count, -1, xh.shape[1])[:, 0], weight[:width], bias[:width])
         k, v = functional.linear(xh, weight[width:], bias[width:]).chunk(2, 1)
         return q, k, v
+
+    def _mlp(self, y: Tensor, layer: Layer, keep: Saved, grad: bool) -> Tensor:
+        keep.before_gelu, hidden = linear_gelu(y, *layer.fc1, grad)
+        return functional.linear(hidden, *layer.fc2)
 
     def backward(self, grad: Tensor, dropout: Dropout, saved: list[Saved]) -> list[Tensor]:
         """Return gradients of ``down`` then ``up``, float32, given that of ``forward``'s result (N, 1 or S, D)."""
@@ -354,11 +359,9 @@ class FusedBackbone:
     def _mlp_backward(self, grad: Tensor, layer: Layer, keep: Saved) -> Tensor:
         assert keep.before_gelu is not None
         assert keep.middle is not None
-        hidden = grad @ layer.fc2[0]
-        torch.ops.aten.gelu_backward.grad_input(hidden, keep.before_gelu, grad_input=hidden)
+        hidden = times_slope(grad, layer.fc2[0], keep.before_gelu)
         keep.before_gelu = None
-        hidden = hidden @ layer.fc1[0]
-        norm_backward(hidden, *keep.middle, layer.norm2[0], grad)
+        norm_backward(hidden @ layer.fc1[0], *keep.middle, layer.norm2[0], grad)
         return grad
 
     def _attention_backward(

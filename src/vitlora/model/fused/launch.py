@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
+import torch
 import triton
 
 # Triton compiles a kernel anew for whole numbers that are 1 or multiples of 16. These differ from layer to layer and in
 # a last batch, and gain nothing by it; strides keep it, since it makes loads wide.
 VARYING = ("rows", "layer", "threshold", "groups")
+HOPPER = 9
 
 _only_compiling: ContextVar[bool] = ContextVar("only_compiling", default=False)
 
@@ -28,6 +30,19 @@ class Kernel:
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Any]:
         """Return what starts as many programs, or compiles only, inside ``only_compiling``."""
         return partial(self.jit.warmup, grid=grid) if _only_compiling.get() else self.jit[grid]
+
+
+@cache
+def is_measured(device: torch.device) -> bool:
+    """Return whether this is a card that attention's and the products' kernels were measured on."""
+    if device.type == "cpu":  # Triton's interpreter
+        return True
+    return torch.version.hip is None and torch.cuda.get_device_capability(device)[0] == HOPPER
+
+
+def is_only_compiling() -> bool:
+    """Return whether this runs inside ``only_compiling``."""
+    return _only_compiling.get()
 
 
 @contextmanager
