@@ -5,6 +5,7 @@ device too, and what the step found is read while the next one runs. Captured as
 of a step are one launch; launching them one by one takes longer than computing a batch of 32.
 """
 
+import gc
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -208,7 +209,7 @@ class OptimiserStep:
             torch.cuda.current_stream().wait_stream(stream)
             _let_it_wait(True)
             # Other threads, such as one that loads, may use the device meanwhile.
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            with _nothing_collected(), torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
                 work(*places, **names)
         self.pool = graph.pool()
         return graph, places
@@ -246,6 +247,18 @@ class OptimiserStep:
         yield from self.observer.tensors if self.observer else ()
         for state in self.optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Hold the garbage collector back: what a compiler left on the device can't be freed while a capture goes on."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _leave_capture() -> None:
