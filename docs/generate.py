@@ -128,10 +128,6 @@ def speed() -> str:
     # fp8 was tried and taken out (docs/speed.md); its readings stay.
     rows = [row for row in results("train_speed")["rows"] if "failed" not in row and row["name"] != "fp8"]
     rows += [row for row in results("train_speed_workers")["rows"] if row["name"] == "workers"]
-
-    def rate(found: dict[str, float]) -> str:
-        return f"{found['median']:,.0f} ({found['min']:,.0f} to {found['max']:,.0f})"
-
     return table(
         ("", "training, images/s", "validation, images/s", "of the matrix rate", "GPU idle for data", "5 epochs, min"),
         (
@@ -144,6 +140,52 @@ def speed() -> str:
                 f"{row['recipe_s'] / 60:.1f}",
             )
             for row in sorted(rows, key=lambda row: row["train_images_per_s"]["median"])
+        ),
+    )
+
+
+def rate(found: dict[str, float]) -> str:
+    """Return a median with the lowest and the highest."""
+    return f"{found['median']:,.0f} ({found['min']:,.0f} to {found['max']:,.0f})"
+
+
+def speed_small() -> str:
+    """End-to-end training speed of later runs, on another card; slowest first."""
+    runs = results("train_speed_small")["runs"]
+    rows = [(run["settings"]["model"], run["host"]["commit"], row) for run in runs for row in run["rows"]]
+    return table(
+        ("model", "images at once", "", "training, images/s", "commit"),
+        (
+            (model, row["batch"].partition(" ")[0], row["what"], rate(row["train_images_per_s"]), commit)
+            for model, commit, row in sorted(rows, key=lambda each: (each[0], each[2]["train_images_per_s"]["median"]))
+        ),
+    )
+
+
+def captured() -> str:
+    """The step alone, kernel by kernel and captured, for every method."""
+
+    def spread(row: dict[str, Any] | None) -> str:
+        if row is None:
+            return "not captured"
+        return f"{row['images_per_s']:,} ({row['lowest']:,} to {row['highest']:,})"
+
+    found = results("captured")
+    head = ("model", "`lora.method`", "images at once", "step", "kernel by kernel", "captured", "times", "commit")
+    return table(
+        head,
+        (
+            (
+                row["model"],
+                row["method"],
+                row["batch"],
+                row["step"],
+                spread(row["not_captured"]),
+                spread(row["captured"]),
+                f"{row['times']:.1f}" if row["captured"] else "",
+                row.get("commit", found["host"]["commit"]),
+            )
+            for row in found["rows"]
         ),
     )
 
@@ -209,6 +251,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "methods-digits": lambda: methods("digits", "peak_rss_mb"),
     "mixtures": mixtures,
     "speed": speed,
+    "speed-small": speed_small,
+    "captured": captured,
     "faults": faults,
     "serve": serve,
     "formats": lambda: formats("formats"),

@@ -56,7 +56,9 @@ CONTESTANTS = {
         "the same with torch_compile_mode: reduce-overhead", "plain_trainer", {"compile_mode": "reduce-overhead"}
     ),
     "loop": Contestant("plain PyTorch loop, autocast + GradScaler, PEFT's modules, our data", "loop"),
-    "timm": Contestant("timm loader and prefetcher, timm ViT-B/16, PEFT LoRA r=16 on qkv, plain loop", "timm_loop"),
+    "timm": Contestant(
+        "timm loader and prefetcher, timm's ViT of that size, PEFT LoRA r=16 on qkv, plain loop", "timm_loop"
+    ),
     "eager": Contestant("our train stage, train.step: eager", "ours", {"step": "eager"}),
     "compiled": Contestant("our train stage, train.step: compiled", "ours", {"step": "compiled"}),
     "fused": Contestant("our train stage, train.step: fused", "ours", {"step": "fused"}),

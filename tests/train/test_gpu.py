@@ -195,7 +195,10 @@ def test_a_captured_step_learns_what_one_that_is_not_does(tmp_path, monkeypatch,
         training.fit(
             train__fp16=True, train__step=step, train__full_determinism=True, train__cuda_graph=captured, **micro
         )
-        assert read_json(Path("metrics.json"))["cuda_graph"] == captured, capsys.readouterr().out
+        said = capsys.readouterr().out
+        # torch.compile may make kernels in the midst of a capture, which fails then, is said, and changes no number.
+        failed = step == "compiled" and "note: the step is not captured as a CUDA graph" in said
+        assert read_json(Path("metrics.json"))["cuda_graph"] == (captured and not failed), said
         curves.append([(float(row["loss"]), float(row["grad_norm"])) for row in read_csv(Path("plots/steps.csv"))])
     assert curves[0] == [pytest.approx(point, rel=5e-3 if step != "compiled" else 2e-2) for point in curves[1]]
 
