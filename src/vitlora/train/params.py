@@ -1,6 +1,6 @@
 """`augment`, `lora` and `train`: what shapes the adapter, under torchvision's, PEFT's and Trainer's names."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -66,6 +66,12 @@ class Train(Params):
     """Shape of the learning rate after the warm-up."""
     label_smoothing_factor: float = Field(ge=0, lt=1)
     """Share of a label that is spread over all classes."""
+    class_weights: Literal["none", "balanced", "effective_number"] | dict[str, Annotated[float, Field(gt=0)]]
+    """How much an image counts by its class: balanced (1 / images), effective_number, or class names with weights."""
+    focal_gamma: float = Field(ge=0, le=10)
+    """Above 0, images that are already right count less (focal loss; 2 is usual)."""
+    logit_adjustment: float = Field(ge=0, le=10)
+    """Above 0, logits are shifted by the classes' shares in training, so rare ones are not passed over (1 is usual)."""
     max_grad_norm: float = Field(gt=0)
     """Longer gradients are cut to this length."""
     optim: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd"]
@@ -74,8 +80,8 @@ class Train(Params):
     """Epochs without a better val score before training stops; null is never."""
     load_best_model_at_end: bool
     """Keep the epoch that is best on val, not the last."""
-    metric_for_best_model: Literal["accuracy", "loss"]
-    """What best means; both on val."""
+    metric_for_best_model: Literal["accuracy", "balanced_accuracy", "loss"]
+    """What best means on val; balanced_accuracy counts every class alike."""
     fp16: bool
     """Half precision on a GPU; elsewhere fp32 is used, said and recorded."""
     bf16: bool

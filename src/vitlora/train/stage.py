@@ -30,11 +30,13 @@ from vitlora.train.callbacks import mean_loss
 from vitlora.train.checkpoints import Checkpoints, check_room
 from vitlora.train.dataset import TrainImages, TrainLoader
 from vitlora.train.experts import find_experts
+from vitlora.train.losses import class_loss
 from vitlora.train.params import Augment, Train
 from vitlora.train.step import install, micro_batch, precision
 from vitlora.train.trainer import ImageTrainer
 
 CHECKPOINTS = Path(".work/checkpoints")
+EPOCH_COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy")
 VERSIONS = ("torch", "transformers", "peft", "accelerate", "numpy", "pillow", "simplejpeg")
 ROOT = Path(__file__).parents[3]
 SPEED_ONLY = ("train.dataloader_num_workers", "train.save_steps")
@@ -105,7 +107,7 @@ def train(
     trained_on = (row["sha256"] for row in ready.images.packed.rows)
     write_seen(adapter, trained_on, trainer.val.digests, (expert.folder for expert in ready.experts))
     write_csv(plots / "steps.csv", ("step", "epoch", "loss", "learning_rate", "grad_norm"), steps)
-    write_csv(plots / "epochs.csv", ("epoch", "step", "train_loss", "val_loss", "val_accuracy"), epochs)
+    write_csv(plots / "epochs.csv", EPOCH_COLUMNS, epochs)
     write_csv(plots / "ranks.csv", ("block", "layer", "rank"), ranks(trainer.model))
     write_json(metrics, {**_about(ready, train), "cuda_graph": trainer.optimise.capture, **best, **_scalings(ready)})
     if said := advice(best["val_accuracy"], trainer.val.labels.tolist(), best["steps"], best["epochs"]):
@@ -145,7 +147,8 @@ def get_ready(
     way = install(moved, train, precision(train), normalisation, known.image_size)
     micro = micro_batch(train, model.config, known.image_size)
     loader.split(micro[0])
-    trainer = ImageTrainer(moved, training_arguments(train, micro), loader, load_split(val), normalisation, way)
+    loss = class_loss(train, images.labels, known.class_names)
+    trainer = ImageTrainer(moved, training_arguments(train, micro), loader, load_split(val), normalisation, way, loss)
     return Ready(lora.method, adapted, known, trainer, experts, images)
 
 
@@ -179,7 +182,8 @@ def curves(history: list[dict[str, Any]]) -> tuple[list[list[object]], list[list
 
     Returns:
         steps: step, epoch, loss (mean since the row before), learning rate, gradient norm;
-        epochs: epoch, step, mean of the training losses logged in it (empty if none), val loss, val accuracy.
+        epochs: epoch, step, mean of the training losses logged in it (empty if none), val loss, val accuracy, val
+            balanced accuracy.
     """
     logged = [entry for entry in history if "loss" in entry]
     steps: list[list[object]] = [
@@ -196,7 +200,8 @@ def curves(history: list[dict[str, Any]]) -> tuple[list[list[object]], list[list
     for entry in (entry for entry in history if "eval_loss" in entry):
         epoch = round(entry["epoch"])
         losses = [significant(mean_loss(logged, epoch)), significant(entry["eval_loss"])]
-        epochs.append([epoch, entry["step"], *losses, round(entry["eval_accuracy"], 6)])
+        scores = [round(entry[f"eval_{name}"], 6) for name in ("accuracy", "balanced_accuracy")]
+        epochs.append([epoch, entry["step"], *losses, *scores])
     return steps, epochs
 
 
@@ -237,6 +242,9 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> Tr
         "join_micro_batches",
         "early_stopping_patience",
         "metric_for_best_model",
+        "class_weights",
+        "focal_gamma",
+        "logit_adjustment",
     }
     ours |= {"save_steps"}  # the Trainer would take it for its own checkpoints
     given = {key: value for key, value in train if key not in ours}
@@ -253,7 +261,7 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> Tr
         eval_strategy="epoch",
         save_strategy="epoch",
         metric_for_best_model=f"eval_{train.metric_for_best_model}",
-        greater_is_better=train.metric_for_best_model == "accuracy",
+        greater_is_better=train.metric_for_best_model != "loss",
         remove_unused_columns=False,  # a batch is made of bytes, not of the data set's columns
         logging_nan_inf_filter=False,  # it shows a diverged run as loss 0.0, and waits for the GPU at every step
         use_cpu=not torch.cuda.is_available(),
@@ -359,10 +367,11 @@ def _best(epochs: list[list[Any]], train: Train) -> dict[str, Any]:
     """Pick the row that the Trainer restored: the first of equals, or the last epoch if it restores none."""
     if not train.load_best_model_at_end:
         best = epochs[-1]
-    elif train.metric_for_best_model == "accuracy":
-        best = max(epochs, key=lambda row: row[4])
-    else:
+    elif train.metric_for_best_model == "loss":
         best = min(epochs, key=lambda row: row[3])
+    else:
+        place = 4 if train.metric_for_best_model == "accuracy" else 5
+        best = max(epochs, key=lambda row: row[place])
     return {
         "epochs": len(epochs),
         "steps": epochs[-1][1],

@@ -9,7 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
@@ -25,6 +27,7 @@ from vitlora.train.augment import epoch_order
 from vitlora.train.callbacks import Bar, Ranks, StepSeed
 from vitlora.train.checkpoints import Checkpoints, State, contiguous, copy_into, trainable
 from vitlora.train.dataset import TrainLoader
+from vitlora.train.losses import ClassLoss
 from vitlora.train.optimise import OptimiserStep, Outcome
 from vitlora.train.step import Way
 from vitlora.train.timing import Timing
@@ -54,16 +57,18 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         val: Squares,
         normalisation: Normalisation,
         way: Way,
+        class_loss: ClassLoss | None = None,
     ) -> None:
         super().__init__(
             model=model,
             args=args,
             train_dataset=loader.dataset,
             eval_dataset=val.labels,
-            compute_metrics=lambda scored: {"accuracy": float((scored.label_ids == scored.predictions).mean())},
+            compute_metrics=lambda scored: accuracies(scored.predictions, scored.label_ids),
             preprocess_logits_for_metrics=lambda logits, _: logits.argmax(-1),
         )
         self.val, self.normalisation, self.way = val, normalisation, way
+        self.class_loss = class_loss.to(args.device) if class_loss else None
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.loader = loader
@@ -148,7 +153,10 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self.optimise = OptimiserStep(self.model, optimizer, scaler, self._loss, most, self.ranks, self.way.captured)
 
     def _loss(self, batch: Batch) -> Tensor:
-        loss: Tensor = self.compute_loss(self.model, self._prepare_inputs(batch))
+        inputs = self._prepare_inputs(batch)
+        if self.class_loss:  # in training only: val's is plain cross entropy, whatever is trained with
+            return self.class_loss(self.model(pixel_values=inputs["pixel_values"]).logits, inputs["labels"])
+        loss: Tensor = self.compute_loss(self.model, inputs)
         return loss
 
     def _run_epoch(
@@ -319,6 +327,14 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
 
     def _early_stopping(self) -> list[EarlyStoppingCallback]:
         return [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
+
+
+def accuracies(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, float]:
+    """Return the share of right answers, and its mean over the classes that there are; arguments (N,) each."""
+    right = predicted == labels
+    counts = np.bincount(labels)
+    shares = np.bincount(labels, weights=right)[counts > 0] / counts[counts > 0]
+    return {"accuracy": float(right.mean()), "balanced_accuracy": float(shares.mean())}
 
 
 @contextmanager
