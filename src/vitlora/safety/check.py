@@ -107,6 +107,10 @@ def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
         if isinstance(rank, int) and isinstance(width, int) and rank > width:
             yield f"{key}: got {rank}; the rule: no larger than the base model's layers, {width}"
 
+    decay = _value(document, "train", "ema_decay")
+    if _value(document, "lora", "method") == "adalora" and isinstance(decay, float) and decay > 0:
+        yield f"train.ema_decay: got {decay}; the rule: 0.0 with lora.method adalora, which sets ranks to nothing"
+
 
 def _ranks(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     method, options = _value(document, "lora", "method"), _value(document, "lora", "options")

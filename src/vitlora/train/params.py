@@ -56,6 +56,12 @@ class Train(Params):
     """Micro-batches of one optimiser step."""
     num_train_epochs: int = Field(ge=1)
     """Passes over the training images."""
+    head_learning_rate: float | None = Field(gt=0, le=10)
+    """Peak for the new head; null is learning_rate."""
+    layer_decay: float = Field(gt=0, le=1)
+    """Each block below the last has this much of the rate of the one above it; 1 is the same for all."""
+    ema_decay: float = Field(ge=0, lt=1)
+    """Above 0, a running average of the trained weights is validated and saved; 0.99 to 0.999 for long runs."""
     weight_decay: float = Field(ge=0, le=1)
     """Of AdamW."""
     warmup_steps: float = Field(ge=0)

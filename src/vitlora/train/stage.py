@@ -26,14 +26,16 @@ from vitlora.storage.labels import Labels, read_labels
 from vitlora.storage.manifest import digest
 from vitlora.storage.squares import load_split
 from vitlora.train.advice import advice
+from vitlora.train.averaging import Average
 from vitlora.train.callbacks import mean_loss
-from vitlora.train.checkpoints import Checkpoints, check_room
+from vitlora.train.checkpoints import Checkpoints, check_room, trainable
 from vitlora.train.dataset import TrainImages, TrainLoader
 from vitlora.train.experts import find_experts
 from vitlora.train.losses import class_loss
 from vitlora.train.params import Augment, Train
-from vitlora.train.step import install, micro_batch, precision
-from vitlora.train.trainer import ImageTrainer
+from vitlora.train.rates import factors
+from vitlora.train.step import blocks, install, micro_batch, precision
+from vitlora.train.trainer import Extras, ImageTrainer
 
 CHECKPOINTS = Path(".work/checkpoints")
 EPOCH_COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy")
@@ -147,8 +149,12 @@ def get_ready(
     way = install(moved, train, precision(train), normalisation, known.image_size)
     micro = micro_batch(train, model.config, known.image_size)
     loader.split(micro[0])
-    loss = class_loss(train, images.labels, known.class_names)
-    trainer = ImageTrainer(moved, training_arguments(train, micro), loader, load_split(val), normalisation, way, loss)
+    extras = Extras(
+        class_loss(train, images.labels, known.class_names),
+        factors(moved, blocks(moved), fresh, train),
+        Average(trainable(moved), train.ema_decay) if train.ema_decay else None,
+    )
+    trainer = ImageTrainer(moved, training_arguments(train, micro), loader, load_split(val), normalisation, way, extras)
     return Ready(lora.method, adapted, known, trainer, experts, images)
 
 
@@ -242,6 +248,9 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> Tr
         "join_micro_batches",
         "early_stopping_patience",
         "metric_for_best_model",
+        "head_learning_rate",
+        "layer_decay",
+        "ema_decay",
         "class_weights",
         "focal_gamma",
         "logit_adjustment",

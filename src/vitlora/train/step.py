@@ -72,12 +72,12 @@ def install(model: Any, train: Train, kind: str, normalisation: Normalisation, i
         return Way("fused", captured=captured)
     if captured and wanted == "fused":
         return Way("eager", reason, captured)
-    for layer in _layers(model):
+    for layer in blocks(model):
         layer.compile(dynamic=False)  # the whole model in one graph was slower than eager
     return Way("compiled", reason, captured)
 
 
-def _layers(model: Any) -> list[Any]:
+def blocks(model: Any) -> list[Any]:
     """Return the repeated blocks: the members of the longest list of modules."""
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     return list(max(lists, key=len, default=[]))

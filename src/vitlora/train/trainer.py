@@ -3,8 +3,9 @@
 import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from vitlora.model.base import Normalisation
 from vitlora.model.batches import Batch, Feed, feed_squares
 from vitlora.storage.squares import Squares
 from vitlora.train.augment import epoch_order
+from vitlora.train.averaging import Average
 from vitlora.train.callbacks import Bar, Ranks, StepSeed
 from vitlora.train.checkpoints import Checkpoints, State, contiguous, copy_into, trainable
 from vitlora.train.dataset import TrainLoader
 from vitlora.train.losses import ClassLoss
 from vitlora.train.optimise import OptimiserStep, Outcome
+from vitlora.train.rates import regroup
 from vitlora.train.step import Way
 from vitlora.train.timing import Timing
 
@@ -36,6 +39,21 @@ WEIGHTS, BEST, OPTIMIZER, PROGRESS = "weights.safetensors", "best.safetensors", 
 # fp16's loss scale starts at 2^16 and halves itself at every overflow: by then it is 1, and there is nothing to halve.
 OVERFLOWS_IN_A_ROW = 16
 NAMED = 5  # images named in an error
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a run may have beside the Trainer's own.
+
+    Attributes:
+        class_loss: In place of cross entropy.
+        factors: Of each trained parameter's learning rate, by its id; empty where all have the same.
+        average: Of the weights; it is what is validated and kept.
+    """
+
+    class_loss: ClassLoss | None = None
+    factors: Mapping[int, float] = field(default_factory=dict)
+    average: Average | None = None
 
 
 class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type information
@@ -57,7 +75,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         val: Squares,
         normalisation: Normalisation,
         way: Way,
-        class_loss: ClassLoss | None = None,
+        extras: Extras | None = None,
     ) -> None:
         super().__init__(
             model=model,
@@ -68,7 +86,9 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
             preprocess_logits_for_metrics=lambda logits, _: logits.argmax(-1),
         )
         self.val, self.normalisation, self.way = val, normalisation, way
-        self.class_loss = class_loss.to(args.device) if class_loss else None
+        extras = extras or Extras()
+        self.class_loss = extras.class_loss.to(args.device) if extras.class_loss else None
+        self.factors, self.average = extras.factors, extras.average
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.loader = loader
@@ -107,6 +127,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
             self.add_callback(keeper)
             try:
                 self.train(resume_from_checkpoint=str(newest) if newest else None)
+                if self.average:
+                    copy_into(self.average.averages, trainable(self.model))
             finally:
                 self.progress.close()
                 if self.timing.feed:
@@ -140,6 +162,32 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self.get_step_ready()
         return super().create_scheduler(num_training_steps, self.optimise.optimizer)
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Make the optimiser, with a learning rate for each layer where they differ."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if len(set(self.factors.values())) > 1:
+            regroup(optimizer, self.factors)
+        return optimizer
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validate, with the average of the weights if there is one."""
+        with self._averaged():
+            found: dict[str, float] = super().evaluate(*args, **kwargs)
+        return found
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        if not self.average:
+            yield
+            return
+        weights = trainable(self.model)
+        own = {name: weight.detach().clone() for name, weight in weights.items()}
+        copy_into(self.average.averages, weights)
+        try:
+            yield
+        finally:
+            copy_into(own, weights)
+
     def step_alone(self, steps: int) -> OptimiserStep:
         """Return what runs steps outside a training, to measure it; ``steps`` is the length of the schedule."""
         _, self.optimizer = self.accelerator.prepare(self.model, self.create_optimizer())  # wraps the model in place
@@ -150,7 +198,9 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         """Make ``optimise``; model and optimiser are prepared."""
         scaler = self.accelerator.scaler or torch.amp.GradScaler(self.args.device.type, enabled=False)
         optimizer, most = self.optimizer.optimizer, self.args.max_grad_norm
-        self.optimise = OptimiserStep(self.model, optimizer, scaler, self._loss, most, self.ranks, self.way.captured)
+        self.optimise = OptimiserStep(
+            self.model, optimizer, scaler, self._loss, most, self.ranks or self.average, self.way.captured
+        )
 
     def _loss(self, batch: Batch) -> Tensor:
         inputs = self._prepare_inputs(batch)
@@ -247,7 +297,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self.validated_step = self.state.global_step
         found: bool = super()._determine_best_metric(metrics, trial)
         if found:
-            self.best = {name: weight.detach().cpu().clone() for name, weight in trainable(self.model).items()}
+            kept = self.average.averages if self.average else trainable(self.model)
+            self.best = {name: weight.detach().cpu().clone() for name, weight in kept.items()}
             self.best_ranks = self.ranks.pattern if self.ranks else None
         return found
 
@@ -265,6 +316,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         save_file(contiguous({k: v for k, v in parts.items() if isinstance(v, Tensor)}), folder / OPTIMIZER)
         if self.ranks:
             self.ranks.save(folder)
+        if self.average:
+            self.average.save(folder)
         self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
         scaler = self.accelerator.scaler
         progress = {
@@ -317,6 +370,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self.best_ranks = progress["best_ranks"]
         if self.ranks:
             self.ranks.load(checkpoint)
+        if self.average:
+            self.average.load(checkpoint)
         for early, counter in zip(self._early_stopping(), progress["patience"], strict=True):
             early.early_stopping_patience_counter = counter
         epoch, at = divmod(self.state.global_step, self.steps_per_epoch)

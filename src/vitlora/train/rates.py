@@ -1,0 +1,40 @@
+"""Learning rates that differ from layer to layer, as groups of torch's optimiser."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from vitlora.train.params import Train
+
+
+def factors(model: Any, blocks: Sequence[torch.nn.Module], head: Sequence[str], train: Train) -> dict[int, float]:
+    """Return what each trained parameter's learning rate is multiplied by, by its id.
+
+    Args:
+        model: With adapters or not.
+        blocks: Of the backbone, from the first.
+        head: Names of the head's parameters in the base model.
+        train: The section. The last block has the factor 1, as have norms behind it; each block has ``layer_decay``
+            times that of the block above it, and embeddings that of one more below; the head has a rate of its own.
+    """
+    depth = {id(weight): number for number, block in enumerate(blocks, 1) for weight in block.parameters()}
+    of_head = 1.0 if train.head_learning_rate is None else train.head_learning_rate / train.learning_rate
+    found = {}
+    for name, weight in model.named_parameters():
+        outside = 0 if "embed" in name else len(blocks)
+        below = len(blocks) - depth.get(id(weight), outside)
+        is_head = name.replace(".modules_to_save.default", "").endswith(tuple(head))
+        found[id(weight)] = of_head if is_head else train.layer_decay**below
+    return found
+
+
+def regroup(optimizer: torch.optim.Optimizer, factor: Mapping[int, float]) -> None:
+    """Split an optimiser's groups so that each has one rate; those with the section's own rate come first."""
+    groups = []
+    for group in optimizer.param_groups:
+        rates = sorted({factor[id(weight)] for weight in group["params"]})
+        for rate in rates:
+            chosen = [weight for weight in group["params"] if factor[id(weight)] == rate]
+            groups.append({**group, "params": chosen, "lr": group["lr"] * rate})
+    optimizer.param_groups[:] = sorted(groups, key=lambda group: group["lr"] != optimizer.defaults["lr"])

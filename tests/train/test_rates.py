@@ -1,0 +1,84 @@
+"""Learning rates by layer: which weight has which, and that schedule, log and resuming know them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import training
+from torch import nn
+
+from vitlora.core.files import read_csv
+from vitlora.train.params import Train
+from vitlora.train.rates import factors, regroup
+from vitlora.train.trainer import ImageTrainer
+
+PLAIN = Train.model_validate(training.settings({})["train"])
+
+
+class Backbone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embeddings = nn.Linear(2, 2)
+        self.layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+        self.norm = nn.LayerNorm(2)
+        self.classifier = nn.Linear(2, 2)
+
+
+def test_rates_fall_from_the_last_block_down_and_the_head_has_its_own():
+    model = Backbone()
+    train = PLAIN.model_copy(update={"layer_decay": 0.5, "head_learning_rate": 3 * PLAIN.learning_rate})
+    found = factors(model, list(model.layers), ["classifier.weight", "classifier.bias"], train)
+    by_name = {name: found[id(weight)] for name, weight in model.named_parameters() if name.endswith("weight")}
+    assert by_name == pytest.approx(
+        {
+            "embeddings.weight": 0.125,
+            "layers.0.weight": 0.25,
+            "layers.1.weight": 0.5,
+            "layers.2.weight": 1,
+            "norm.weight": 1,
+            "classifier.weight": 3,
+        }
+    )
+
+
+def test_groups_keep_their_weight_decay_and_the_sections_own_rate_comes_first():
+    model = Backbone()
+    weights = [weight for name, weight in model.named_parameters() if name.endswith("weight")]
+    biases = [weight for name, weight in model.named_parameters() if name.endswith("bias")]
+    groups = [{"params": weights, "weight_decay": 0.1}, {"params": biases, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.01)
+    factor = {id(weight): 0.5 for weight in (*weights, *biases)} | {id(weights[-1]): 1.0, id(biases[-1]): 1.0}
+    regroup(optimizer, factor)
+    assert [(g["lr"], g["weight_decay"], len(g["params"])) for g in optimizer.param_groups] == [
+        (0.01, 0.1, 1),
+        (0.01, 0.0, 1),
+        (0.005, 0.1, len(weights) - 1),
+        (0.005, 0.0, len(biases) - 1),
+    ]
+
+
+def test_a_run_has_them_and_resumes_to_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.chdir(training.prepare(tmp_path))
+    groups = []
+    original = ImageTrainer.create_optimizer
+
+    def noted(self, model=None):
+        optimizer = original(self, model)
+        groups.append([(group["lr"], len(group["params"])) for group in optimizer.param_groups])
+        return optimizer
+
+    monkeypatch.setattr(ImageTrainer, "create_optimizer", noted)
+    training.fit()
+    rate, plain = groups[-1][0][0], training.hashes()
+    rows = read_csv(Path("plots/steps.csv"))
+    settings = {"train__layer_decay": 0.5, "train__head_learning_rate": rate / 10}
+    training.fit(**settings)
+    assert sorted({lr / rate for lr, _ in groups[-1]}) == pytest.approx([0.1, 0.5, 1.0])  # two blocks and the head
+    assert [row["learning_rate"] for row in read_csv(Path("plots/steps.csv"))] == [row["learning_rate"] for row in rows]
+    golden = training.hashes()
+    assert golden != plain
+    for at in (3, training.PER_EPOCH):
+        with training.stopped_after(at):
+            training.fit(**settings)
+        training.fit(**settings)
+        assert training.hashes() == golden, at
