@@ -106,6 +106,8 @@ class Train(Params):
     """Optimiser steps between rows of steps.csv."""
     save_steps: int = Field(ge=1)
     """Steps between checkpoints; an interrupted run goes on from the newest with the same result."""
+    report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio", "clearml", "swanlab"]]
+    """Trackers of the Trainer's that get its log too; they must be installed, and change no output."""
     full_determinism: bool
     """On a GPU: the same bits every time, slower; on a CPU they are the same anyway."""
     seed: int = Field(ge=0, lt=2**32)

@@ -34,6 +34,7 @@ from vitlora.train.experts import find_experts
 from vitlora.train.losses import class_loss
 from vitlora.train.params import Augment, Train
 from vitlora.train.rates import factors
+from vitlora.train.reporting import Live, prepare
 from vitlora.train.step import blocks, install, micro_batch, precision
 from vitlora.train.trainer import Extras, ImageTrainer
 
@@ -41,7 +42,7 @@ CHECKPOINTS = Path(".work/checkpoints")
 EPOCH_COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy")
 VERSIONS = ("torch", "transformers", "peft", "accelerate", "numpy", "pillow", "simplejpeg")
 ROOT = Path(__file__).parents[3]
-SPEED_ONLY = ("train.dataloader_num_workers", "train.save_steps")
+SPEED_ONLY = ("train.dataloader_num_workers", "train.save_steps", "train.report_to")
 CHECKPOINT_FLOATS = 4  # for each trained one: itself, two moments, and the best epoch's
 
 
@@ -89,6 +90,7 @@ def train(
     ready = get_ready(augment, lora, train, base, train_images, val, labels)
     trainer = ready.trainer
     _announce(ready, train)
+    trainer.add_callback(Live(images_of_step(train)))
     if train.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(train.early_stopping_patience))
     # Two checkpoints, the one being written, and the adapter.
@@ -133,6 +135,7 @@ def get_ready(
     augment: Augment, lora: Lora, train: Train, base: Path, train_images: Path, val: Path, labels: Path
 ) -> Ready:
     """Load model and data and set up the Trainer; nothing runs yet. Arguments and errors as in ``train``."""
+    prepare(train.report_to)
     known = read_labels(labels)
     experts = find_experts(lora.own.adapters, base) if isinstance(lora.own, XLora | Merge) else []
     images = TrainImages(train_images, known.image_size, known.interpolation, augment, train.seed, train.decoder)
@@ -274,7 +277,6 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> Tr
         remove_unused_columns=False,  # a batch is made of bytes, not of the data set's columns
         logging_nan_inf_filter=False,  # it shows a diverged run as loss 0.0, and waits for the GPU at every step
         use_cpu=not torch.cuda.is_available(),
-        report_to=[],
         **given,
     )
     assert arguments.device is not None  # asking sets the number of GPUs
