@@ -41,9 +41,7 @@ def test_a_tracker_that_is_not_installed_is_refused_before_any_work(tmp_path, mo
     if getattr(integration_utils, f"is_{name}_available")():
         pytest.skip(f"{name} is installed here")
     monkeypatch.chdir(training.prepare(tmp_path))
-    with pytest.raises(
-        VitloraError, match=rf"got {name}, which is not installed.*pip install.* {name}"
-    ):
+    with pytest.raises(VitloraError, match=rf"got {name}, which is not installed.*pip install.* {name}"):
         training.fit(train__report_to=[name])
     assert not Path("adapter").exists()
 
