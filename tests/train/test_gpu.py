@@ -173,7 +173,7 @@ def test_a_lack_of_gpu_memory_names_batch_and_image_size(tmp_path, monkeypatch):
         return torch.empty(2**50, device="cuda")
 
     monkeypatch.setattr(ImageTrainer, "_loss", full)
-    with pytest.raises(VitloraError, match=r"out of GPU memory \(\d+ GiB\) with 6 images of 32 px at once; halve"):
+    with pytest.raises(VitloraError, match=r"out of GPU memory \(\d+ GiB\) with 1 image of 32 px at once; lower"):
         training.fit(train__fp16=True)
 
 

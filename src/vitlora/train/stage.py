@@ -1,5 +1,6 @@
 """Train: fit a LoRA adapter with the Hugging Face Trainer and keep the epoch that is best on val."""
 
+import gc
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -87,21 +88,8 @@ def train(
     Raises:
         VitloraError: The parameters don't fit the base model or the data.
     """
-    ready = get_ready(augment, lora, train, base, train_images, val, labels)
+    ready, checkpoints = _fit(augment, lora, train, base, train_images, val, labels)
     trainer = ready.trainer
-    _announce(ready, train)
-    trainer.add_callback(Live(images_of_step(train)))
-    if train.early_stopping_patience:
-        trainer.add_callback(EarlyStoppingCallback(train.early_stopping_patience))
-    # Two checkpoints, the one being written, and the adapter.
-    check_room(4 * ready.adapted.trainable * (3 * CHECKPOINT_FLOATS + 1), "train")
-    data = {"train": train_images, "val": val, "labels": labels, "base": base}
-    data |= {f"adapter {expert.name}": expert.folder for expert in ready.experts}
-    checkpoints = Checkpoints(CHECKPOINTS, _decides(ready, augment, lora, train, data))
-    try:
-        trainer.fit(checkpoints, train.save_steps)
-    except torch.cuda.OutOfMemoryError:
-        raise VitloraError(_out_of_memory(ready)) from None
     if train.load_best_model_at_end:
         trainer.restore_best()
     steps, epochs = curves(trainer.state.log_history)
@@ -119,6 +107,36 @@ def train(
     return Finished(trainer.model, trainer.normalisation, checkpoints)
 
 
+def _fit(
+    augment: Augment, lora: Lora, train: Train, base: Path, train_images: Path, val: Path, labels: Path
+) -> tuple["Ready", Checkpoints]:
+    """Train, in smaller and smaller micro-batches where memory does not hold them; a step's images stay the same."""
+    at_most: int | None = None
+    while True:
+        ready = get_ready(augment, lora, train, base, train_images, val, labels, at_most=at_most)
+        trainer = ready.trainer
+        _announce(ready, train)
+        trainer.add_callback(Live(images_of_step(train)))
+        if train.early_stopping_patience:
+            trainer.add_callback(EarlyStoppingCallback(train.early_stopping_patience))
+        # Two checkpoints, the one being written, and the adapter.
+        check_room(4 * ready.adapted.trainable * (3 * CHECKPOINT_FLOATS + 1), "train")
+        data = {"train": train_images, "val": val, "labels": labels, "base": base}
+        data |= {f"adapter {expert.name}": expert.folder for expert in ready.experts}
+        checkpoints = Checkpoints(CHECKPOINTS, _decides(ready, augment, lora, train, data))
+        try:
+            trainer.fit(checkpoints, train.save_steps)
+            return ready, checkpoints
+        except torch.cuda.OutOfMemoryError:
+            at_most = trainer.args.per_device_train_batch_size // 2
+        if not at_most:
+            raise VitloraError(_out_of_memory(ready))
+        print(f"note: out of GPU memory; once more, with at most {counted(at_most, 'image')} at once")
+        del ready, trainer
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
 @dataclass(frozen=True)
 class Ready:
     """All that training needs: the adapted model and what is known of it, its labels, pictures, and the Trainer."""
@@ -132,9 +150,20 @@ class Ready:
 
 
 def get_ready(
-    augment: Augment, lora: Lora, train: Train, base: Path, train_images: Path, val: Path, labels: Path
+    augment: Augment,
+    lora: Lora,
+    train: Train,
+    base: Path,
+    train_images: Path,
+    val: Path,
+    labels: Path,
+    *,
+    at_most: int | None = None,
 ) -> Ready:
-    """Load model and data and set up the Trainer; nothing runs yet. Arguments and errors as in ``train``."""
+    """Load model and data and set up the Trainer; nothing runs yet.
+
+    Arguments and errors as in ``train``; ``at_most`` is how many images a micro-batch may have.
+    """
     prepare(train.report_to)
     known = read_labels(labels)
     experts = find_experts(lora.own.adapters, base) if isinstance(lora.own, XLora | Merge) else []
@@ -150,7 +179,7 @@ def get_ready(
     normalisation = read_normalisation(base)
     moved = adapted.model.to(device_of_choice())
     way = install(moved, train, precision(train), normalisation, known.image_size)
-    micro = micro_batch(train, model.config, known.image_size)
+    micro = micro_batch(train, model.config, known.image_size, at_most)
     loader.split(micro[0])
     extras = Extras(
         class_loss(train, images.labels, known.class_names),
@@ -328,9 +357,8 @@ def _out_of_memory(ready: Ready) -> str:
     images = args.per_device_train_batch_size
     total = torch.cuda.get_device_properties(0).total_memory
     return (
-        f"out of GPU memory ({total / 2**30:.0f} GiB) with {images} images of {ready.labels.image_size} px at once; "
-        "halve train.per_device_train_batch_size and double train.gradient_accumulation_steps for the same result, set "
-        "train.join_micro_batches: false, or lower image.size_px; nothing has been changed"
+        f"out of GPU memory ({total / 2**30:.0f} GiB) with {counted(images, 'image')} of {ready.labels.image_size} px "
+        "at once; lower image.size_px, take a smaller base model, or make room on the GPU; nothing has been changed"
     )
 
 

@@ -83,7 +83,7 @@ def blocks(model: Any) -> list[Any]:
     return list(max(lists, key=len, default=[]))
 
 
-def micro_batch(train: Train, config: Any, image_size: int) -> tuple[int, int]:
+def micro_batch(train: Train, config: Any, image_size: int, at_most: int | None = None) -> tuple[int, int]:
     """Return the images of one micro-batch and how many are accumulated for a step.
 
     With ``train.join_micro_batches`` they are one on a GPU whose free memory holds its activations.
@@ -92,8 +92,12 @@ def micro_batch(train: Train, config: Any, image_size: int) -> tuple[int, int]:
         train: The Trainer's settings.
         config: Of the base model.
         image_size: px.
+        at_most: Images of a micro-batch, where more have turned out too many; micro-batches fill the step evenly.
     """
     apart = train.per_device_train_batch_size, train.gradient_accumulation_steps
+    if at_most:
+        images = next(count for count in range(at_most, 0, -1) if apart[0] * apart[1] % count == 0)
+        return images, apart[0] * apart[1] // images
     joined = apart[0] * apart[1]
     patch, width, layers = (getattr(config, name, None) for name in ("patch_size", "hidden_size", "num_hidden_layers"))
     if not (train.join_micro_batches and torch.cuda.is_available() and patch and width and layers):
