@@ -253,3 +253,15 @@ def test_a_second_signal_ends_at_once_and_the_first_is_undone_afterwards(folder)
     with stopped_after(2, signal.SIGINT):
         fit()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_minutes_are_counted_over_interruptions_and_a_run_that_is_over_stays_so(prepared, tmp_path, monkeypatch):
+    monkeypatch.chdir(link(prepared, tmp_path))
+    settings = {"train__max_minutes": 1e-6, "train__num_train_epochs": 3}
+    fit(**settings)
+    golden = hashes()
+    assert read_json(Path("metrics.json"))["epochs"] == 1
+    with stopped_after(3):
+        fit(**settings)
+    fit(**settings)
+    assert hashes() == golden

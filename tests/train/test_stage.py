@@ -66,6 +66,16 @@ def test_accumulated_micro_batches_give_the_gradient_of_one_large_batch(inputs, 
         torch.testing.assert_close(parts[name], weight, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("minutes", "epochs"), [(1e-6, 1), (1000, 3)])
+def test_a_run_ends_after_the_last_epoch_that_fits_with_the_best_so_far(inputs, tmp_path, capsys, minutes, epochs):
+    changes = {"train.num_train_epochs": 3, "train.max_minutes": minutes, "train.early_stopping_patience": None}
+    _, metrics = trained(tmp_path, inputs, "run", changes)
+    assert (metrics["epochs"], metrics["best_epoch"] <= epochs) == (epochs, True)
+    assert (
+        "note: stopped after epoch 1 of 3: another would end later than train.max_minutes" in capsys.readouterr().out
+    ) == (epochs == 1)
+
+
 def test_metrics_say_how_it_ran_and_timings_lie_beside_them(inputs, tmp_path):
     _, metrics = trained(tmp_path, inputs, "run", {"train.decoder": "pil", "train.num_train_epochs": 2})
     assert {name: metrics[name] for name in ("decoder", "device", "precision", "step")} == (

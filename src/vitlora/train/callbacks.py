@@ -138,6 +138,38 @@ def _parts(row: Tensor, weights: Iterable[Tensor]) -> list[Tensor]:
     return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
 
 
+class TimeLimit(TrainerCallback):  # type: ignore[misc]  # likewise
+    """Ends a run after the last epoch, validation included, that is sure to fit into a number of minutes.
+
+    Attributes:
+        before: Seconds that an interrupted run had taken by its checkpoint.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self.minutes, self.before = minutes, 0.0
+        self.longest = 0.0  # epoch so far, s
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the run has taken, over all its interruptions."""
+        return self.before + time.monotonic() - self.began
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self.began = self.epoch_began = time.monotonic()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop where the longest epoch so far would not fit any more."""
+        now = time.monotonic()
+        self.longest, self.epoch_began = max(self.longest, now - self.epoch_began), now
+        if self.elapsed + self.longest > 60 * self.minutes and state.global_step < state.max_steps:
+            control.should_training_stop = True
+            tqdm.write(
+                f"note: stopped after epoch {round(state.epoch)} of {args.num_train_epochs:g}: another would end later "
+                f"than train.max_minutes, {self.minutes:g}, allows"
+            )
+
+
 class Bar(TrainerCallback):  # type: ignore[misc]  # likewise
     """A progress bar over optimiser steps with the time left, and two lines an epoch: scores, and speed."""
 

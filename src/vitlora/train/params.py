@@ -62,6 +62,8 @@ class Train(Params):
     """Each block below the last has this much of the rate of the one above it; 1 is the same for all."""
     ema_decay: float = Field(ge=0, lt=1)
     """Above 0, a running average of the trained weights is validated and saved; 0.99 to 0.999 for long runs."""
+    max_minutes: float | None = Field(gt=0)
+    """Training ends after the last epoch that is sure to fit in, with the best so far; null is never."""
     weight_decay: float = Field(ge=0, le=1)
     """Of AdamW."""
     warmup_steps: float = Field(ge=0)

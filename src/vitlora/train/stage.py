@@ -28,7 +28,7 @@ from vitlora.storage.manifest import digest
 from vitlora.storage.squares import load_split
 from vitlora.train.advice import advice
 from vitlora.train.averaging import Average
-from vitlora.train.callbacks import mean_loss
+from vitlora.train.callbacks import TimeLimit, mean_loss
 from vitlora.train.checkpoints import Checkpoints, check_room, trainable
 from vitlora.train.dataset import TrainImages, TrainLoader
 from vitlora.train.experts import find_experts
@@ -185,6 +185,7 @@ def get_ready(
         class_loss(train, images.labels, known.class_names),
         factors(moved, blocks(moved), fresh, train),
         Average(trainable(moved), train.ema_decay) if train.ema_decay else None,
+        TimeLimit(train.max_minutes) if train.max_minutes else None,
     )
     trainer = ImageTrainer(moved, training_arguments(train, micro), loader, load_split(val), normalisation, way, extras)
     return Ready(lora.method, adapted, known, trainer, experts, images)
@@ -283,6 +284,7 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> Tr
         "head_learning_rate",
         "layer_decay",
         "ema_decay",
+        "max_minutes",
         "class_weights",
         "focal_gamma",
         "logit_adjustment",

@@ -26,7 +26,7 @@ from vitlora.model.batches import Batch, Feed, feed_squares
 from vitlora.storage.squares import Squares
 from vitlora.train.augment import epoch_order
 from vitlora.train.averaging import Average
-from vitlora.train.callbacks import Bar, Ranks, StepSeed
+from vitlora.train.callbacks import Bar, Ranks, StepSeed, TimeLimit
 from vitlora.train.checkpoints import Checkpoints, State, contiguous, copy_into, trainable
 from vitlora.train.dataset import TrainLoader
 from vitlora.train.losses import ClassLoss
@@ -49,11 +49,13 @@ class Extras:
         class_loss: In place of cross entropy.
         factors: Of each trained parameter's learning rate, by its id; empty where all have the same.
         average: Of the weights; it is what is validated and kept.
+        time_limit: Ends the run by the clock.
     """
 
     class_loss: ClassLoss | None = None
     factors: Mapping[int, float] = field(default_factory=dict)
     average: Average | None = None
+    time_limit: TimeLimit | None = None
 
 
 class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type information
@@ -88,7 +90,9 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self.val, self.normalisation, self.way = val, normalisation, way
         extras = extras or Extras()
         self.class_loss = extras.class_loss.to(args.device) if extras.class_loss else None
-        self.factors, self.average = extras.factors, extras.average
+        self.factors, self.average, self.time_limit = extras.factors, extras.average, extras.time_limit
+        if self.time_limit:
+            self.add_callback(self.time_limit)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.loader = loader
@@ -329,6 +333,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
             "last_logged_step": self._globalstep_last_logged,
             "validated": self.state.global_step == self.validated_step,
             "stopped": self.control.should_training_stop,
+            "seconds": self.time_limit.elapsed if self.time_limit else None,
             "patience": [early.early_stopping_patience_counter for early in self._early_stopping()],
             "best_ranks": self.best_ranks,
             "overflows": [self.overflows, self.overflows_in_a_row],
@@ -372,6 +377,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
             self.ranks.load(checkpoint)
         if self.average:
             self.average.load(checkpoint)
+        if self.time_limit:
+            self.time_limit.before = progress["seconds"]
         for early, counter in zip(self._early_stopping(), progress["patience"], strict=True):
             early.early_stopping_patience_counter = counter
         epoch, at = divmod(self.state.global_step, self.steps_per_epoch)
