@@ -13,7 +13,7 @@ def main() -> None:
         PreprocessStage,
         __doc__,
         check_document,
-        inputs=("raw",),
+        inputs=("raw", "own-image"),
         outputs=("train", "val", "test", "labels", "page"),
         records=("report",),
     )

@@ -37,6 +37,7 @@ BASE = {
     "preprocessor_config.json": json.dumps(PROCESSOR).encode(),
     "model.safetensors": save({"w": np.arange(6, dtype=np.float32)}),
 }
+UNKNOWN = b'{\n  "interpolation": null,\n  "size_px": null\n}\n'  # of image.json: such a base doesn't say
 
 
 def make_base(folder, **changed):
@@ -69,7 +70,7 @@ def test_only_config_processor_and_safetensors_are_copied(tmp_path):
     extra = {"pytorch_model.bin": b"pickle", "modeling.py": b"raise SystemExit", "training_args.bin": b"", "vocab": b""}
     source = make_base(tmp_path / "source", **extra)
     fetch_base(model(source), tmp_path / "base")
-    assert contents(tmp_path / "base") == BASE
+    assert contents(tmp_path / "base") == BASE | {"image.json": UNKNOWN}
     assert contents(source) == BASE | extra
 
 
@@ -79,7 +80,7 @@ def test_weights_in_several_files_are_copied_with_their_index(tmp_path):
     files = {**BASE, "model.safetensors": None, "model.safetensors.index.json": index, **shards}
     fetch_base(model(make_base(tmp_path / "source", **files)), tmp_path / "base")
     del files["model.safetensors"]
-    assert contents(tmp_path / "base") == files
+    assert contents(tmp_path / "base") == files | {"image.json": UNKNOWN}
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_a_home_folder_may_be_written_with_a_tilde(tmp_path, monkeypatch):
     make_images(tmp_path / "pictures", per_class=1)
     assert len(list(find_images(data("folder", "~/pictures")).pictures)) == 3
     fetch_base(ModelSource(source="folder", path=f"~/{make_base(tmp_path / 'm').name}", revision=None), tmp_path / "b")
-    assert contents(tmp_path / "b") == BASE
+    assert contents(tmp_path / "b") == BASE | {"image.json": UNKNOWN}
 
 
 def test_wrong_data_shows_before_the_base_model_is_fetched(tmp_path):
@@ -236,7 +237,7 @@ def runs(root):
 def test_the_stage_run_twice_gives_the_same_bytes(runs, source):
     (first, _), (second, _) = runs[source]
     assert first == second
-    names = {f"base/{name}" for name in BASE} | {f"raw/{name}" for name in RAW}
+    names = {f"base/{name}" for name in (*BASE, "image.json")} | {f"raw/{name}" for name in RAW}
     assert first.keys() == names | {f"base/{MANIFEST}", f"raw/{MANIFEST}"}
     assert first["raw/index.csv"].count(b"\n") == 1 + {"digits": 1797, "hub_folder": 6}.get(source, 12)
 

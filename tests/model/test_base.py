@@ -159,7 +159,6 @@ ODD = {
     "half a patch": {"patch_size": 0},
     "kind of a list": {"model_type": ["vit"]},
     "kind of null": {"model_type": None},
-    "a library that isn't there": {"model_type": "timm_wrapper"},
     "flash attention": {"attn_implementation": "flash_attention_2"},
     "a dropout of two": {"hidden_dropout_prob": 2},
     "labels as a list": {"id2label": ["a"]},

@@ -47,6 +47,7 @@ HASTY = """
 import time
 time.sleep = lambda seconds: None
 """
+UNKNOWN = b'{\n  "interpolation": null,\n  "size_px": null\n}\n'  # the base doesn't say
 NOTE = f'{{\n  "id": "owner/vit",\n  "revision": "{OLD}",\n  "source": "hub"\n}}\n'.encode()
 
 
@@ -225,9 +226,47 @@ def test_a_model_comes_by_its_commit_untouched_and_only_the_files_we_load(hub, p
     hub.repos["models/owner/vit"] = {NEW: newer, OLD: {**MODEL, **more}}
     project.use_model()
     project.succeed()
-    assert project.files("models/base") == {**MODEL, "source.json": NOTE}
+    assert project.files("models/base") == {**MODEL, "source.json": NOTE, "image.json": UNKNOWN}
     fetched = {request.rpartition("/")[2] for request in hub.requests if "/resolve/" in request}
-    assert fetched == set(MODEL)
+    assert fetched == {*MODEL, "README.md"}  # which names the licence
+
+
+def test_a_model_of_timm_comes_by_its_commit_with_its_licence_and_one_file_of_weights(hub, project):
+    own = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 64, 64], "interpolation": "bicubic"}
+    config = json.dumps({"architecture": "vit_tiny_patch16_224", "num_classes": 1000, "pretrained_cfg": own}).encode()
+    card = b"---\nlicense: other\nlicense_name: dinov3-license\n---\n"
+    files = {"config.json": config, "README.md": card, "model.safetensors": WEIGHTS}
+    more = {"open_clip_model.safetensors": WEIGHTS, "pytorch_model.bin": b"pickle"}
+    hub.repos["models/owner/vit"] = {NEW: {}, OLD: {**files, **more}}
+    project.set(**{"model.source": "timm", "model.path": "owner/vit", "model.revision": OLD})
+    project.succeed()
+    found = {name: json.loads(data) for name, data in project.files("models/base").items() if name.endswith(".json")}
+    assert project.files("models/base").keys() == {*found, "model.safetensors"}
+    assert found["source.json"] == {
+        "id": "owner/vit",
+        "revision": OLD,
+        "source": "timm",
+        "licence": {"license": "other", "license_name": "dinov3-license"},
+    }
+    assert found["config.json"]["model_type"] == "timm_wrapper"
+    assert found["image.json"] == {"size_px": 64, "interpolation": "bicubic"}
+    fetched = {request.rpartition("/")[2] for request in hub.requests if "/resolve/" in request}
+    assert fetched == set(files)
+
+    # As it is refused before its weights come, and mended as the message says.
+    hub.repos["models/owner/vit"] = {NEW: {**files, "config.json": config.replace(b"[3, 64, 64]", b"[1, 64, 64]")}}
+    project.set(**{"model.revision": NEW})
+    line = project.refuse()
+    assert "pretrained_cfg.input_size: got [1, 64, 64]; the rule: [3, side, side]" in line
+    words = re.search(r"; to change a file of it: hf (download .+ --local-dir) FOLDER, then model\.source: timm", line)[
+        1
+    ]
+    command = [str(Path(sys.executable).with_name("hf")), *words.split(), "copy"]
+    env = environment(hub.host, project.cache)
+    subprocess.run(command, cwd=project.root, env=env, check=True, capture_output=True, timeout=100)
+    (project.root / "copy/config.json").write_bytes(config)
+    project.set(**{"model.path": "copy", "model.revision": None})
+    project.succeed()
 
 
 @pytest.mark.slow
@@ -261,7 +300,7 @@ def test_a_model_that_cannot_be_taken_is_refused_before_its_weights_come(hub, pr
     (project.root / "copy/config.json").write_bytes(MODEL["config.json"])
     project.set(**{"model.source": "folder", "model.path": "copy", "model.revision": None})
     project.succeed()
-    assert project.files("models/base") == MODEL
+    assert project.files("models/base") == {**MODEL, "image.json": UNKNOWN}
 
 
 NESTED = json.dumps({"image_processor": json.loads(PROCESSOR), "processor_class": "CLIPProcessor"}).encode()
@@ -321,7 +360,7 @@ def test_a_large_file_with_a_wrong_sha256_is_refused_removed_and_both_hashes_nam
     assert not list(project.cache.rglob(announced))
     hub.spoiled = set()
     project.succeed()
-    assert project.files("models/base") == {**MODEL, "source.json": NOTE}
+    assert project.files("models/base") == {**MODEL, "source.json": NOTE, "image.json": UNKNOWN}
 
 
 @pytest.mark.slow
@@ -533,7 +572,10 @@ def test_a_password_in_the_endpoint_is_not_shown(hub, tmp_path, repo):
 
 
 def test_an_unknown_repository_is_named_after_one_request(hub, client, repo):
-    assert client.refuse(repo) == f"model.path: {hub.host} has no model {repo} (or it is private: set HF_TOKEN)"
+    assert (
+        client.refuse(repo)
+        == f"model.path: {hub.host} has no model {repo} (or it is private: `hf auth login`, or set HF_TOKEN)"
+    )
     assert len(hub.requests) == 1
 
 
@@ -550,13 +592,14 @@ def test_a_repository_behind_a_login_says_so(hub, client, repo, status, where):
     hub.repos[f"models/{repo}"] = {OLD: MODEL}
     hub.fault = lambda request, before: (status, {"X-Error-Code": "GatedRepo"}, b"") if where in request else None
     assert client.refuse(repo) == (
-        f"model: {hub.host} asks for a login for model {repo} at 111111111111; accept its terms, set HF_TOKEN"
+        f"model: {hub.host} asks for a login for model {repo} at 111111111111, which is gated; ask for access on its "
+        f"page, {hub.host}/{repo}, then `hf auth login` (or set HF_TOKEN), and run again"
     )
 
 
 def test_a_private_repository_looks_like_an_unknown_one_and_the_token_is_named(hub, client, repo):
     hub.fault = always(401)
-    assert f"has no model {repo} (or it is private: set HF_TOKEN)" in client.refuse(repo)
+    assert f"has no model {repo} (or it is private: `hf auth login`, or set HF_TOKEN)" in client.refuse(repo)
     assert len(hub.requests) == 1
 
 

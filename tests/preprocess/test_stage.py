@@ -668,6 +668,8 @@ def stage(raw, out, **environment):
     paths = ["--train", out / "train", "--val", out / "val", "--test", out / "test"]
     paths += ["--labels", out / "labels.json", "--page", out / "report.html", "--report", out / "report.json"]
     command = [sys.executable, "-m", "stages.preprocess", "--params", raw.parent / "p.yaml", "--raw", raw, *paths]
+    write_json(raw.parent / "image.json", {"size_px": 40, "interpolation": "bicubic"})
+    command += ["--own-image", raw.parent / "image.json"]
     return subprocess.run(
         [str(word) for word in command],
         cwd=raw.parent,
@@ -761,3 +763,52 @@ def test_what_the_run_would_not_use_is_refused_by_name_or_stands_in_the_report(t
     page = (folder / "report.html").read_text()
     assert "<h2>Not used</h2>" in page
     assert "cat/a.png, dog" in page
+
+
+# `auto`
+
+
+@pytest.mark.parametrize(
+    ("section", "own", "expected"),
+    [
+        (("auto", "auto"), {"size_px": 40, "interpolation": "bicubic"}, [40, "bicubic"]),
+        ((24, "auto"), {"size_px": 40, "interpolation": "bicubic"}, [24, "bicubic"]),
+        (("auto", "bilinear"), {"size_px": 8, "interpolation": None}, [8, "bilinear"]),
+        ((24, "bilinear"), {"size_px": None, "interpolation": "lanczos"}, [24, "bilinear"]),
+    ],
+)
+def test_auto_is_the_base_models_own_size_and_filter(tmp_path, capsys, section, own, expected):
+    raw, out = write_raw(tmp_path / "raw", images((6, 6)), ("cat", "dog")), tmp_path / "out"
+    write_json(tmp_path / "image.json", own)
+    places = [out / name for name in ("train", "val", "test", "labels.json", "report.html", "report.json")]
+    image = Image(size_px=section[0], interpolation=section[1])
+    preprocess(FAIL, image, SPLIT, raw, *places, own_image=tmp_path / "image.json")
+    labels = read_json(out / "labels.json")
+    assert [labels["image_size"], labels["interpolation"]] == expected
+    assert load_split(out / "val").images.shape[2:] == (expected[0], expected[0])
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("image.")]
+    keys = ("size_px", "interpolation")
+    assert said == [
+        f"image.{key}: {value}, the base model's own"
+        for key, value, given in zip(keys, expected, section, strict=True)
+        if given == "auto"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "own", "rule"),
+    [
+        ("size_px", None, "null; the rule: 8 to 2048"),
+        ("size_px", 4096, "4096; the rule: 8 to 2048"),
+        ("interpolation", None, "null; the rule: bilinear or bicubic"),
+        ("interpolation", "lanczos", '"lanczos"; the rule: bilinear or bicubic'),
+    ],
+)
+def test_auto_is_refused_where_a_base_does_not_say_or_says_what_is_not_here(tmp_path, key, own, rule):
+    write_json(tmp_path / "image.json", {"size_px": 40, "interpolation": "bicubic", key: own})
+    with pytest.raises(VitloraError, match=rf"^image\.{key}: got auto, and the base model's own is {rule}; write one"):
+        module.settle(Image(size_px="auto", interpolation="auto"), tmp_path / "image.json")
+    cured = {"size_px": 32, "interpolation": "bilinear"}[key]
+    assert cured in module.settle(
+        Image(**{"size_px": "auto", "interpolation": "auto", key: cured}), tmp_path / "image.json"
+    )

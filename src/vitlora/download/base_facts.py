@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from vitlora.core.errors import VitloraError
-from vitlora.core.files import read_json
 from vitlora.core.params import shown
 from vitlora.core.text import printable
+from vitlora.download.fields import File, is_count, is_number, part, read, three
+from vitlora.download.licence import read_licence
 
 CONFIG, PROCESSOR, ADAPTER = "config.json", "preprocessor_config.json", "adapter_config.json"
+CARD = "README.md"  # whose front matter names the licence
 NESTED = "processor_config.json"  # of transformers 5 for models of pictures and text; the image processor's is inside
-FACT_FILES = [CONFIG, PROCESSOR, NESTED, ADAPTER]
+FACT_FILES = [CONFIG, PROCESSOR, NESTED, ADAPTER, CARD]
 
 # Kinds of model with an image classifier that takes normalised squares. A test holds them, with those below, against
 # transformers' own table; reading that one imports torch.
@@ -28,6 +30,8 @@ KINDS = (
     "regnet", "resnet", "segformer", "siglip", "swiftformer", "swin", "swinv2", "textnet", "vit", "vit_msn",
 )  # fmt: skip
 ANOTHER = "take a base of another kind, one of " + ", ".join(KINDS)
+AS_TIMM = "set model.source: timm"
+DINOV3 = "transformers has no classifier for it; timm has, of the same weights: "
 # Kinds that people try, and what is in the way.
 UNFIT = {
     "dinat": f"it needs the library natten, which is not installed here; {ANOTHER}",
@@ -36,15 +40,15 @@ UNFIT = {
     "pp_lcnet": f"its classifier gives no logits; {ANOTHER}",
     "shieldgemma2": f"it reads text beside the picture; {ANOTHER}",
     "siglip2": "it reads rows of patches in place of pictures; SigLIP 2 of a fixed size is of kind siglip, take that",
-    "timm_wrapper": f"it needs the library timm, which is not part of this project; {ANOTHER}",
+    "timm_wrapper": f"it is a model of timm: {AS_TIMM}",
     "vit_mae": (
         "its encoder is a vit's: ViTForImageClassification.from_pretrained(FOLDER).save_pretrained(NEW) makes one; "
         f"copy {PROCESSOR} into NEW and set model.path: NEW"
     ),
     "clip_vision_model": "take the whole CLIPModel, of kind clip",
     "siglip_vision_model": "take the whole SiglipModel, of kind siglip",
-    "dinov3_vit": "there is no classifier for DINOv3 yet; take DINOv2, of kind dinov2",
-    "dinov3_convnext": "there is no classifier for DINOv3 yet; take a convnext, or DINOv2, of kind dinov2",
+    "dinov3_vit": f"{DINOV3}timm/vit_small_patch16_dinov3.lvd1689m and its kin, with model.source: timm",
+    "dinov3_convnext": f"{DINOV3}timm/convnext_tiny.dinov3_lvd1689m and its kin, with model.source: timm",
 }
 NESTED_KINDS = ("clip", "metaclip_2", "siglip")  # the picture's side is a part of the config
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -64,7 +68,6 @@ KNOWN_SWITCHES = {
 RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by PIL's numbers
 WHOLE = 255  # of a byte, white
 ROUNDING = 1e-6
-ENDLESS = 1e9
 
 
 @dataclass(frozen=True)
@@ -76,30 +79,20 @@ class Facts:
         std: Likewise.
         processor: What to write as preprocessor_config.json; None where the file there says it already.
         lines: For the reader: what the base was trained with, and what is set anew.
+        side: Of the squares that it was trained at, px; None where its files don't say one.
+        interpolation: Name of the filter that its pictures were resized with; likewise.
+        config: What to write as config.json; None where the file there is copied.
+        licence: As the front matter of a model card has it, if the files say one.
     """
 
     mean: list[float]
     std: list[float]
     processor: dict[str, Any] | None
     lines: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _File:
-    """A JSON object in a file, or a part of it, and how to refuse a field of it."""
-
-    path: Path
-    content: Mapping[str, Any]
-    inside: str = ""
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return a field's value."""
-        return self.content.get(key, default)
-
-    def refusal(self, key: str, rule: str, cure: str, got: Any = None) -> VitloraError:
-        """Return the error: what was got in which field of which file, the rule, what to do."""
-        value = printable(shown(self.get(key) if got is None else got))
-        return VitloraError(f"model.path: {self.path}: {self.inside}{key}: got {value}; the rule: {rule}; {cure}")
+    side: int | None = None
+    interpolation: str | None = None
+    config: dict[str, Any] | None = None
+    licence: dict[str, str] = field(default_factory=dict)
 
 
 def check_base(folder: Path) -> Facts:
@@ -117,25 +110,27 @@ def check_base(folder: Path) -> Facts:
     notes = list(_check_config(config))
     picture = config
     if kind in NESTED_KINDS:
-        picture = _part(config, "vision_config")
+        picture = part(config, "vision_config")
         notes += _check_config(picture)
     processor = _read_processor(folder)
     mean, std, written = _normalisation(processor)
-    return Facts(mean, std, written, [_described(kind, picture, processor), *notes])
+    lines = [_described(kind, picture, processor), *notes]
+    own = (_own_side(picture, processor), _filter(processor))
+    return Facts(mean, std, written, lines, *own, licence=read_licence(folder))
 
 
 # config.json
 
 
-def _read_config(folder: Path) -> _File:
+def _read_config(folder: Path) -> File:
     if not (folder / CONFIG).is_file():
         raise VitloraError(f"model.path: {folder} has no {CONFIG}; {_why_no_config(folder)}")
-    return _read(folder / CONFIG)
+    return read(folder / CONFIG)
 
 
 def _why_no_config(folder: Path) -> str:
     if (folder / ADAPTER).is_file():
-        name = _read(folder / ADAPTER).get("base_model_name_or_path")
+        name = read(folder / ADAPTER).get("base_model_name_or_path")
         meant = f'the model that it belongs to, "{printable(str(name))}"' if name else "the model that it belongs to"
         return f"the rule: a whole model, and this is a PEFT adapter ({ADAPTER}); set model.path to {meant}"
     rule = "the rule: a folder that save_pretrained wrote"
@@ -143,32 +138,12 @@ def _why_no_config(folder: Path) -> str:
     return f"{rule}; {inner[-1]} has one: set model.path to it" if inner else rule
 
 
-def _read(path: Path) -> _File:
-    try:
-        content = read_json(path)
-    except (ValueError, OSError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise VitloraError(f"model.path: {path} is not JSON ({printable(reason)}); fetch it anew") from None
-    if not isinstance(content, dict):
-        raise VitloraError(f"model.path: {path}: got {shown(content)}; the rule: an object in braces; fetch it anew")
-    return _File(path, content)
-
-
-def _part(file: _File, key: str) -> _File:
-    """Return an object inside a file's object; an empty one where there is none, which means defaults throughout."""
-    value = file.get(key)
-    if value is not None and not isinstance(value, dict):
-        raise file.refusal(key, "an object in braces", "fetch the file anew")
-    return _File(file.path, value or {}, f"{file.inside}{key}.")
-
-
-def _check_kind(config: _File) -> str:
+def _check_kind(config: File) -> str:
     kind = config.get("model_type")
     if kind is None and ("architecture" in config.content or "pretrained_cfg" in config.content):
         raise config.refusal(
-            "architecture", "a model of transformers, with its model_type; this is timm's form, and timm is no part of "
-            "this project", ANOTHER,
-        )  # fmt: skip
+            "architecture", "a model of transformers, with its model_type; this is timm's form", AS_TIMM
+        )
     if kind is None:
         raise VitloraError(
             f"model.path: {config.path}: no model_type; the rule: one of {', '.join(KINDS)}; add it, such as "
@@ -182,7 +157,7 @@ def _check_kind(config: _File) -> str:
     raise config.refusal("model_type", rule, UNFIT.get(str(kind), ANOTHER))
 
 
-def _check_config(config: _File) -> Iterator[str]:
+def _check_config(config: File) -> Iterator[str]:
     """Refuse fields that training can't go by; yield a note on those that it sets anew."""
     _refuse_code(config)
     if config.get("quantization_config") is not None:
@@ -212,7 +187,7 @@ def _check_config(config: _File) -> Iterator[str]:
         )
 
 
-def _refuse_code(file: _File) -> None:
+def _refuse_code(file: File) -> None:
     if file.get("auto_map"):
         raise file.refusal(
             "auto_map", "no code but that of transformers, and none that a model brings is run",
@@ -220,16 +195,16 @@ def _refuse_code(file: _File) -> None:
         )  # fmt: skip
 
 
-def _check_sides(config: _File) -> None:
+def _check_sides(config: File) -> None:
     channels = config.get("num_channels", 3)
-    if not _is_count(channels) or channels != 3:
+    if not is_count(channels) or channels != 3:
         raise config.refusal(
             "num_channels", "3, red, green and blue", "take a base that was trained on colour pictures"
         )
     for key in ("image_size", "patch_size"):
         value = config.get(key)
         sides = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
-        if value is not None and not (sides and all(map(_is_count, sides))):
+        if value is not None and not (sides and all(map(is_count, sides))):
             raise config.refusal(key, "a whole number of pixels, at least 1", "fetch the file anew")
         if len(set(sides)) > 1 and key == "image_size":
             raise config.refusal(
@@ -237,17 +212,13 @@ def _check_sides(config: _File) -> None:
             )
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
 # The image processor
 
 
-def _read_processor(folder: Path) -> _File:
+def _read_processor(folder: Path) -> File:
     """Find the image processor's settings in the order of transformers: those inside processor_config.json first."""
     if (folder / NESTED).is_file():
-        inner = _part(_read(folder / NESTED), "image_processor")
+        inner = part(read(folder / NESTED), "image_processor")
         if inner.content:
             return inner
     if not (folder / PROCESSOR).is_file():
@@ -256,10 +227,10 @@ def _read_processor(folder: Path) -> _File:
             f'it was trained with; write {PROCESSOR} with them, such as {{"image_mean": [0.5, 0.5, 0.5], "image_std": '
             "[0.5, 0.5, 0.5]}"
         )
-    return _read(folder / PROCESSOR)
+    return read(folder / PROCESSOR)
 
 
-def _normalisation(processor: _File) -> tuple[list[float], list[float], dict[str, Any] | None]:
+def _normalisation(processor: File) -> tuple[list[float], list[float], dict[str, Any] | None]:
     """Express all that the processor does to a pixel as one mean and std of pixels scaled to 0..1.
 
     It computes (byte · factor - offset - mean) / std. Dividing by 255 · factor above and below leaves the form that
@@ -273,7 +244,7 @@ def _normalisation(processor: _File) -> tuple[list[float], list[float], dict[str
     _refuse_switches(processor, known)
     mean, std = [0.0] * 3, [1.0] * 3
     if known["do_normalize"]:
-        mean, std = _three(processor, "image_mean"), _three(processor, "image_std")
+        mean, std = three(processor, "image_mean"), three(processor, "image_std")
     factor, offset = _scale(processor, known)
     if known.get("include_top"):  # of EfficientNet: divides by std once more
         std = [value * value for value in std]
@@ -287,14 +258,14 @@ def _normalisation(processor: _File) -> tuple[list[float], list[float], dict[str
     return mean, std, None if as_read else {"image_mean": mean, "image_std": std}
 
 
-def _with_defaults(processor: _File) -> dict[str, Any]:
+def _with_defaults(processor: File) -> dict[str, Any]:
     """Return the settings, with what the processor's class takes where one isn't named."""
     name = str(processor.get("image_processor_type") or processor.get("feature_extractor_type"))
     own = next((values for kind, values in OWN_DEFAULTS.items() if name.startswith(kind)), {})
     return {"do_normalize": True, "do_rescale": True, "rescale_factor": 1 / WHOLE, **own, **processor.content}
 
 
-def _refuse_switches(processor: _File, known: Mapping[str, Any]) -> None:
+def _refuse_switches(processor: File, known: Mapping[str, Any]) -> None:
     switches = {key: value for key, value in known.items() if key.startswith("do_")}
     for key, value in {**switches, **{key: known.get(key) for key in ("rescale_offset", "include_top")}}.items():
         if not isinstance(value, bool | None):
@@ -306,40 +277,17 @@ def _refuse_switches(processor: _File, known: Mapping[str, Any]) -> None:
             )  # fmt: skip
 
 
-def _scale(processor: _File, known: Mapping[str, Any]) -> tuple[float, float]:
+def _scale(processor: File, known: Mapping[str, Any]) -> tuple[float, float]:
     """Return what the processor multiplies a byte by, and what it then subtracts."""
     if not known["do_rescale"]:
         return 1.0, 0.0
     factor = known["rescale_factor"]
-    if not _is_number(factor) or factor <= 0:
+    if not is_number(factor) or factor <= 0:
         raise processor.refusal("rescale_factor", "a number above 0", f"set rescale_factor: {1 / WHOLE}, the usual one")
     return float(factor), float(bool(known.get("rescale_offset")))
 
 
-def _three(processor: _File, key: str) -> list[float]:
-    """Return three numbers; one alone means all channels, as to transformers."""
-    value = processor.get(key)
-    values = [value] * 3 if _is_number(value) else value
-    if value is None:
-        raise VitloraError(
-            f"model.path: {processor.path}: {processor.inside}{key} is missing; the rule: three numbers; write those "
-            f'that the base was trained with, such as "{key}": [0.5, 0.5, 0.5]'
-        )
-    if not (isinstance(values, list) and len(values) == 3 and all(map(_is_number, values))):
-        rule = "three finite numbers, of red, green and blue"
-        raise processor.refusal(
-            key, rule, f'write those that the base was trained with, such as "{key}": [0.5, 0.5, 0.5]'
-        )
-    if key == "image_std" and min(values) <= 0:
-        raise processor.refusal(key, "three numbers above 0", "write those that the base was trained with, such as 0.5")
-    return [float(number) for number in values]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < ENDLESS  # NaN isn't either
-
-
-def _check_range(processor: _File, known: Mapping[str, Any], mean: list[float], std: list[float]) -> None:
+def _check_range(processor: File, known: Mapping[str, Any], mean: list[float], std: list[float]) -> None:
     """Refuse numbers of one scale beside a switch of the other: such pixels lie far from all that was trained on."""
     if all(0 <= value <= 1 + ROUNDING for value in mean) and all(
         (1 - ROUNDING) / WHOLE <= value <= 1 + ROUNDING for value in std
@@ -358,12 +306,11 @@ def _check_range(processor: _File, known: Mapping[str, Any], mean: list[float], 
 # For the reader
 
 
-def _described(kind: str, picture: _File, processor: _File) -> str:
+def _described(kind: str, picture: File, processor: File) -> str:
     """Say what the base was trained with, of all that parameters set here, and how else its squares were made."""
-    size, resample = processor.get("size"), processor.get("resample")
+    size = processor.get("size")
     side = _side(picture.get("image_size")) or _side(processor.get("crop_size")) or _side(size)
-    known = type(resample) is int and 0 <= resample < len(RESAMPLE)
-    trained = ", ".join(part for part in (side, RESAMPLE[resample] if known else "") if part)
+    trained = ", ".join(said for said in (side, _filter(processor)) if said)
     parts = [f"base model: {kind}"]
     if trained:
         parts[0] += f", trained at {trained} (yours are image.size_px and image.interpolation)"
@@ -374,9 +321,27 @@ def _described(kind: str, picture: _File, processor: _File) -> str:
 
 def _side(value: Any) -> str:
     """Return a size as people read it, from a number, a list, or one of the forms of image processors."""
+    sides = _sides(value)
+    return " x ".join(str(side) for side in dict.fromkeys(sides)) + " px" if sides else ""
+
+
+def _sides(value: Any) -> list[int]:
     if isinstance(value, dict):
         value = [value[key] for key in ("height", "width", "shortest_edge") if key in value]
     sides = value if isinstance(value, list) else [value]
-    if not sides or not all(map(_is_count, sides)):
-        return ""
-    return " x ".join(str(side) for side in dict.fromkeys(sides)) + " px"
+    return sides if all(map(is_count, sides)) else []
+
+
+def _own_side(picture: File, processor: File) -> int | None:
+    """Return the side in px of the squares that the base was trained at, if its files say one."""
+    for value in (picture.get("image_size"), processor.get("crop_size"), processor.get("size")):
+        sides = set(_sides(value))
+        if len(sides) == 1:
+            return sides.pop()
+    return None
+
+
+def _filter(processor: File) -> str | None:
+    """Return the name of its resize filter, if the file says one that there is."""
+    number = processor.get("resample")
+    return RESAMPLE[number] if type(number) is int and 0 <= number < len(RESAMPLE) else None

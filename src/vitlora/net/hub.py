@@ -65,11 +65,15 @@ def _explain(error: Exception, repo_id: str, revision: str, repo_type: str, sect
     if isinstance(error, HFValidationError):
         return f"{section}.path: got {repo_id}; the rule: a Hub id such as owner/name"
     if isinstance(error, GatedRepoError):
-        return f"{section}: {host} asks for a login for {what}; accept its terms, set HF_TOKEN"
+        page = f"{host}/{'datasets/' * (repo_type == 'dataset')}{repo_id}"
+        cure = f"ask for access on its page, {page}, then `hf auth login` (or set HF_TOKEN), and run again"
+        return f"{section}: {host} asks for a login for {what}, which is gated; {cure}"
     if isinstance(error, RevisionNotFoundError):
         return f"{section}.revision: {host} has {repo_id} but no commit {revision}"
     if isinstance(error, RepositoryNotFoundError) or _status(error) == 401:
-        return f"{section}.path: {host} has no {repo_type} {repo_id} (or it is private: set HF_TOKEN)"
+        return (
+            f"{section}.path: {host} has no {repo_type} {repo_id} (or it is private: `hf auth login`, or set HF_TOKEN)"
+        )
     source = "folder" if repo_type == "model" else "hub_folder"
     return (
         f"{section}: cannot fetch {what} from {host} ({_reason(error)}); put a copy of its files in a folder and set "

@@ -1,19 +1,32 @@
 """`image`, `ingest` and `split`: how pictures become squares, which are left out, which split each belongs to."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vitlora.core.params import Params, TogetherError
 
+SIDES = (8, 2048)  # px, least and most
+
 
 class Image(Params):
-    """Side of the square in pixels, and the resize filter, by torchvision's names."""
+    """Side of the square in pixels, and the resize filter, by torchvision's names; `auto` takes the base model's."""
 
-    size_px: int = Field(ge=8, le=2048)
-    """Side of the squares, a multiple of the model's patch; time grows with its square."""
-    interpolation: Literal["bilinear", "bicubic"]
-    """Resize filter, by torchvision's name."""
+    size_px: Annotated[int, Field(ge=SIDES[0], le=SIDES[1])] | Literal["auto"]
+    """Side of the squares, a multiple of the model's patch; time grows with its square. auto is the size that the base
+    model was trained at.
+    """
+    interpolation: Literal["bilinear", "bicubic", "auto"]
+    """Resize filter, by torchvision's name; auto is the base model's own."""
+
+    @field_validator("size_px", mode="before")
+    @classmethod
+    def _a_side_or_auto(cls, value: object) -> object:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value != "auto" and not (whole and SIDES[0] <= value <= SIDES[1]):  # type: ignore[operator]
+            limits = f"at least {SIDES[0]} and at most {SIDES[1]}"
+            raise ValueError(f"a whole number, without quotes or decimal point, of {limits}, or auto")
+        return value
 
 
 class Split(Params):

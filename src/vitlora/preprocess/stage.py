@@ -8,13 +8,15 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json, write_json, write_text
+from vitlora.core.params import shown
 from vitlora.core.text import printable
 from vitlora.images.formats import BadImageError
 from vitlora.images.pixels import THUMBNAIL, Inspected, decode, inspect, resize_and_crop, scaled_size
@@ -22,13 +24,14 @@ from vitlora.images.sandbox import Isolated
 from vitlora.preprocess.duplicates import Duplicates, find_duplicates, name_contents, need_decoding, refuse_duplicates
 from vitlora.preprocess.near_duplicates import MIN_SIDE, ROWS, Pair, find_alike, has_contrast, sketch
 from vitlora.preprocess.page import render
-from vitlora.preprocess.params import Image, Ingest, Split
+from vitlora.preprocess.params import SIDES, Image, Ingest, Split
 from vitlora.preprocess.report import Facts, as_metrics, shown_rows, summarise
 from vitlora.preprocess.splits import Classes, by_class, cap, carve, roles
 from vitlora.storage.packed import Item, Packed, write_packed
 from vitlora.storage.squares import create_split, write_square
 
 CHUNK = 256
+ALLOWED = {"size_px": f"{SIDES[0]} to {SIDES[1]}", "interpolation": "bilinear or bicubic"}
 AFRESH = "; then `dvc repro`, which notices what has changed at data.path"
 TOLD = 5  # pictures with a note, printed
 DRAWN = 144  # px, the longer side of a picture on the page
@@ -49,6 +52,7 @@ def preprocess(
     labels: Path,
     page: Path,
     report: Path,
+    own_image: Path | None = None,
 ) -> None:
     """Write the three splits, the labels, and what is in the data: as numbers, and as a page.
 
@@ -63,17 +67,18 @@ def preprocess(
         labels: Gets class names, image size and filter, which belong to whatever is trained on them.
         page: Gets the report as HTML, with small pictures of what looks alike.
         report: Gets its numbers: images per split and class, sizes, duplicates, files left out and why.
+        own_image: File in which download wrote the base model's own size and filter, which `auto` means.
 
     Raises:
         VitloraError: Too few classes, an empty class, colliding class names, or more bad pictures or duplicates than
             allowed.
     """
-    source = Packed(raw)
+    source, squares = Packed(raw), settle(image, own_image)
     class_names = check_class_names(read_json(raw / "classes.json"))
     left_out = read_json(raw / "left_out.json")
     refuse_left_out(left_out, ingest)
     with Isolated(min(os.cpu_count() or 1, -(-len(source) // CHUNK) or 1)) as workers:
-        checked = list(_spread(workers, partial(_check, source, image.size_px), range(len(source))))
+        checked = list(_spread(workers, partial(_check, source, squares.side), range(len(source))))
         bad = {source.rows[row]["path"]: reason for row, reason in _reasons(checked)}
         refuse_bad(bad, len(source), ingest)
         good = {row: found for row, found in enumerate(checked) if isinstance(found, Inspected)}
@@ -81,16 +86,47 @@ def preprocess(
         duplicates = settle_duplicates(source, good, contents, split, ingest)
         rows = divide(source, sorted(good.keys() - set(duplicates.left_out)), contents, split, class_names)
         for name, out in (("val", val), ("test", test)):
-            _write_squares(workers, source, rows[name], out, image)
+            _write_squares(workers, source, rows[name], out, squares)
         alike, not_compared = _find_alike(workers, good, contents, rows)
         columns = ([row["path"] for row in source.rows], _labels(source), source.spans[:, 1].tolist())
-        facts = Facts(*columns, good, rows, class_names, bad, left_out, duplicates, alike, not_compared, image.size_px)
+        facts = Facts(*columns, good, rows, class_names, bad, left_out, duplicates, alike, not_compared, squares.side)
         numbers = summarise(facts)
         write_json(report, as_metrics(numbers))
         write_text(page, render(numbers, _draw(workers, source, facts)))
     _write_train(source, good, rows["train"], train)
-    write_json(labels, {"class_names": class_names, "image_size": image.size_px, "interpolation": image.interpolation})
+    write_json(labels, {"class_names": class_names, "image_size": squares.side, "interpolation": squares.interpolation})
     _tell(numbers)
+
+
+class Squares(NamedTuple):
+    """Side in px and resize filter of all squares of a run."""
+
+    side: int
+    interpolation: str
+
+
+def settle(image: Image, own_image: Path | None) -> Squares:
+    """Put the base model's own size and filter where the section says `auto`, and say which these are.
+
+    Args:
+        image: The section.
+        own_image: ``image.json``, as download wrote it; None where nothing is known of a base model.
+
+    Raises:
+        VitloraError: The base model's files don't say it, or name a filter or a size that there isn't here.
+    """
+    own, found = read_json(own_image) if own_image else {}, image.model_dump()
+    for key in [key for key, value in found.items() if value == "auto"]:
+        found[key] = own.get(key)
+        try:
+            Image(**{**image.model_dump(), key: found[key]})
+        except ValidationError:
+            raise VitloraError(
+                f"image.{key}: got auto, and the base model's own is {shown(found[key])}; the rule: "
+                f"{ALLOWED[key]}; write one of these"
+            ) from None
+        print(f"image.{key}: {found[key]}, the base model's own")
+    return Squares(found["size_px"], found["interpolation"])
 
 
 def check_class_names(class_names: Sequence[str]) -> list[str]:
@@ -296,12 +332,12 @@ def _write_train(source: Packed, good: Mapping[int, Inspected], rows: Sequence[i
     write_packed(folder, TRAIN_COLUMNS, items())
 
 
-def _write_squares(workers: Isolated, source: Packed, rows: Sequence[int], folder: Path, image: Image) -> None:
+def _write_squares(workers: Isolated, source: Packed, rows: Sequence[int], folder: Path, squares: Squares) -> None:
     """Decode in workers that write straight into the file, so that no picture crosses a process border."""
     known = [source.rows[row] for row in rows]
     paths, labels = [row["path"] for row in known], [int(row["label"]) for row in known]
-    begin = create_split(folder, image.size_px, paths, labels, [row["sha256"] for row in known])
-    written = _spread(workers, partial(_fill, source, folder, begin, image), list(enumerate(rows)))
+    begin = create_split(folder, squares.side, paths, labels, [row["sha256"] for row in known])
+    written = _spread(workers, partial(_fill, source, folder, begin, squares), list(enumerate(rows)))
     for path, error in zip(paths, written, strict=True):
         if error:
             raise VitloraError(
@@ -309,10 +345,10 @@ def _write_squares(workers: Isolated, source: Packed, rows: Sequence[int], folde
             )
 
 
-def _fill(source: Packed, folder: Path, begin: int, image: Image, place: tuple[int, int]) -> None:
+def _fill(source: Packed, folder: Path, begin: int, squares: Squares, place: tuple[int, int]) -> None:
     to, row = place
     write_square(
-        folder, begin, to, resize_and_crop(decode(source[row], checked=True), image.size_px, image.interpolation)
+        folder, begin, to, resize_and_crop(decode(source[row], checked=True), squares.side, squares.interpolation)
     )
 
 

@@ -5,6 +5,7 @@ Nothing here changes an output, it only refuses; so no stage depends on this fil
 
 import difflib
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
         known = _base_config(base)
     size, patch = _value(document, "image", "size_px"), known.get("patch_size")
     # A base may have been trained at such a size, as SigLIP at 384 px with patches of 14: its border is never seen.
-    if isinstance(size, int) and isinstance(patch, int) and size % patch and size != known.get("image_size"):
+    if type(size) is int and isinstance(patch, int) and size % patch and size != known.get("image_size"):
         yield f"image.size_px: got {size}; the rule: a multiple of the base model's patch, {patch} px"
     width = known.get("hidden_size")
     for key, rank in _ranks(document):
@@ -134,7 +135,17 @@ def _base_config(base: Path) -> dict[str, Any]:
         known = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return known.get("vision_config") or known if isinstance(known, dict) else {}
+    if not isinstance(known, dict):
+        return {}
+    return _of_timm(known) if known.get("model_type") == "timm_wrapper" else known.get("vision_config") or known
+
+
+def _of_timm(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what timm says under other names: the patch is in the architecture's, such as vit_tiny_patch16_224."""
+    own, patch = config.get("pretrained_cfg"), re.search(r"patch(\d+)_", f"{config.get('architecture')}_")
+    shape = own.get("input_size") if isinstance(own, dict) else None
+    found = {"hidden_size": config.get("num_features"), "image_size": shape[-1] if isinstance(shape, list) else None}
+    return {**found, "patch_size": int(patch[1])} if patch else found
 
 
 def _value(document: dict[str, Any], section: str, key: str) -> Any:

@@ -1,7 +1,7 @@
 """What a key of params.yaml may be, what it does, and what runs when it changes: for people, and for editors."""
 
 from collections.abc import Iterable
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import create_model
 from pydantic.fields import FieldInfo
@@ -37,6 +37,9 @@ def allowed(annotation: Any, limits: Iterable[Any] = ()) -> str:
     """Return the values that a key may have, in words."""
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
+    if get_origin(annotation) is Annotated:
+        kind, *about = get_args(annotation)
+        return allowed(kind, [each for one in about for each in getattr(one, "metadata", [one])])
     parts = [part for part in get_args(annotation) if part is not type(None)]
     if type(None) in get_args(annotation):
         return f"{' or '.join(allowed(part, limits) for part in parts)}, or null"

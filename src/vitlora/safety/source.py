@@ -19,7 +19,7 @@ from vitlora.safety.workspace import PARAMS, read_yaml
 SOURCE = Path("source.yaml")
 HASHES = Path(".work/source_hashes.json")  # of files, by place, size and time, so that only new ones are read
 HEAD = "# What lay at data.path and model.path when dvc last looked; a change reruns download. Made by dvc's wrapper.\n"
-LOCAL = ("folder", "archive", "hub_folder", "table")
+LOCAL = ("folder", "archive", "hub_folder", "table", "timm")  # timm's may be on the Hub too, by its commit
 Known = dict[str, list[Any]]
 
 
@@ -40,8 +40,9 @@ def local_path(section: Any) -> str | None:
     """Return the path of a section, `data` or `model`, whose source lies on this machine; None for all others."""
     values = section if isinstance(section, Mapping) else {}
     place = values.get("path")
-    local = values.get("source") in LOCAL and isinstance(place, str) and not is_address(place)
-    return str(place) if local else None
+    if values.get("source") not in LOCAL or not isinstance(place, str) or is_address(place):
+        return None
+    return None if values["source"] == "timm" and values.get("revision") is not None else place
 
 
 def _seen(section: Any, noted: str | None, before: Known, known: Known) -> str | None:
