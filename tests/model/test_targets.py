@@ -7,7 +7,7 @@ from transformers import AutoModelForImageClassification
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from vitlora.core.errors import VitloraError
-from vitlora.model.targets import resolve_targets
+from vitlora.model.targets import means_fused, resolve_targets
 
 SMALL = {
     "hidden_size": 32,
@@ -108,9 +108,63 @@ def test_a_name_that_matches_nothing_is_refused_with_the_names_that_exist(wanted
         resolve_targets(wanted, names, ["classifier"])
 
 
-def test_a_fused_qkv_is_refused_for_query_alone():
-    with pytest.raises(VitloraError, match=r"got query.*attn\.qkv"):
-        resolve_targets(["query"], ["m.blocks.0.attn.qkv", "m.blocks.0.attn.proj"], [])
+# Query, key and value in one layer
+
+FUSED = [f"m.blocks.{n}.{role}" for n in (0, 1) for role in ("attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2")]
+QKV = ["m.blocks.0.attn.qkv", "m.blocks.1.attn.qkv"]
+
+
+@pytest.mark.parametrize("wanted", [["query"], ["k_proj", "query"], ["v_lin"], ["qkv", "key"]])
+def test_a_fused_qkv_is_refused_for_a_part_of_it_and_taken_as_the_message_says(wanted):
+    with pytest.raises(VitloraError, match=r"got \w+, .*one layer here: write \[qkv\]; this model has .*attn\.qkv"):
+        resolve_targets(wanted, FUSED, [])
+    assert resolve_targets(["qkv"], FUSED, []) == QKV
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (["query", "value"], QKV),
+        (["v_proj", "q_proj"], QKV),
+        (["query", "key", "value"], QKV),
+        (None, QKV),
+        ("attention-qv", QKV),
+        (["query", "value", "fc1"], sorted([*QKV, "m.blocks.0.mlp.fc1", "m.blocks.1.mlp.fc1"])),
+        ("attention", sorted([*QKV, "m.blocks.0.attn.proj", "m.blocks.1.attn.proj"])),
+    ],
+)
+def test_query_and_value_together_mean_a_fused_qkv_and_that_is_said(wanted, found):
+    assert resolve_targets(wanted, FUSED, []) == found
+    assert means_fused(wanted, found)
+
+
+@pytest.mark.parametrize("wanted", [["qkv"], ["attn.qkv", "fc1"], "all-linear", r".*qkv", "mlp"])
+def test_nothing_is_said_where_the_layer_was_named(wanted):
+    assert not means_fused(wanted, resolve_targets(wanted, FUSED, []))
+
+
+def test_apart_from_a_fused_layer_query_and_value_are_what_they_say():
+    names = ["m.layers.0.attn.q_proj", "m.layers.0.attn.v_proj", "m.layers.1.attn.qkv"]
+    assert resolve_targets(None, names, []) == names[:2]
+    assert not means_fused(None, names[:2])
+
+
+@pytest.mark.parametrize("left_out", [["query"], ["query", "value"], ["value"]])
+def test_what_is_left_out_must_be_named_by_its_own_name(left_out):
+    with pytest.raises(VitloraError, match=r"lora\.exclude_modules: got \w+, which matches no linear layer"):
+        resolve_targets("all-linear", FUSED, [], left_out)
+    assert not {*QKV} & {*resolve_targets("all-linear", FUSED, [], ["qkv"])}
+
+
+def test_a_gated_mlp_has_three_layers():
+    names = [f"m.blocks.0.mlp.{name}" for name in ("fc1_g", "fc1_x", "fc2")]
+    assert resolve_targets("mlp", names, []) == names
+
+
+@pytest.mark.parametrize("wanted", [None, ["query", "value"], "mlp", ["fc1"], "all-linear"])
+def test_a_model_of_convolutions_alone_is_told_so(wanted):
+    with pytest.raises(VitloraError, match=r"no linear layer in its blocks; .*set lora\.method: head or full"):
+        resolve_targets(wanted, ["head.fc"], ["head.fc"])
 
 
 # Spellings with more of the path

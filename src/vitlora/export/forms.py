@@ -23,6 +23,7 @@ from vitlora.model.adapters import load_adapter
 from vitlora.model.base import Normalisation, device_of_choice
 from vitlora.model.inference import score
 from vitlora.model.seen import SEEN
+from vitlora.model.timm_bases import TIMM, describe_squares
 from vitlora.storage.labels import Labels
 from vitlora.storage.manifest import MANIFEST
 from vitlora.storage.squares import Squares
@@ -65,6 +66,8 @@ def write(formats: Sequence[Format], trained: Trained, opset: int, folder: Path)
     """Write each form into the folder of the exported model."""
     labels, normalisation = trained.labels, trained.normalisation
     if "transformers" in formats:
+        if trained.model.config.model_type == TIMM:
+            describe_squares(trained.model.config, labels.interpolation)
         trained.model.save_pretrained(folder, safe_serialization=True)
         write_json(folder / "preprocessor_config.json", processor_config(labels, normalisation))
     if "adapter" in formats:

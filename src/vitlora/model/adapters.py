@@ -16,6 +16,7 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.boft import layer as boft
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
@@ -296,7 +297,15 @@ def load_adapter(base: Path, folder: Path) -> tuple[Any, Labels, Normalisation]:
     if isinstance(model, PeftModel) and not is_mixture(model):
         with quietly():
             model = model.merge_and_unload(safe_merge=True)
+        _unwrap_heads(model)
     return model.eval(), labels, normalisation
+
+
+def _unwrap_heads(model: Any) -> None:
+    """Put the trained heads in the place of PEFT's wrappers: ln_tuning's merge leaves these, whose names none knows."""
+    wrapped = [(name, part) for name, part in model.named_modules() if isinstance(part, ModulesToSaveWrapper)]
+    for name, part in wrapped:
+        model.set_submodule(name, part.modules_to_save[part.active_adapters[0]])
 
 
 def load_unmerged(base: Path, folder: Path) -> tuple[Any, Labels, Normalisation]:

@@ -31,7 +31,9 @@ CONFIGS = {
     "delora": "DeloraConfig",
     "gralora": "GraloraConfig",
 }
-MLP = re.compile(r"\.(fc[12]|(?<!attention\.)output\.dense|intermediate\.dense|(up|down)_proj)$")
+MLP = re.compile(
+    r"\.(fc[12](_[gx])?|pwconv[12]|(?<!attention\.)output\.dense|intermediate\.dense|(gate|up|down)_proj)$"
+)
 
 
 def configure(lora: Lora, targets: list[str], heads: Sequence[str], total_steps: int) -> Any:

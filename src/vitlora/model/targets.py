@@ -131,6 +131,7 @@ def _chosen(
     blocks = (name for name in linear if re.search(r"\.\d+\.", name))
     candidates = sorted(name for name in blocks if not any(f"{name}.".startswith(f"{head}.") for head in heads))
     if wanted == "all-linear":
+        _require(candidates, wanted, candidates, key)
         return candidates
     if isinstance(wanted, str) and wanted in GROUPS:
         found = [name for role in GROUPS[wanted] for name in _by_name(role, candidates)]
@@ -202,6 +203,11 @@ def _ends(name: str, wanted: str) -> bool:
 
 
 def _require(found: Sequence[str], wanted: str, candidates: Sequence[str], key: str, hint: str = "") -> None:
+    if not found and not candidates:
+        raise VitloraError(
+            f"lora.{key}: got {wanted}, and this model has no linear layer in its blocks; the rule: at least one; set "
+            "lora.method: head or full, or take another base"
+        )
     if not found:
         endings = sorted({_without_numbers(name) for name in candidates})
         raise VitloraError(

@@ -62,6 +62,17 @@ def fit_timm(model: Any, image_size: int) -> None:
     config.model_args = {**(config.model_args or {}), **changed, "img_size": image_size}
 
 
+def describe_squares(config: Any, interpolation: str) -> None:
+    """Say in a timm model's config how pictures become squares here, for those who load it by timm itself.
+
+    Args:
+        config: Of a model that ``fit_timm`` has seen, which has set its size.
+        interpolation: `bilinear` or `bicubic`.
+    """
+    ours = {"crop_pct": 1.0, "crop_mode": "center", "interpolation": interpolation}
+    config.pretrained_cfg = {**config.pretrained_cfg, **ours}
+
+
 def refuse_passed_by(model: Any, targets: Sequence[str]) -> None:
     """Refuse layers of a timm model that a forward never calls: it reads their weights itself, past any adapter.
 

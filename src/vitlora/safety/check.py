@@ -142,10 +142,18 @@ def _base_config(base: Path) -> dict[str, Any]:
 
 def _of_timm(config: dict[str, Any]) -> dict[str, Any]:
     """Return what timm says under other names: the patch is in the architecture's, such as vit_tiny_patch16_224."""
-    own, patch = config.get("pretrained_cfg"), re.search(r"patch(\d+)_", f"{config.get('architecture')}_")
-    shape = own.get("input_size") if isinstance(own, dict) else None
-    found = {"hidden_size": config.get("num_features"), "image_size": shape[-1] if isinstance(shape, list) else None}
-    return {**found, "patch_size": int(patch[1])} if patch else found
+    own, arguments = (_inner(config, key) for key in ("pretrained_cfg", "model_args"))
+    named, shape = re.search(r"patch(\d+)_", f"{config.get('architecture')}_"), own.get("input_size")
+    return {
+        "hidden_size": config.get("num_features"),
+        "image_size": shape[-1] if isinstance(shape, list) else None,
+        "patch_size": arguments.get("patch_size", int(named[1]) if named else None),
+    }
+
+
+def _inner(config: dict[str, Any], key: str) -> dict[str, Any]:
+    value = config.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _value(document: dict[str, Any], section: str, key: str) -> Any:
