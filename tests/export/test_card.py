@@ -1,6 +1,7 @@
 """The model card says what its accuracy was measured on."""
 
 import pytest
+from huggingface_hub import ModelCard
 
 from vitlora.export.card import write_card
 
@@ -44,6 +45,37 @@ def test_it_says_how_confidences_were_calibrated(tmp_path):
     text = " ".join((tmp_path / "README.md").read_text(encoding="utf-8").split())
     assert "ONNX and OpenVINO files do that themselves, the weights for transformers don't." in text
     assert "make a set" not in text
+
+
+@pytest.mark.parametrize(
+    ("licence", "front", "said"),
+    [
+        ({"license": "apache-2.0"}, {"license": "apache-2.0"}, "under the licence `apache-2.0`: read it"),
+        ({"license": "cc-by-nc-4.0"}, {"license": "cc-by-nc-4.0"}, "under the licence `cc-by-nc-4.0`: read it"),
+        (
+            {"license": "other", "license_name": "dinov3-license"},
+            {"license": "other", "license_name": "dinov3-license"},
+            "under the licence `dinov3-license`: read it",
+        ),
+        (
+            {"license": "other", "license_name": "own", "license_link": "https://a.example/b"},
+            {"license": "other", "license_name": "own", "license_link": "https://a.example/b"},
+            "under the licence `own`, https://a.example/b: read it",
+        ),
+        ({}, {}, ""),
+    ],
+)
+def test_it_says_what_licence_the_base_model_has(tmp_path, licence, front, said):
+    own = {"id": "timm/vit", "source": "timm", "architecture": "vit_tiny_patch16_224", "model_type": "timm_wrapper"}
+    base = {**own, "licence": licence} if licence else own
+    write_card(tmp_path / "README.md", 15, 20, 0, {**BUNDLE, "base": base}, 16, FORMS)
+    card = ModelCard.load(tmp_path / "README.md")
+    found = card.data.to_dict()
+    assert {key: value for key, value in found.items() if key.startswith("license")} == front
+    assert found["base_model"] == "timm/vit"
+    text = " ".join(card.text.split())
+    assert text.startswith("# Image classifier of 2 classes A vit_tiny_patch16_224 fine-tuned with method `lora`")
+    assert f"The base model (timm/vit) is {said}" in text if said else "licence" not in text
 
 
 def test_it_lists_the_formats_with_what_was_measured_and_leaves_transformers_out_where_it_is_not_one(tmp_path):

@@ -124,6 +124,8 @@ def test_it_is_trained_saved_reloaded_merged_and_exported_with_equal_logits(with
         assert torch.allclose(merged(pixel_values=pixels).logits, expected, atol=1e-5)
     assert expected.shape == (4, len(labels.class_names))
 
+    bundle = json.loads(Path("adapter/vitlora.json").read_text())
+    assert ("timm" in bundle["versions"]) == ("architecture" in bundle["base"]) == name.startswith("timm: ")
     training.evaluate_here()
     training.export_here(("transformers", "onnx", "plain"))  # which itself holds each form against the trained model
     rows = training.format_rows("export.json")

@@ -91,7 +91,8 @@ def write_card(
     interval = binomtest(right, images).proportion_ci(method="wilson")
     base = bundle["base"]
     data = ModelCardData(
-        base_model=base["id"] if base.get("source") == "hub" else None,
+        **base.get("licence", {}),
+        base_model=base["id"] if base.get("source") in ("hub", "timm") else None,
         library_name="transformers" if "transformers" in forms else "onnx",
         pipeline_tag=TASK,
         tags=["lora", "vit", "vitlora"],

@@ -28,7 +28,7 @@ from vitlora.model.methods import configure, layer_norms, ordered
 from vitlora.model.mixture import Expert, expert_layers, is_mixture, load_mixture, merge, mix, save_mixture
 from vitlora.model.params import MIXTURES, MOVING, RANKS, WITHOUT_ADAPTER, Lora, Merge, XLora
 from vitlora.model.targets import means_fused, resolve_pattern, resolve_targets
-from vitlora.model.timm_bases import refuse_passed_by, timm_heads
+from vitlora.model.timm_bases import libraries, refuse_passed_by, timm_heads
 from vitlora.storage.labels import Labels
 
 BUNDLE = "vitlora.json"
@@ -230,7 +230,8 @@ def save_adapter(
         folder.mkdir(parents=True, exist_ok=True)
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         save_file({name: weight.detach().cpu().contiguous() for name, weight in trained.items()}, folder / TRAINED)
-    source = base / BASE_SOURCE
+    source, config = base / BASE_SOURCE, read_json(base / "config.json")
+    kind = {key: config[key] for key in ("model_type", "architecture") if key in config}  # the latter is timm's
     bundle = {
         "class_names": labels.class_names,
         "image_size": labels.image_size,
@@ -239,10 +240,10 @@ def save_adapter(
         "image_std": normalisation.std,
         "method": method,
         "metrics": dict(metrics or {}),
-        "versions": {name: version(name) for name in VERSIONS},
+        "versions": {name: version(name) for name in (*VERSIONS, *libraries(config["model_type"]))},
         "base": {
             **(read_json(source) if source.is_file() else {}),
-            "model_type": read_json(base / "config.json")["model_type"],
+            **kind,
             "sha256": {path.name: sha256_file(path) for path in sorted(base.glob("*.safetensors"))},
         },
     }

@@ -13,6 +13,11 @@ TIMM = "timm_wrapper"
 FITTED = ("img_size", "window_size")  # arguments that another size changes
 
 
+def libraries(model_type: str) -> list[str]:
+    """Return the names of the packages whose code a base model runs beside transformers'."""
+    return ["timm"] if model_type == TIMM else []
+
+
 def timm_heads(model: Any) -> list[str]:
     """Return the full names of a timm model's classifier layers; nothing of another model.
 

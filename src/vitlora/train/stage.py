@@ -23,6 +23,7 @@ from vitlora.model.methods import described, ranks
 from vitlora.model.mixture import Expert, is_mixture, mean_scalings
 from vitlora.model.params import Lora, Merge, XLora
 from vitlora.model.seen import write_seen
+from vitlora.model.timm_bases import libraries
 from vitlora.storage.labels import Labels, read_labels
 from vitlora.storage.manifest import digest
 from vitlora.storage.squares import load_split
@@ -339,7 +340,7 @@ def _decides(
         "parameters": {key: value for key, value in values.items() if key not in SPEED_ONLY},
         "data": {name: digest(path) for name, path in data.items()},
         "code": {str(path.relative_to(ROOT)): sha256_file(path) for path in _code()},
-        "versions": {name: version(name) for name in VERSIONS},
+        "versions": {name: version(name) for name in (*VERSIONS, *libraries(ready.trainer.model.config.model_type))},
         "device": {"device": device, **{name: about[name] for name in ("precision", "step", "micro_batch")}},
     }
 
