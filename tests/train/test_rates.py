@@ -7,9 +7,11 @@ import torch
 import training
 from torch import nn
 
+from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_csv
 from vitlora.train.params import Train
 from vitlora.train.rates import factors, regroup
+from vitlora.train.step import blocks
 from vitlora.train.trainer import ImageTrainer
 
 PLAIN = Train.model_validate(training.settings({})["train"])
@@ -82,3 +84,30 @@ def test_a_run_has_them_and_resumes_to_the_same_bytes(tmp_path, monkeypatch):
             training.fit(**settings)
         training.fit(**settings)
         assert training.hashes() == golden, at
+
+
+class Stages(nn.Module):
+    """As ConvNeXt and Swin are built: each stage has blocks of its own width."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.ModuleList(nn.Sequential(*(nn.Linear(n, n) for _ in range(2))) for n in (2, 4, 16))
+        self.classifier = nn.Linear(16, 2)
+
+
+def test_blocks_are_found_in_a_list_and_in_a_sequence_of_one_kind():
+    row = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
+    model = nn.Sequential(
+        nn.Conv2d(3, 3, 1), nn.Sequential(nn.GELU(), nn.Linear(3, 3), nn.GELU(), nn.GELU(), nn.GELU()), row
+    )
+    assert blocks(model) == list(row)
+    backbone = Backbone()
+    assert blocks(backbone) == list(backbone.layers)
+
+
+def test_a_base_of_several_stages_is_refused():
+    model = Stages()
+    train = PLAIN.model_copy(update={"layer_decay": 0.75})
+    with pytest.raises(VitloraError, match=r"train.layer_decay: got 0.75; the rule: 1.0 with this base model"):
+        factors(model, list(model.stages[0]), ["classifier.weight"], train)
+    assert set(factors(model, [], [], PLAIN).values()) == {1.0}

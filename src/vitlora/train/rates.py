@@ -5,7 +5,10 @@ from typing import Any
 
 import torch
 
+from vitlora.core.errors import VitloraError
 from vitlora.train.params import Train
+
+MOST = 0.5  # of a model's parameters that lie in its one row of blocks; large embeddings may hold the others
 
 
 def factors(model: Any, blocks: Sequence[torch.nn.Module], head: Sequence[str], train: Train) -> dict[int, float]:
@@ -17,7 +20,16 @@ def factors(model: Any, blocks: Sequence[torch.nn.Module], head: Sequence[str], 
         head: Names of the head's parameters in the base model.
         train: The section. The last block has the factor 1, as have norms behind it; each block has ``layer_decay``
             times that of the block above it, and embeddings that of one more below; the head has a rate of its own.
+
+    Raises:
+        VitloraError: ``layer_decay`` is asked for, and the blocks are not one row, as in ConvNeXt and Swin.
     """
+    held = sum(weight.numel() for block in blocks for weight in block.parameters())
+    if train.layer_decay < 1 and held < MOST * sum(weight.numel() for weight in model.parameters()):
+        raise VitloraError(
+            f"train.layer_decay: got {train.layer_decay}; the rule: 1.0 with this base model, whose blocks form "
+            "no single row"
+        )
     depth = {id(weight): number for number, block in enumerate(blocks, 1) for weight in block.parameters()}
     of_head = 1.0 if train.head_learning_rate is None else train.head_learning_rate / train.learning_rate
     found = {}

@@ -78,9 +78,10 @@ def install(model: Any, train: Train, kind: str, normalisation: Normalisation, i
 
 
 def blocks(model: Any) -> list[Any]:
-    """Return the repeated blocks: the members of the longest list of modules."""
-    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    return list(max(lists, key=len, default=[]))
+    """Return the repeated blocks: the members of the longest list, or sequence, of modules of one kind."""
+    kinds = torch.nn.ModuleList, torch.nn.Sequential
+    lists = [list(module) for module in model.modules() if isinstance(module, kinds)]
+    return max((blocks for blocks in lists if len({type(block) for block in blocks}) == 1), key=len, default=[])
 
 
 def micro_batch(train: Train, config: Any, image_size: int, at_most: int | None = None) -> tuple[int, int]:
