@@ -42,8 +42,8 @@ def test_it_comes_back_from_a_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("best", [True, False])
-def test_the_average_is_validated_saved_and_resumed_to_the_same_bytes(tmp_path, monkeypatch, best):
-    monkeypatch.chdir(training.prepare(tmp_path))
+def test_the_average_is_validated_saved_and_resumed_to_the_same_bytes(prepared, tmp_path, monkeypatch, best):
+    monkeypatch.chdir(training.link(prepared, tmp_path))
     settings = {"train__ema_decay": 0.9, "train__load_best_model_at_end": best}
     settings |= {"train__early_stopping_patience": None}
     seen = []

@@ -100,8 +100,8 @@ def test_balanced_accuracy_counts_every_class_that_there_is_alike():
         {"train__logit_adjustment": 1.0},
     ],
 )
-def test_a_run_with_it_learns_and_resumes_to_the_same_bytes(tmp_path, monkeypatch, changes):
-    monkeypatch.chdir(training.prepare(tmp_path))
+def test_a_run_with_it_learns_and_resumes_to_the_same_bytes(prepared, tmp_path, monkeypatch, changes):
+    monkeypatch.chdir(training.link(prepared, tmp_path))
     training.fit()
     plain = training.hashes()
     training.fit(**changes, train__metric_for_best_model="balanced_accuracy")

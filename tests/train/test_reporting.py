@@ -17,8 +17,8 @@ def followed():
     return [json.loads(line) for line in LIVE.read_text().splitlines()]
 
 
-def test_the_file_says_how_far_a_run_is_how_fast_and_how_long_it_takes(tmp_path, monkeypatch):
-    monkeypatch.chdir(training.prepare(tmp_path))
+def test_the_file_says_how_far_a_run_is_how_fast_and_how_long_it_takes(prepared, tmp_path, monkeypatch):
+    monkeypatch.chdir(training.link(prepared, tmp_path))
     training.fit()
     rows = followed()
     steps = [row["step"] for row in rows if "loss" in row]
@@ -28,8 +28,8 @@ def test_the_file_says_how_far_a_run_is_how_fast_and_how_long_it_takes(tmp_path,
     assert (last["epoch"], last["seconds_left"]) == (2, 0)
 
 
-def test_a_resumed_run_keeps_what_was_there_before(tmp_path, monkeypatch):
-    monkeypatch.chdir(training.prepare(tmp_path))
+def test_a_resumed_run_keeps_what_was_there_before(prepared, tmp_path, monkeypatch):
+    monkeypatch.chdir(training.link(prepared, tmp_path))
     with training.stopped_after(7):
         training.fit()
     training.fit()
@@ -37,20 +37,20 @@ def test_a_resumed_run_keeps_what_was_there_before(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", TRACKERS)
-def test_a_tracker_that_is_not_installed_is_refused_before_any_work(tmp_path, monkeypatch, name):
+def test_a_tracker_that_is_not_installed_is_refused_before_any_work(prepared, tmp_path, monkeypatch, name):
     if getattr(integration_utils, f"is_{name}_available")():
         pytest.skip(f"{name} is installed here")
-    monkeypatch.chdir(training.prepare(tmp_path))
+    monkeypatch.chdir(training.link(prepared, tmp_path))
     with pytest.raises(VitloraError, match=rf"got {name}, which is not installed.*pip install.* {name}"):
         training.fit(train__report_to=[name])
     assert not Path("adapter").exists()
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow", "trackio"])
-def test_a_tracker_changes_no_byte_and_writes_beside_the_pipeline(tmp_path, monkeypatch, name):
+def test_a_tracker_changes_no_byte_and_writes_beside_the_pipeline(prepared, tmp_path, monkeypatch, name):
     if not getattr(integration_utils, f"is_{name}_available")():
         pytest.skip(f"{name} is not installed here")
-    monkeypatch.chdir(training.prepare(tmp_path))
+    monkeypatch.chdir(training.link(prepared, tmp_path))
     training.fit()
     golden, before = training.hashes(), {path.name for path in Path().iterdir()}
     training.fit(train__report_to=[name])
