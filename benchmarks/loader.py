@@ -42,7 +42,18 @@ from vitlora.train.jpeg import decode_rows, scale_crop
 from vitlora.train.params import Augment
 
 SIZE, FILTER, SEED = 224, "bilinear", 0
-LAW = Augment(scale=(0.08, 1.0), ratio=(0.75, 4 / 3), horizontal_flip_p=0.5)
+LAW = Augment(
+    scale=(0.08, 1.0),
+    ratio=(0.75, 4 / 3),
+    horizontal_flip_p=0.5,
+    policy="none",
+    randaugment_num_ops=2,
+    randaugment_magnitude=9,
+    color_jitter=0.0,
+    erasing_p=0.0,
+    mixup_alpha=0.0,
+    cutmix_alpha=0.0,
+)
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 GPU = torch.cuda.is_available()
 SPLIT_IMAGES = 512

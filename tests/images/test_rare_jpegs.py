@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import simplejpeg
+import tiny
 import torch
 from corpus import noisy, photo, put, without
 from jpegs import jpeg, segment
@@ -157,7 +158,7 @@ def test_training_sees_the_pixels_that_decode_gives(tmp_path, decoder):
     columns, facts = ("path", "label", "width", "height", "plain"), [inspect(data) for data in files]
     rows = [((f"{n}.jpg", 0, s.width, s.height, int(s.plain)), files[n]) for n, s in enumerate(facts)]
     write_packed(tmp_path / "train", columns, rows)
-    whole = Augment(scale=(1.0, 1.0), ratio=(1.2, 1.2), horizontal_flip_p=0.0)
+    whole = Augment(**{**tiny.AUGMENT, "scale": (1.0, 1.0), "ratio": (1.2, 1.2), "horizontal_flip_p": 0.0})
     found = TrainImages(tmp_path / "train", 24, "bilinear", whole, seed=0, decoder=decoder)
     given = found.load(range(len(files)))
     for row, data in enumerate(files):

@@ -92,7 +92,7 @@ def test_a_picture_becomes_the_same_tensor_in_preprocess_training_and_prediction
         for path, stored in zip(test.paths, test.images, strict=True):
             picture = opened(finished_run / "pictures" / path, False)
             assert np.array_equal(child.call(partial(square, 32, "bilinear"), picture), stored)
-    whole = Augment(scale=(1.0, 1.0), ratio=(0.01, 100.0), horizontal_flip_p=0.0)
+    whole = Augment(**{**tiny.AUGMENT, "scale": (1.0, 1.0), "ratio": (0.01, 100.0), "horizontal_flip_p": 0.0})
     folder = finished_run / "data/prepared/train"
     images = TrainImages(folder, 40, "bilinear", whole, seed=0)
     row = next(row for row, size in enumerate(images.sizes.tolist()) if size == [40, 40])

@@ -3,16 +3,17 @@
 import io
 
 import numpy as np
+import tiny
 from PIL import Image
 
 from vitlora.storage.packed import write_packed
 from vitlora.train.dataset import TrainImages
 from vitlora.train.params import Augment
 
-AUGMENT = Augment(scale=(0.5, 1.0), ratio=(0.75, 1.33), horizontal_flip_p=0.5)
+AUGMENT = Augment(**{**tiny.AUGMENT, "scale": (0.5, 1.0), "ratio": (0.75, 1.33)})
 
 
-def packed(folder, count, kind=TrainImages, size=8):
+def packed(folder, count, kind=TrainImages, size=8, law=AUGMENT):
     """Write ``count`` pictures of noise, each of a class of its own, and open them with seed 3."""
     rng = np.random.default_rng(0)
 
@@ -23,4 +24,4 @@ def packed(folder, count, kind=TrainImages, size=8):
             yield (f"{number}.png", number, 14, 12, 0), buffer.getvalue()
 
     write_packed(folder, ("path", "label", "width", "height", "plain"), items())
-    return kind(folder, size, "bilinear", AUGMENT, 3, "simplejpeg")
+    return kind(folder, size, "bilinear", law, 3, "simplejpeg")

@@ -53,7 +53,20 @@ def make_base(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
 
 
-# All keys of the section, for what takes a Lora object.
+# All keys of the section, for what takes an Augment object: a crop and a flip, all else off.
+AUGMENT = {
+    "scale": (0.08, 1.0),
+    "ratio": (0.75, 4 / 3),
+    "horizontal_flip_p": 0.5,
+    "policy": "none",
+    "randaugment_num_ops": 2,
+    "randaugment_magnitude": 9,
+    "color_jitter": 0.0,
+    "erasing_p": 0.0,
+    "mixup_alpha": 0.0,
+    "cutmix_alpha": 0.0,
+}
+# The same for a Lora object.
 LORA = {
     "method": "lora",
     "r": 2,

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import simplejpeg
+import tiny
 import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, functional
@@ -19,7 +20,7 @@ from vitlora.train.dataset import TrainImages, TrainLoader
 from vitlora.train.jpeg import decode_rows, scale_crop
 from vitlora.train.params import Augment
 
-LAW = Augment(scale=(0.08, 1.0), ratio=(0.75, 4 / 3), horizontal_flip_p=0.5)
+LAW = Augment(**tiny.AUGMENT)
 SIZES = [(64, 48), (37, 91), (16, 16), (17, 33), (8, 8), (7, 5), (2, 300), (2, 2)]
 FILTERS = ("bilinear", "bicubic")
 

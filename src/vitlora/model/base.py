@@ -30,6 +30,12 @@ class Normalisation:
         mean, std = (_channels(tuple(values), images.device) for values in (self.mean, self.std))
         return images.float().div_(255).sub_(mean).div_(std)
 
+    @property
+    def mean_bytes(self) -> tuple[int, int, int]:
+        """The colour that comes nearest to 0."""
+        red, green, blue = (round(255 * mean) for mean in self.mean)
+        return red, green, blue
+
 
 @cache  # copying three numbers to a GPU makes the processor wait for it
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random crops, flips and order as a pure function of (seed, epoch, image index).
+"""Random crops, flips, order and all else that is drawn, as a pure function of (seed, epoch, image index).
 
 Nothing is drawn from a generator that anyone else uses, so results do not depend on workers, prefetching or resuming.
 """
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 TRIES = 10
 DRAWS = 4 * TRIES + 1
 _CROPS, _ORDER = 0, 1
+POLICY, JITTER, ERASING = 2, 3, 4  # streams of ``uniforms_of``
+ERASED, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)  # share of the area; width over height, either way round
 
 
 def uniforms(seed: int, epoch: int, stream: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -20,8 +22,21 @@ def uniforms(seed: int, epoch: int, stream: int, shape: tuple[int, ...]) -> NDAr
     The raw 64-bit words are used, whose values NumPy promises to keep for ever; row i does not depend on the number of
     rows.
     """
-    words = np.random.Philox(key=[seed, 2 * epoch + stream]).random_raw(math.prod(shape))
-    return np.asarray((np.asarray(words).reshape(shape) >> np.uint64(11)) * 2.0**-53, np.float64)
+    return _fractions(np.random.Philox(key=_key(seed, epoch, stream)).random_raw(math.prod(shape))).reshape(shape)
+
+
+def uniforms_of(row: int, seed: int, epoch: int, stream: int, count: int) -> NDArray[np.float64]:
+    """Draw ``count`` such numbers for one image, by its row: as many for each as it takes, and none for the others."""
+    return _fractions(np.random.Philox(key=_key(seed, epoch, stream), counter=[0, row, 0, 0]).random_raw(count))
+
+
+def _key(seed: int, epoch: int, stream: int) -> list[int]:
+    """Return a key that no other (seed, epoch, stream) has; seeds are below 2^32."""
+    return [seed + (stream // 2 << 32), 2 * epoch + stream % 2]
+
+
+def _fractions(words: int | NDArray[np.uint64]) -> NDArray[np.float64]:
+    return np.asarray((np.asarray(words) >> np.uint64(11)) * 2.0**-53, np.float64)
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
@@ -83,3 +98,27 @@ def _centre_crop(width: int, height: int, ratio: Sequence[float]) -> tuple[int, 
         crop_w = max(1, round(height * ratio[1]))
     left, top = (width - crop_w) // 2, (height - crop_h) // 2
     return left, top, left + crop_w, top + crop_h
+
+
+def erased_box(draws: NDArray[np.float64], probability: float, size: int) -> tuple[int, int, int, int] | None:
+    """Return the rectangle to be erased: left, top, right, bottom, px; None for no erasing.
+
+    The law is torchvision's RandomErasing with its own scale and ratio: up to ten tries, the first that is smaller than
+    the square both ways is placed uniformly.
+
+    Args:
+        draws: Uniform, (DRAWS,).
+        probability: Of erasing.
+        size: Side of the square, px.
+    """
+    if draws[0] >= probability:
+        return None
+    low, high = (math.log(ratio) for ratio in ERASED_RATIO)
+    for share, aspect, x, y in draws[1:].reshape(TRIES, 4).tolist():
+        area = size**2 * (ERASED[0] + (ERASED[1] - ERASED[0]) * share)
+        stretch = math.exp(low + (high - low) * aspect)
+        height, width = round(math.sqrt(area * stretch)), round(math.sqrt(area / stretch))
+        if height < size and width < size:
+            left, top = int(x * (size - width + 1)), int(y * (size - height + 1))
+            return left, top, left + width, top + height
+    return None

@@ -16,6 +16,7 @@ from vitlora.storage.packed import Packed
 from vitlora.train.augment import epoch_crops, epoch_order
 from vitlora.train.jpeg import decode_rows, scale_crop
 from vitlora.train.params import Augment, Decoder
+from vitlora.train.policies import alter
 from vitlora.train.workers import Ring
 
 # Images that a worker loads at a time: a batch is shared out among all workers, so the first one is there at once, and
@@ -25,7 +26,17 @@ AHEAD = 2  # slots for chunks a worker, and for each chunk of a batch
 
 
 class TrainImages:
-    """Training pictures, decoded, cropped and flipped when asked for, by the numbers that ``epoch_chunks`` yields."""
+    """Training pictures, decoded, cropped and altered when asked for, by the numbers that ``epoch_chunks`` yields.
+
+    Args:
+        folder: Of the packed pictures.
+        size: Side of a finished square, px.
+        interpolation: `bilinear` or `bicubic`.
+        augment: What is drawn for each picture.
+        seed: Of these draws.
+        decoder: Of JPEGs.
+        fill: Bytes of what is erased.
+    """
 
     def __init__(
         self,
@@ -35,12 +46,13 @@ class TrainImages:
         augment: Augment,
         seed: int,
         decoder: Decoder = "simplejpeg",
+        fill: tuple[int, int, int] = (0, 0, 0),
     ) -> None:
         self.packed = Packed(folder)
         labels, width, height, plain = self.packed.numbers("label", "width", "height", "plain").T
         self.labels, self.sizes, self.plain = torch.tensor(labels), np.stack([width, height], axis=1), plain == 1
         self.size, self.interpolation, self.decoder = size, interpolation, decoder
-        self.augment, self.seed = augment, seed
+        self.augment, self.seed, self.fill = augment, seed, fill
         self._drawn: tuple[int, np.ndarray, np.ndarray] | None = None  # the epoch whose crops are at hand
 
     def __len__(self) -> int:
@@ -67,7 +79,8 @@ class TrainImages:
                 epoch, row = divmod(number, len(self))
                 box, flip = self._crop(epoch, row)
                 crop = self._load(row, box)
-                square.copy_(crop.flip(-1) if flip else crop)
+                picture = crop.flip(-1) if flip else crop
+                square.copy_(alter(picture, self.augment, self.fill, row, self.seed, epoch))
         return pixels
 
     def _crop(self, epoch: int, row: int) -> tuple[Box, bool]:

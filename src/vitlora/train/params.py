@@ -12,7 +12,7 @@ POLYNOMIAL_END = 1e-7  # transformers' lr_end
 
 
 class Augment(Params):
-    """Random crop and flip of training images: torchvision's RandomResizedCrop and RandomHorizontalFlip."""
+    """What is done to training images, each by torchvision's law: crop, flip, policy, colours, erasing, mixing."""
 
     scale: tuple[float, float]
     """Least and largest share of the area that a crop covers."""
@@ -20,6 +20,20 @@ class Augment(Params):
     """Least and largest width over height of a crop."""
     horizontal_flip_p: float = Field(ge=0, le=1)
     """How often an image is mirrored."""
+    policy: Literal["none", "randaugment", "trivialaugment", "augmix"]
+    """Random operations on colours and shape: none, or torchvision's RandAugment, TrivialAugmentWide or AugMix."""
+    randaugment_num_ops: int = Field(ge=1, le=14)
+    """Operations on an image, with policy: randaugment."""
+    randaugment_magnitude: int = Field(ge=0, le=30)
+    """How strong they are."""
+    color_jitter: float = Field(ge=0, le=1)
+    """Brightness, contrast and saturation are multiplied by 1 - this to 1 + this, each on its own; 0 is none."""
+    erasing_p: float = Field(ge=0, le=1)
+    """How often a rectangle of 2 to 33 % of the image gets the base's mean colour."""
+    mixup_alpha: float = Field(ge=0)
+    """Images and labels of a batch are blended in pairs, by a share of Beta(this, this); 0 is never."""
+    cutmix_alpha: float = Field(ge=0)
+    """Likewise, by pasting a rectangle; with mixup_alpha each batch has one or the other, equally often."""
 
     @field_validator("scale", "ratio", mode="before")
     @classmethod

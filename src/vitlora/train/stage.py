@@ -168,7 +168,9 @@ def get_ready(
     prepare(train.report_to)
     known = read_labels(labels)
     experts = find_experts(lora.own.adapters, base) if isinstance(lora.own, XLora | Merge) else []
-    images = TrainImages(train_images, known.image_size, known.interpolation, augment, train.seed, train.decoder)
+    normalisation = read_normalisation(base)
+    law = (known.image_size, known.interpolation, augment, train.seed, train.decoder, normalisation.mean_bytes)
+    images = TrainImages(train_images, *law)
     if not len(images):
         raise VitloraError(f"{train_images}: no image to train on")
     steps = train.num_train_epochs * -(-len(images) // images_of_step(train))
@@ -177,7 +179,6 @@ def get_ready(
     set_seed(train.seed)  # the head starts out random
     model, fresh = load_base(base, known.class_names, known.image_size)
     adapted = add_adapter(model, fresh, lora, steps, experts)
-    normalisation = read_normalisation(base)
     moved = adapted.model.to(device_of_choice())
     way = install(moved, train, precision(train), normalisation, known.image_size)
     micro = micro_batch(train, model.config, known.image_size, at_most)
