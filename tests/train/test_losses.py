@@ -31,9 +31,9 @@ def batch():
 
 def test_with_all_switched_off_it_is_cross_entropy_and_the_trainers_own_is_taken(batch):
     assert class_loss(PLAIN, LABELS, NAMES) is None
-    assert torch.equal(of()(*batch), functional.cross_entropy(*batch))
+    assert torch.allclose(of()(*batch).mean(), functional.cross_entropy(*batch))
     smooth = of(label_smoothing_factor=0.2)
-    assert torch.allclose(smooth(*batch), functional.cross_entropy(*batch, label_smoothing=0.2))
+    assert torch.allclose(smooth(*batch).mean(), functional.cross_entropy(*batch, label_smoothing=0.2))
 
 
 @pytest.mark.parametrize(
@@ -51,21 +51,23 @@ def test_weights_are_as_far_apart_as_asked_and_their_mean_over_the_images_is_one
     assert float(weights[LABELS].mean()) == pytest.approx(1, rel=1e-6)
     logits, labels = batch
     each = functional.cross_entropy(logits, labels, reduction="none")
-    assert float(of(class_weights=wanted)(logits, labels)) == pytest.approx(float((weights[labels] * each).mean()))
+    assert float(of(class_weights=wanted)(logits, labels).mean()) == pytest.approx(
+        float((weights[labels] * each).mean())
+    )
 
 
 def test_micro_batches_add_up_to_the_whole(batch):
     loss = of(class_weights="balanced", focal_gamma=1.5, logit_adjustment=1.0)
     logits, labels = batch
-    parts = [loss(logits[rows], labels[rows]) * len(rows) for rows in (range(3), range(3, 14), range(14, 20))]
-    assert float(sum(parts) / 20) == pytest.approx(float(loss(logits, labels)), rel=1e-5)
+    parts = [loss(logits[rows], labels[rows]).mean() * len(rows) for rows in (range(3), range(3, 14), range(14, 20))]
+    assert float(sum(parts) / 20) == pytest.approx(float(loss(logits, labels).mean()), rel=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 2.0, 5.0])
 def test_focal_loss_is_the_formula(gamma, batch):
     logits, labels = batch
     sure = logits.softmax(1)[range(20), labels]
-    assert float(of(focal_gamma=gamma)(logits, labels)) == pytest.approx(
+    assert float(of(focal_gamma=gamma)(logits, labels).mean()) == pytest.approx(
         float(((1 - sure) ** gamma * -sure.log()).mean())
     )
 
@@ -74,9 +76,21 @@ def test_logit_adjustment_asks_for_a_larger_lead_of_rare_classes(batch):
     loss = of(logit_adjustment=1.0)
     logits, labels = batch
     shifted = logits + torch.tensor([math.log(0.6), math.log(0.3), math.log(0.1)])
-    assert torch.allclose(loss(logits, labels), functional.cross_entropy(shifted, labels))
+    assert torch.allclose(loss(logits, labels).mean(), functional.cross_entropy(shifted, labels))
     equal = torch.zeros(1, 3)
     assert loss(equal, torch.tensor([2])) > loss(equal, torch.tensor([1])) > loss(equal, torch.tensor([0]))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_what_is_added_to_the_models_own_loss_makes_it_this_one_with_mixed_images_too(batch, smoothing):
+    loss = of(class_weights="balanced", focal_gamma=2.0, label_smoothing_factor=smoothing)
+    logits, labels = batch
+    plain = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+    assert torch.allclose(plain + loss.beyond(logits, {"labels": labels}), loss(logits, labels).mean())
+    share, partner = torch.rand(20), torch.cat([torch.ones(19, dtype=torch.int64), torch.tensor([-19])])
+    mixed = {"labels": labels, "label_share": share, "partner": partner}
+    expected = share * loss(logits, labels) + (1 - share) * loss(logits, labels.roll(-1))
+    assert torch.allclose(plain + loss.beyond(logits, mixed), expected.mean())
 
 
 def test_a_class_that_there_is_not_is_named_with_those_that_there_are():

@@ -34,8 +34,8 @@ class Loader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def labels(self) -> Tensor:
-        """Return the labels of the next pass, int64, in its order."""
+    def beside(self) -> Batch:
+        """Return what stands beside each image of the next pass, in its order: `labels`, int64 (N,), and other rows."""
 
     def __iter__(self) -> Generator[list[Tensor], torch.cuda.Event | None, None]: ...
 
@@ -65,9 +65,9 @@ class SquareLoader:
     def close(self) -> None:
         """Its thread ends with each pass."""
 
-    def labels(self) -> Tensor:
+    def beside(self) -> Batch:
         """Return all labels."""
-        return torch.from_numpy(self.squares.labels)
+        return {"labels": torch.from_numpy(self.squares.labels)}
 
     def __iter__(self) -> Generator[list[Tensor], torch.cuda.Event | None, None]:
         with ThreadPoolExecutor(1) as reader:
@@ -85,7 +85,7 @@ class SquareLoader:
 
 
 class Feed:
-    """A loader's batches on a device: `pixel_values`, uint8 (B, 3, H, W), and `labels`, int64 (B,).
+    """A loader's batches on a device: `pixel_values`, uint8 (B, 3, H, W), and what stands beside them: `labels`, ...
 
     On a GPU the next batch is copied on a stream of its own while the step runs. The time that the device stands idle
     for want of a batch is measured on the device, between the end of one step's work and the moment the next batch is
@@ -112,7 +112,7 @@ class Feed:
         return self
 
     def __iter__(self) -> Iterator[Batch]:
-        labels, at = self.loader.labels().to(self.device), 0
+        beside, at = {name: rows.to(self.device) for name, rows in self.loader.beside().items()}, 0
         batches = iter(self.loader)
         done = self._mark()
         try:
@@ -128,8 +128,9 @@ class Feed:
                 go = self._mark()
                 if done and go:
                     self._idle.append((done, go))
-                yield {"pixel_values": pixels, "labels": labels[at : at + len(pixels)]}
-                at += len(pixels)
+                end = at + len(pixels)
+                yield {"pixel_values": pixels, **{name: rows[at:end] for name, rows in beside.items()}}
+                at = end
                 done = self._mark()
         finally:
             if self.stream is not None:  # a copy whose batch nobody has taken

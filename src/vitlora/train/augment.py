@@ -5,14 +5,17 @@ Nothing is drawn from a generator that anyone else uses, so results do not depen
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betaincinv
 
 TRIES = 10
 DRAWS = 4 * TRIES + 1
 _CROPS, _ORDER = 0, 1
 POLICY, JITTER, ERASING = 2, 3, 4  # streams of ``uniforms_of``
+_MIXING = 5
 ERASED, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)  # share of the area; width over height, either way round
 
 
@@ -88,6 +91,49 @@ def epoch_crops(
     centred = np.array([_centre_crop(int(w), int(h), ratio) for w, h in sizes[~fits.any(axis=1)]], np.int64)
     chosen[~fits.any(axis=1)] = centred.reshape(-1, 4)
     return chosen, draws[:, 0] < horizontal_flip_p
+
+
+def epoch_mixing(
+    seed: int, epoch: int, count: int, group: int, size: int, mixup_alpha: float, cutmix_alpha: float
+) -> dict[str, NDArray[Any]]:
+    """Draw how the images of an epoch are mixed, group by group of its order: torchvision's MixUp or CutMix.
+
+    A group has one law; each of its images is mixed with the one before it, the first with the last.
+
+    Args:
+        seed: Of the run.
+        epoch: Counted from 0.
+        count: Of the epoch's images.
+        group: Images that follow one another; the epoch's last group may be smaller.
+        size: Side of the squares, px.
+        mixup_alpha: Of MixUp's Beta(alpha, alpha); 0 for no MixUp.
+        cutmix_alpha: Of CutMix's; where both are above 0, each group gets one or the other, equally often.
+
+    Returns:
+        What stands beside each image in the epoch's order: ``partner``, int64 (N,), how many rows further the other
+        image stands; ``box``, int64 (N, 4), left, top, right, bottom, px, where it comes in; ``inside``, float32 (N,),
+        share of the image's own pixels there; ``label_share``, float32 (N,), of its own label.
+
+    Source:
+        torchvision.transforms.v2.MixUp and CutMix.
+    """
+    draws = uniforms(seed, epoch, _MIXING, (-(-count // group), 4))
+    pastes = (cutmix_alpha > 0) & ((mixup_alpha == 0) | (draws[:, 0] < 0.5))
+    alpha = np.where(pastes, cutmix_alpha, mixup_alpha)
+    own = betaincinv(alpha, alpha, draws[:, 1])
+    half = np.floor(0.5 * np.sqrt(1 - own) * size)[:, None]
+    centre = np.floor(draws[:, 2:] * size)
+    pasted = np.concatenate([np.maximum(centre - half, 0), np.minimum(centre + half, size)], axis=1).astype(np.int64)
+    box = np.where(pastes[:, None], pasted, [0, 0, size, size])
+    left_over = 1 - (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) / size**2
+    laws = {
+        "box": box,
+        "inside": np.where(pastes, 0, own).astype(np.float32),
+        "label_share": np.where(pastes, left_over, own).astype(np.float32),
+    }
+    partner = np.full(count, -1, np.int64)
+    partner[::group] += np.minimum(group, count - np.arange(0, count, group))
+    return {"partner": partner, **{name: np.repeat(law, group, axis=0)[:count] for name, law in laws.items()}}
 
 
 def _centre_crop(width: int, height: int, ratio: Sequence[float]) -> tuple[int, int, int, int]:

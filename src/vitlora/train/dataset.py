@@ -12,8 +12,9 @@ from torch import Tensor
 from vitlora.core.errors import VitloraError
 from vitlora.images.formats import BadImageError
 from vitlora.images.pixels import Box, crop_and_resize, decode
+from vitlora.model.batches import Batch
 from vitlora.storage.packed import Packed
-from vitlora.train.augment import epoch_crops, epoch_order
+from vitlora.train.augment import epoch_crops, epoch_mixing, epoch_order
 from vitlora.train.jpeg import decode_rows, scale_crop
 from vitlora.train.params import Augment, Decoder
 from vitlora.train.policies import alter
@@ -148,6 +149,7 @@ class TrainLoader:
         workers: Processes at most; 0 loads where the batch is asked for.
         pinned: Whether batches stand in memory that a GPU can copy from while it computes.
         at_first: How many workers begin; others join them when a batch is late. None: all.
+        mixed_among: Images that are mixed among themselves, of which a batch holds whole groups; None: a batch's.
     """
 
     def __init__(
@@ -159,9 +161,11 @@ class TrainLoader:
         workers: int,
         pinned: bool,
         at_first: int | None = None,
+        mixed_among: int | None = None,
     ) -> None:
         self.dataset, self.seed, self.batch_size, self.epochs = images, seed, batch_size, epochs
         self.workers, self.pinned, self.at_first = workers, pinned, workers if at_first is None else at_first
+        self.mixed_among = mixed_among or batch_size
         self.epoch = 0
         self.skipped = 0  # batches that the next pass leaves out
         self._next: tuple[int, int] | None = None  # epoch and image that come next of what has been begun
@@ -205,10 +209,16 @@ class TrainLoader:
             self._ring.close()
         self._ring, self._next = None, None
 
-    def labels(self) -> Tensor:
-        """Return the labels of the next pass, int64, in its order."""
-        order = epoch_order(self.seed, self.epoch, len(self.dataset))
-        return self.dataset.labels[torch.from_numpy(order[self.skipped * self.batch_size :])]
+    def beside(self) -> Batch:
+        """Return labels, and how images are mixed, of the next pass, in its order."""
+        count, images = len(self.dataset), self.dataset
+        beside = {"labels": images.labels[torch.from_numpy(epoch_order(self.seed, self.epoch, count))]}
+        if images.augment.mixes:
+            assert self.batch_size % self.mixed_among == 0, "a group in two batches"
+            law = images.augment.mixup_alpha, images.augment.cutmix_alpha
+            drawn = epoch_mixing(self.seed, self.epoch, count, self.mixed_among, images.size, *law)
+            beside |= {name: torch.from_numpy(rows) for name, rows in drawn.items()}
+        return {name: rows[self.skipped * self.batch_size :] for name, rows in beside.items()}
 
     def __iter__(self) -> Generator[list[Tensor], torch.cuda.Event | None, None]:
         first, self.skipped = self.skipped * self.batch_size, 0

@@ -7,13 +7,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from vitlora.core.errors import VitloraError
+from vitlora.model.batches import Batch
+from vitlora.train.mixing import is_mixed, partners
 from vitlora.train.params import Train
 
 BETA = 0.999  # of the effective number of images: a class's thousandth image adds a third of what its first does
 
 
 class ClassLoss:
-    """Mean loss of a batch, by the training set's class counts.
+    """Loss of an image, by the training set's class counts.
 
     With all switched off it is cross entropy with ``train.label_smoothing_factor``.
 
@@ -43,8 +45,22 @@ class ClassLoss:
         self.weights, self.shift = self.weights.to(device), self.shift.to(device)
         return self
 
+    def beyond(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return what turns a batch's mean cross entropy, label smoothing included, into the mean of this loss.
+
+        Args:
+            logits: (B, classes).
+            batch: With labels, and with partners where images are mixed.
+        """
+        plain = functional.cross_entropy(logits.float(), batch["labels"], label_smoothing=self.smoothing)
+        found = self(logits, batch["labels"])
+        if is_mixed(batch):
+            share = batch["label_share"]
+            found = share * found + (1 - share) * self(logits, batch["labels"][partners(batch)])
+        return found.mean() - plain
+
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean over a batch, float32 ().
+        """Return the loss of each image, float32 (B,).
 
         Args:
             logits: (B, classes); computed with in float32.
@@ -55,7 +71,7 @@ class ClassLoss:
         if self.gamma:
             sure = logits.softmax(1).gather(1, labels[:, None])[:, 0]
             loss = (1 - sure).pow(self.gamma) * loss
-        return loss.mean()
+        return loss
 
 
 def class_loss(train: Train, labels: Tensor, names: Sequence[str]) -> ClassLoss | None:

@@ -31,9 +31,14 @@ class Augment(Params):
     erasing_p: float = Field(ge=0, le=1)
     """How often a rectangle of 2 to 33 % of the image gets the base's mean colour."""
     mixup_alpha: float = Field(ge=0)
-    """Images and labels of a batch are blended in pairs, by a share of Beta(this, this); 0 is never."""
+    """Images and labels of a micro-batch are blended in pairs, by a share of Beta(this, this); 0 is never."""
     cutmix_alpha: float = Field(ge=0)
-    """Likewise, by pasting a rectangle; with mixup_alpha each batch has one or the other, equally often."""
+    """Likewise, by pasting a rectangle; with mixup_alpha each micro-batch has one or the other, equally often."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed in pairs."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
     @field_validator("scale", "ratio", mode="before")
     @classmethod

@@ -198,7 +198,8 @@ def _begin_to_load(images: TrainImages, train: Train) -> TrainLoader:
     workers, on_gpu = loader_workers(train), torch.cuda.is_available()
     at_first = max(1, workers // 4) if train.dataloader_num_workers is None else None
     batch, epochs = images_of_step(train), train.num_train_epochs
-    loader = TrainLoader(images, train.seed, batch, epochs, workers, on_gpu, at_first)
+    together = train.per_device_train_batch_size  # whether or not micro-batches are joined
+    loader = TrainLoader(images, train.seed, batch, epochs, workers, on_gpu, at_first, together)
     if workers:
         loader.start()
     return loader

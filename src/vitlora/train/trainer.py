@@ -30,6 +30,7 @@ from vitlora.train.callbacks import Bar, Ranks, StepSeed, TimeLimit
 from vitlora.train.checkpoints import Checkpoints, State, contiguous, copy_into, trainable
 from vitlora.train.dataset import TrainLoader
 from vitlora.train.losses import ClassLoss
+from vitlora.train.mixing import is_mixed, loss_of_partners, mix_pixels
 from vitlora.train.optimise import OptimiserStep, Outcome
 from vitlora.train.rates import regroup
 from vitlora.train.step import Way
@@ -207,11 +208,16 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         )
 
     def _loss(self, batch: Batch) -> Tensor:
-        inputs = self._prepare_inputs(batch)
+        """Return the mean loss of a batch. The model's own is kept, with all that PEFT may add to it, and amended."""
+        images = mix_pixels(batch) if is_mixed(batch) else batch["pixel_values"]
+        inputs = self._prepare_inputs({"pixel_values": images, "labels": batch["labels"]})
+        loss, outputs = self.compute_loss(self.model, inputs, return_outputs=True)
         if self.class_loss:  # in training only: val's is plain cross entropy, whatever is trained with
-            return self.class_loss(self.model(pixel_values=inputs["pixel_values"]).logits, inputs["labels"])
-        loss: Tensor = self.compute_loss(self.model, inputs)
-        return loss
+            loss = loss + self.class_loss.beyond(outputs["logits"], batch)
+        elif is_mixed(batch):
+            loss = loss + loss_of_partners(outputs["logits"], batch, self.args.label_smoothing_factor)
+        found: Tensor = loss
+        return found
 
     def _run_epoch(
         self,
