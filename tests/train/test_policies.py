@@ -13,8 +13,9 @@ from torchvision.transforms.v2 import _augment, _auto_augment, _color
 
 from vitlora.train.augment import DRAWS, ERASING, JITTER, POLICY, erased_box, uniforms_of
 from vitlora.train.dataset import TrainLoader
+from vitlora.train.operations import operate
 from vitlora.train.params import Augment
-from vitlora.train.policies import AUGMIX_DRAWS, alter, augmix, jitter, magnitudes, operate, operation
+from vitlora.train.policies import AUGMIX_DRAWS, alter, augmix, jitter, magnitudes, operation
 
 CLASSES = {"randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide, "augmix": v2.AugMix}
 BINS = {"randaugment": 31, "trivialaugment": 31, "augmix": 10}
@@ -114,6 +115,27 @@ def test_pixels_of_every_operation_are_torchvisions_to_the_bit(policy, size, int
             assert torch.equal(operate(image, name, magnitude, interpolation), expected), (name, magnitude)
 
 
+ODD = {
+    "black": torch.zeros(3, 9, 9, dtype=torch.uint8),
+    "white": torch.full((3, 9, 9), 255, dtype=torch.uint8),
+    "two values": (torch.arange(243).view(3, 9, 9) % 2).to(torch.uint8) * 200 + 20,
+    "one bright pixel": torch.zeros(3, 20, 20, dtype=torch.uint8).index_fill(2, torch.tensor([7]), 255),
+    "every byte": torch.arange(768).remainder(256).view(3, 16, 16).to(torch.uint8),
+    "one pixel": torch.tensor([[[5]], [[100]], [[250]]], dtype=torch.uint8),
+    "dark, many pixels": torch.arange(3 * 97 * 97).remainder(3).view(3, 97, 97).to(torch.uint8),
+}
+
+
+@each_policy
+@pytest.mark.parametrize("kind", ODD)
+def test_pixels_of_odd_pictures_are_torchvisions_too(policy, kind):
+    image, theirs = ODD[kind], CLASSES[policy]()
+    for name, values in magnitudes(policy, image.shape[-1]).items():
+        for magnitude in values or [0.0]:
+            expected = theirs._apply_image_or_video_transform(image, name, magnitude, "nearest", theirs._fill)
+            assert torch.equal(operate(image, name, magnitude, "nearest"), expected), (name, magnitude)
+
+
 # Whole laws: torchvision's classes, answered by our draws
 
 
@@ -130,7 +152,7 @@ def test_a_picture_is_what_torchvisions_randaugment_makes_of_our_draws(monkeypat
         assert torch.equal(alter(picture(size, row), wanted, (0, 0, 0), row, 3, 1), expected)
 
 
-@pytest.mark.parametrize("size", [42, 97, 224])
+@pytest.mark.parametrize("size", [20, 42, 97])
 def test_a_picture_is_what_torchvisions_trivialaugment_makes_of_our_draws(monkeypatch, size):
     for row in range(60):
         drawn = uniforms_of(row, 4, 2, POLICY, 3)
@@ -178,7 +200,7 @@ def test_colours_are_what_torchvisions_color_jitter_makes_of_our_draws(monkeypat
 
 @pytest.mark.parametrize("size", [8, 42, 224])
 def test_rectangles_are_what_torchvisions_random_erasing_makes_of_our_draws(monkeypatch, size):
-    erased = 0
+    erased, image = 0, picture(size)
     for row in range(200):
         drawn = uniforms_of(row, 7, 0, ERASING, DRAWS)
         box = erased_box(drawn, 0.5, size)
@@ -190,12 +212,12 @@ def test_rectangles_are_what_torchvisions_random_erasing_makes_of_our_draws(monk
         used = next(n for n in range(10) if _fits(tries[n], size))
         answers = [("uniform", u) for each in tries[: used + 1] for u in each[:2]]
         scripted(monkeypatch, _augment, [*answers, ("randint", [top]), ("randint", [left])])
-        theirs = v2.RandomErasing(value=9).make_params([picture(size)])
+        theirs = v2.RandomErasing(value=9).make_params([image])
         assert (theirs["i"], theirs["j"], theirs["h"], theirs["w"]) == (top, left, bottom - top, right - left)
-        found = alter(picture(size), law(erasing_p=0.5), (7, 8, 9), row, 7, 0)
+        found = alter(image, law(erasing_p=0.5), (7, 8, 9), row, 7, 0)
         assert found[:, top:bottom, left:right].float().std(dim=(1, 2), correction=0).tolist() == [0, 0, 0]
         assert found[:, top, left].tolist() == [7, 8, 9]
-        assert int((found != picture(size)).any(0).sum()) <= (right - left) * (bottom - top)
+        assert int((found != image).any(0).sum()) <= (right - left) * (bottom - top)
         erased += 1
     assert 70 < erased < 130
 

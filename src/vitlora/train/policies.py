@@ -6,8 +6,6 @@ pure function of (seed, epoch, picture), where theirs draw from torch's generato
 
 from collections.abc import Sequence
 from functools import cache
-from math import atan, degrees
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from vitlora.train.augment import DRAWS, ERASING, JITTER, POLICY, erased_box, uniforms_of
+from vitlora.train.operations import operate
 from vitlora.train.params import Augment
 
 SIGNED = frozenset(
@@ -131,55 +130,6 @@ def augmix(image: Tensor, draws: Draws) -> Tensor:
             chained = operate(chained, *_operation(table, range(SEVERITY), each), "bilinear")
         mix.add_(chained * share)
     return mix.to(torch.uint8)
-
-
-def operate(image: Tensor, name: str, magnitude: float, interpolation: str) -> Tensor:
-    """Do one operation, torchvision's pixels to the bit.
-
-    Args:
-        image: uint8 (3, H, H).
-        name: Of the operation.
-        magnitude: As ``magnitudes`` gives it, with its sign.
-        interpolation: `nearest` or `bilinear`; what comes in from outside is black.
-    """
-    changed: Tensor = _moved(image, name, magnitude, functional.InterpolationMode(interpolation))
-    return changed
-
-
-def _moved(image: Tensor, name: str, magnitude: float, mode: Any) -> Any:
-    if name == "Rotate":
-        return functional.rotate(image, magnitude, mode)
-    move, shear, centre = [0, 0], [0.0, 0.0], None
-    if name in ("TranslateX", "TranslateY"):
-        move[name == "TranslateY"] = int(magnitude)
-    elif name in ("ShearX", "ShearY"):
-        shear[name == "ShearY"] = degrees(atan(magnitude))
-        centre = [0.0, 0.0]
-    else:
-        return _coloured(image, name, magnitude)
-    return functional.affine(image, 0.0, move, 1.0, shear, mode, center=centre)
-
-
-def _coloured(image: Tensor, name: str, magnitude: float) -> Any:
-    match name:
-        case "Brightness":
-            return functional.adjust_brightness(image, 1.0 + magnitude)
-        case "Color":
-            return functional.adjust_saturation(image, 1.0 + magnitude)
-        case "Contrast":
-            return functional.adjust_contrast(image, 1.0 + magnitude)
-        case "Sharpness":
-            return functional.adjust_sharpness(image, 1.0 + magnitude)
-        case "Posterize":
-            return functional.posterize(image, int(magnitude))
-        case "Solarize":
-            return functional.solarize(image, 255 * magnitude)
-        case "AutoContrast":
-            return functional.autocontrast(image)
-        case "Equalize":
-            return functional.equalize(image)
-    assert name == "Identity", name
-    return image
 
 
 # --- colours ---
