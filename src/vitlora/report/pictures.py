@@ -21,6 +21,7 @@ SIDE = 160  # px, of a picture on the page at most
 QUALITY = 78
 DIGITS = 16  # of a picture's SHA-256
 HOT = np.array([[120, 20, 130], [215, 50, 80], [250, 140, 20], [255, 245, 130]], np.float64)  # violet to yellow
+GREY = (128, 128, 128)  # stands for the base's mean colour, which the base may not be here to tell
 VEIL = 0.85  # of the hottest cell, 1 would hide the picture
 
 
@@ -79,11 +80,11 @@ class Pictures:
         return address(decode(self.train[row], checked=True))
 
     def show_crops(self, rows: Sequence[int], augment: Augment, seed: int, size: int, interpolation: str) -> list[str]:
-        """Return training pictures as the first epoch augments them.
+        """Return training pictures as the first epoch augments them, but for mixing in pairs.
 
         Args:
             rows: Of the training pictures.
-            augment: What the run cut and turned.
+            augment: What the run did to them.
             seed: Of the training.
             size: Side of the model's square, px.
             interpolation: Of the squares.
@@ -91,16 +92,25 @@ class Pictures:
         assert self.train is not None
         sizes = self.train.numbers("width", "height")
         boxes, flips = epoch_crops(seed, 0, sizes, augment.scale, augment.ratio, augment.horizontal_flip_p)
-        return [address(self._crop(self.train, row, boxes[row], bool(flips[row]), size, interpolation)) for row in rows]
+        shown = []
+        for row in rows:
+            left, top, right, bottom = boxes[row].tolist()
+            picture = decode(self.train[row], checked=True)
+            square = crop_and_resize(picture, (left, top, right, bottom), size, interpolation)
+            square = square[:, :, ::-1] if flips[row] else square
+            shown.append(address(Image.fromarray(_altered(square, augment, row, seed).transpose(1, 2, 0))))
+        return shown
 
-    @staticmethod
-    def _crop(
-        train: Packed, row: int, box: NDArray[np.int64], flip: bool, size: int, interpolation: str
-    ) -> Image.Image:
-        left, top, right, bottom = box.tolist()
-        square = crop_and_resize(decode(train[row], checked=True), (left, top, right, bottom), size, interpolation)
-        image = Image.fromarray(square.transpose(1, 2, 0))
-        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image
+
+def _altered(square: NDArray[np.uint8], augment: Augment, row: int, seed: int) -> NDArray[np.uint8]:
+    if not augment.alters:
+        return np.ascontiguousarray(square)
+    import torch  # takes seconds
+
+    from vitlora.train.policies import alter
+
+    changed = alter(torch.from_numpy(square.copy()), augment, GREY, row, seed, 0)
+    return np.asarray(changed.numpy())
 
 
 def address(image: Image.Image) -> str:

@@ -36,6 +36,11 @@ class Augment(Params):
     """Likewise, by pasting a rectangle; with mixup_alpha each micro-batch has one or the other, equally often."""
 
     @property
+    def alters(self) -> bool:
+        """Whether an image is changed beyond crop and flip before it is mixed."""
+        return self.policy != "none" or self.color_jitter > 0 or self.erasing_p > 0
+
+    @property
     def mixes(self) -> bool:
         """Whether images are mixed in pairs."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
