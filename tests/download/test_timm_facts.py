@@ -13,6 +13,7 @@ from vitlora.core.files import read_json
 from vitlora.download.params import ModelSource
 from vitlora.download.stage import fetch_base
 from vitlora.model.base import load_base, read_normalisation
+from vitlora.model.layer_names import skeleton
 from vitlora.safety.check import _across
 from vitlora.safety.source import local_path
 
@@ -61,6 +62,12 @@ def test_a_head_of_a_thousand_classes_gives_way_to_one_of_ours(tmp_path, files, 
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [
         *("config.json", "image.json", "model.safetensors", "preprocessor_config.json", "source.json")
     ]
+
+
+def test_its_skeleton_has_the_names_of_the_whole(tmp_path, files):
+    take(write(tmp_path / "m", files), tmp_path / "b")
+    model, _ = load_base(tmp_path / "b", NAMES, 32)
+    assert [name for name, _ in skeleton(tmp_path / "b").named_modules()] == [name for name, _ in model.named_modules()]
 
 
 def test_features_are_those_of_timm_at_its_size_and_another(tmp_path, files):

@@ -179,7 +179,7 @@ def test_whatever_transformers_raises_is_one_line(tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["vit_mae", "timm_wrapper", "nope", None])
+@pytest.mark.parametrize("kind", ["vit_mae", "imagegpt2", "nope", None])
 def test_so_it_is_for_the_skeleton(tmp_path, kind):
     make(tmp_path / "m", "ViTModel", "ViTConfig", **SMALL)
     config = json.loads((tmp_path / "m/config.json").read_text())

@@ -12,11 +12,13 @@ import training
 from method_runs import OPTIONS
 from timm.models import save_for_hf
 
+from vitlora.core.errors import VitloraError
 from vitlora.download.params import ModelSource
 from vitlora.download.stage import fetch_base
 from vitlora.model.adapters import load_adapter
 from vitlora.model.base import load_base
 from vitlora.model.params import MIXTURES, WITHOUT_ADAPTER, Method
+from vitlora.storage.manifest import digest
 from vitlora.storage.squares import load_split
 
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 8}
@@ -57,3 +59,16 @@ def test_every_method_goes_to_a_fused_qkv_learns_and_is_reloaded(dinov3, method)
     assert torch.equal(*features) == (method == "head"), "only that leaves the features as they were"
     training.evaluate_here()
     training.export_here(("transformers", "onnx"))
+
+
+def test_two_adapters_are_merged_into_one_and_xlora_is_refused(dinov3):
+    pinned = []
+    for seed in (1, 2):
+        training.fit(train__num_train_epochs=1, train__seed=seed)
+        Path("adapter").rename(f"adapter.{seed}")
+        pinned.append(f"adapter.{seed}@sha256:{digest(Path(f'adapter.{seed}'))}")
+    training.fit(lora__method="merge", lora__options={"adapters": pinned}, train__num_train_epochs=1)
+    training.evaluate_here()
+    training.export_here(("transformers", "onnx"))
+    with pytest.raises(VitloraError, match=r"^lora\.method: xlora cannot mix .* on timm_wrapper: .*; use method merge"):
+        training.fit(lora__method="xlora", lora__options={"adapters": pinned}, train__num_train_epochs=1)

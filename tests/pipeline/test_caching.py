@@ -79,6 +79,23 @@ def test_a_parameter_reruns_the_stages_that_read_it(still, key, value, expected)
 
 
 @pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.safetensors", ["download", "train", "evaluate", "export"]),
+        ("preprocessor_config.json", ["download", "train", "evaluate", "export"]),
+        ("image.json", EACH),
+    ],
+)
+def test_of_a_base_model_preprocess_depends_on_its_size_and_filter_alone(still, name, expected):
+    path = still / "models/base" / name
+    before = path.read_bytes()
+    path.unlink()  # it may be a link into DVC's cache
+    path.write_bytes(before + b"\n")
+    assert to_run(still) == expected
+    path.write_bytes(before)
+
+
+@pytest.mark.parametrize(
     ("file", "expected"),
     [
         ("src/vitlora/core/text.py", EACH),

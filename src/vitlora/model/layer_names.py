@@ -215,7 +215,8 @@ def skeleton(base: Path) -> Any:
     from transformers import AutoConfig, AutoModelForImageClassification
 
     try:
-        config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+        # A number of labels, whichever: a model of timm has none of its own.
+        config = AutoConfig.from_pretrained(base, num_labels=2, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             return AutoModelForImageClassification.from_config(config, trust_remote_code=False)
     except Exception as error:  # as in load_base

@@ -129,6 +129,11 @@ def mix(model: Any, experts: Sequence[Expert], options: XLora, heads: Sequence[s
         VitloraError: X-LoRA can't run on this model, or an expert has other layers.
     """
     hidden = getattr(model.config, "hidden_size", None)
+    if hidden is None:
+        raise VitloraError(
+            f"lora.method: xlora cannot mix these adapters on {model.config.model_type}: its config has no "
+            "hidden_size, which the gate needs; use method merge"
+        )
     start_head(model, experts)
     with tempfile.TemporaryDirectory() as place:
         for number, expert in enumerate(experts):
