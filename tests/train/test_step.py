@@ -1,16 +1,17 @@
 """Which way a step runs, and in how large a micro-batch."""
 
 import pytest
+import timm
 import torch
 from ruamel.yaml import YAML
 from tiny import ROOT
 from torch import nn
-from transformers import ViTConfig
+from transformers import ViTConfig, ViTForImageClassification
 
 from vitlora.model.base import Normalisation
 from vitlora.model.fused import choose as step
 from vitlora.train.params import Train
-from vitlora.train.step import Way, install, micro_batch, precision
+from vitlora.train.step import Way, blocks, install, micro_batch, precision
 
 RECIPE = Train.model_validate(YAML(typ="safe").load(ROOT / "presets/food101.yaml")["train"])
 GIB = 2**30
@@ -59,3 +60,13 @@ def test_bf16_runs_on_a_processor_that_has_it(monkeypatch, has_bf16, expected):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
     assert precision(RECIPE.model_copy(update={"fp16": False, "bf16": True})) == expected
     assert precision(RECIPE) == "fp32"
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3", "vit_base_patch16_siglip_224"])
+def test_the_blocks_of_a_timm_model_are_found_for_compiling(name):
+    with torch.device("meta"):
+        model = timm.create_model(name, depth=3)
+    assert blocks(model) == list(model.blocks)
+    with torch.device("meta"):
+        theirs = ViTForImageClassification(ViTConfig(num_hidden_layers=3))
+    assert len(blocks(theirs)) == 3
