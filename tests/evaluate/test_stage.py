@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import training
 from PIL import Image
 from scipy.special import softmax
@@ -13,9 +14,11 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_csv, read_json, write_json
 from vitlora.evaluate.calibration import prediction_sets
 from vitlora.export.onnx_runtime import OnnxClassifier
+from vitlora.model.adapters import load_adapter
 from vitlora.storage.squares import load_split
 
 pytestmark = pytest.mark.slow
+MEANS = ("balanced_accuracy", "macro_f1", "log_loss", "brier")
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,36 @@ def test_confidences_are_the_logits_at_the_temperature(inside):
     said = {row["score"]: float(row["value"]) for row in read_csv(Path("scores/intervals.csv"))}
     assert said["set_coverage"] == pytest.approx(held, abs=1e-6)
     assert read_json(Path("scores/scores.json"))["accuracy"] == pytest.approx(said["accuracy"])
+
+
+def test_scores_with_the_mirror_image_stand_beside_the_others(done, tmp_path, monkeypatch, capsys):
+    """And nothing else changes: export, which checks itself against these files, goes through."""
+    for name in ("base", "adapter", "val", "test", "labels.json"):
+        (tmp_path / name).symlink_to(done / name)
+    monkeypatch.chdir(tmp_path)
+    training.evaluate_here(tta="flip")
+    assert "with the mirror image accuracy" in capsys.readouterr().out
+    before, now = (read_csv(place / "scores/intervals.csv") for place in (done, tmp_path))
+    assert now[: len(before)] == before
+    for name in ("scores/predictions.csv", "evaluated/calibration.json", "evaluated/test_logits.npy"):
+        assert (tmp_path / name).read_bytes() == (done / name).read_bytes(), name
+    model, _, normalisation = load_adapter(Path("base"), Path("adapter"))
+    images = torch.from_numpy(load_split(Path("test")).images.copy())
+    with torch.inference_mode():
+        looks = [model(pixel_values=normalisation(pixels)).logits for pixels in (images, images.flip(-1))]
+    logits, labels = (sum(looks) / 2).numpy(), load_split(Path("test")).labels
+    added = {row["score"]: row for row in now[len(before) :]}
+    assert set(added) == {f"{name}_with_flip" for name in ("accuracy", "top_2_accuracy", *MEANS)}
+    assert float(added["accuracy_with_flip"]["value"]) == pytest.approx((logits.argmax(axis=1) == labels).mean())
+    assert float(added["accuracy_with_flip"]["low"]) < float(added["accuracy_with_flip"]["high"])
+    assert float(added["log_loss_with_flip"]["value"]) != float(said_of(before, "log_loss"))
+    scores = {**read_json(done / "scores/scores.json"), **{name: float(row["value"]) for name, row in added.items()}}
+    assert read_json(Path("scores/scores.json")) == pytest.approx(scores)
+    training.export_here()
+
+
+def said_of(rows, score):
+    return next(row["value"] for row in rows if row["score"] == score)
 
 
 def test_onnx_and_transformers_pipeline_give_evaluates_confidences(inside):

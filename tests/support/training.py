@@ -104,12 +104,12 @@ def stopped_after(step, number=signal.SIGTERM):
     assert stopped.value.number == number
 
 
-def evaluate_here():
+def evaluate_here(tta="none"):
     """Score the adapter in this folder as the stage does."""
     from vitlora.evaluate.params import Evaluate
     from vitlora.evaluate.stage import evaluate
 
-    settings = Evaluate(batch_size=4, precision="fp32", top_k=2, coverage=0.8)
+    settings = Evaluate(batch_size=4, precision="fp32", top_k=2, coverage=0.8, tta=tta)
     evaluate(settings, *map(Path, ("base", "adapter", "val", "test", "labels.json", "evaluated", "scores")))
 
 

@@ -1,5 +1,7 @@
 """`evaluate`: how the test split is scored."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from vitlora.core.params import Params
@@ -17,6 +19,8 @@ class Evaluate(Params):
     """Also count an image as right if its class is among so many."""
     coverage: float = Field(ge=0.5, lt=1)
     """Share of images whose prediction set is to hold the true class; the sets are found on val."""
+    tta: Literal["none", "flip"]
+    """With flip also the scores of an image and its mirror image together, beside those of what is exported."""
 
 
 class EvaluateStage(Params):

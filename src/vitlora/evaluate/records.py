@@ -23,6 +23,7 @@ from vitlora.storage.squares import Squares
 
 DIGITS = 16  # of a picture's SHA-256: two of a million are equal once in 40 million sets
 LOSSES = ("log_loss", "brier")
+WITH_FLIP = "_with_flip"
 
 Row = tuple[str, float, Interval | None, str]  # score, value, interval, how it was found
 
@@ -35,6 +36,7 @@ def write_scores(
     top_k: int,
     out: Path,
     kind: Precision,
+    more: Sequence[Row] = (),
 ) -> list[Row]:
     """Write everything that is known from logits and true labels.
 
@@ -47,6 +49,7 @@ def write_scores(
         out: Folder for scores.json, intervals.csv, per_class.csv, reliability.csv, confusion.csv, confusion.png and
             predictions.csv.
         kind: What the logits were computed in.
+        more: Scores that were found otherwise, to be written beside the others.
 
     Returns:
         All scores: name, value, interval or None, how it was found.
@@ -55,9 +58,9 @@ def write_scores(
     shares = softmax(scaled)
     predicted = logits.argmax(axis=1).astype(np.int64)
     counts = confusion(squares.labels, predicted, len(class_names))
-    rows = list(_scores(logits, scaled, shares, squares.labels, counts, calibration, top_k))
+    rows = [*_scores(logits, scaled, shares, squares.labels, counts, calibration, top_k), *more]
     values = {name: value for name, value, *_ in rows}
-    stable = ("accuracy", "balanced_accuracy", "macro_f1", f"top_{top_k}_accuracy", *LOSSES)
+    stable = (*_stable(top_k), *(name for name, *_ in more))
     scores = {name: rounded(name, values[name]) for name in stable if name in values}
     write_json(out / "scores.json", {**scores, "images": len(predicted), "precision": kind})
     write_csv(out / "intervals.csv", ("score", "value", "low", "high", "method"), map(_interval_row, rows))
@@ -69,6 +72,25 @@ def write_scores(
     write_csv(out / "predictions.csv", columns, _predictions(shares, predicted, squares, class_names))
     draw_confusion(counts, class_names, out / "confusion.png")
     return rows
+
+
+def rows_with_flip(logits: Floats, labels: Ints, calibration: Calibration, top_k: int) -> list[Row]:
+    """Return the stable scores of logits that are means over an image and its mirror image, under names that say so.
+
+    Args:
+        logits: float32 (N, C), such means.
+        labels: (N,).
+        calibration: Found on such means of other images.
+        top_k: The k of top-k accuracy.
+    """
+    scaled = calibration.scale(logits)
+    counts = confusion(labels, logits.argmax(axis=1).astype(np.int64), logits.shape[1])
+    rows = _scores(logits, scaled, softmax(scaled), labels, counts, calibration, top_k)
+    return [(row[0] + WITH_FLIP, *row[1:]) for row in rows if row[0] in _stable(top_k)]
+
+
+def _stable(top_k: int) -> tuple[str, ...]:
+    return ("accuracy", "balanced_accuracy", "macro_f1", f"top_{top_k}_accuracy", *LOSSES)
 
 
 def _scores(

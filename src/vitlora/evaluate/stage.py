@@ -1,6 +1,8 @@
 """Evaluate: score the trained adapter on the test split, with confidences that are calibrated on val."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from vitlora.core.files import write_csv, write_json
 from vitlora.core.text import counted
 from vitlora.evaluate.calibration import COLDEST, HOTTEST, Calibration, calibrate
 from vitlora.evaluate.params import Evaluate
-from vitlora.evaluate.records import Row, write_scores
+from vitlora.evaluate.records import WITH_FLIP, Row, rows_with_flip, write_scores
 from vitlora.evaluate.scores import Floats
 from vitlora.model.adapters import load_adapter
 from vitlora.model.base import device_of_choice
@@ -28,7 +30,7 @@ def evaluate(
     """Score base plus adapter, merged, on images that no earlier stage looked at.
 
     Args:
-        evaluate: Batch size, precision, the k of top-k, and the coverage of prediction sets.
+        evaluate: Batch size, precision, the k of top-k, the coverage of prediction sets, and whether to flip.
         base: Base model folder.
         adapter: Adapter folder.
         val: Validation squares; temperature and prediction sets come from them.
@@ -49,16 +51,30 @@ def evaluate(
         raise VitloraError(f"{test}: no image to score; raise split.test_fraction or give the data a test split")
     kind = device_precision(evaluate.precision)
     model = model.to(device_of_choice())
-    logits = {name: score(model, squares, normalisation, evaluate.batch_size, kind) for name, squares in splits.items()}
+    look = partial(score, model, normalisation=normalisation, batch_size=evaluate.batch_size, kind=kind)
+    logits = {name: look(squares) for name, squares in splits.items()}
     calibration = calibrate(logits["val"], splits["val"].labels, evaluate.coverage)
     _tell_calibration(calibration, logits["val"], splits["val"], known.class_names)
     for name, squares in splits.items():
         _write_logits(evaluated, name, logits[name], squares, known.class_names)
     write_json(evaluated / "class_names.json", known.class_names)
     write_json(evaluated / "calibration.json", {**calibration._asdict(), "precision": kind})
-    rows = write_scores(logits["test"], splits["test"], known.class_names, calibration, evaluate.top_k, out, kind)
+    more = _with_flip(evaluate, splits, logits, look) if evaluate.tta == "flip" else []
+    law = (known.class_names, calibration, evaluate.top_k)
+    rows = write_scores(logits["test"], splits["test"], *law, out, kind, more)
     _tell(rows, len(splits["test"].labels))
     _tell_seen(count_seen(adapter, splits["test"].digests), len(splits["test"].labels))
+
+
+def _with_flip(
+    evaluate: Evaluate, splits: dict[str, Squares], logits: dict[str, Floats], look: Callable[[Squares], Floats]
+) -> list[Row]:
+    """Score images together with their mirror images, by the mean of both logits."""
+    half = np.float32(0.5)
+    turned = {name: replace(squares, images=squares.images[..., ::-1]) for name, squares in splits.items()}
+    means = {name: half * (logits[name] + look(squares)) for name, squares in turned.items()}
+    calibration = calibrate(means["val"], splits["val"].labels, evaluate.coverage)
+    return rows_with_flip(means["test"], splits["test"].labels, calibration, evaluate.top_k)
 
 
 def _write_logits(folder: Path, name: str, logits: Floats, squares: Squares, class_names: Sequence[str]) -> None:
@@ -94,6 +110,11 @@ def _tell(rows: Sequence[Row], images: int) -> None:
         f"test accuracy {values['accuracy']:.4f} on {counted(images, 'image')}, 95 % interval {low:.4f} to {high:.4f}; "
         f"macro F1 {values['macro_f1']:.4f}"
     )
+    if f"accuracy{WITH_FLIP}" in values:
+        print(
+            f"with the mirror image accuracy {values[f'accuracy{WITH_FLIP}']:.4f}, log loss "
+            f"{values[f'log_loss{WITH_FLIP}']:.4f}; what is exported takes the picture alone"
+        )
     print(
         f"log loss {values['log_loss']:.4f} ({values['log_loss_before_temperature']:.4f} before the temperature); "
         f"prediction sets hold the truth in {values['set_coverage']:.4f}, with {values['set_classes']:.2f} classes each"
