@@ -123,6 +123,13 @@ def mixtures() -> str:
     )
 
 
+def augment() -> str:
+    """Processor time of each kind of augmentation, and what that asks of the loader."""
+    ordered = sorted(results("augment")["cpu_ms_per_picture"].items(), key=lambda item: item[1])
+    rows = ((name, f"{ms:.2f}", f"{3 * ms:.1f}") for name, ms in ordered if "in the step" not in name)
+    return table(("`augment`", "ms a picture on one core", "cores for 3,000 images/s"), rows)
+
+
 def speed() -> str:
     """End-to-end training speed, slowest first."""
     # fp8 was tried and taken out (docs/speed.md); its readings stay.
@@ -250,6 +257,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "methods-food": lambda: methods("food101-10", "peak_gpu_mb"),
     "methods-digits": lambda: methods("digits", "peak_rss_mb"),
     "mixtures": mixtures,
+    "augment": augment,
     "speed": speed,
     "speed-small": speed_small,
     "captured": captured,
