@@ -14,7 +14,7 @@ from vitlora.preprocess.params import PreprocessStage
 from vitlora.preprocess.stage import TRAIN_COLUMNS, preprocess
 from vitlora.storage.packed import write_packed
 from vitlora.train.params import TrainStage
-from vitlora.train.stage import _announce, get_ready, loader_workers, train, training_arguments
+from vitlora.train.stage import _announce, _smaller, get_ready, loader_workers, train, training_arguments
 from vitlora.train.timing import TIMINGS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -64,6 +64,15 @@ def test_accumulated_micro_batches_give_the_gradient_of_one_large_batch(inputs, 
     assert whole.keys() == parts.keys()
     for name, weight in whole.items():
         torch.testing.assert_close(parts[name], weight, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "mixup", "expected"), [(512, 0.0, 256), (3, 0.0, 1), (1, 0.0, 0), (512, 0.2, 128), (128, 0.2, 0)]
+)
+def test_images_that_are_mixed_stay_together_whatever_memory_holds(tmp_path, images, mixup, expected):
+    changes = {"train.per_device_train_batch_size": 128, "augment.mixup_alpha": mixup}
+    stage = load_params(TrainStage, parameters(tmp_path, changes), tmp_path)
+    assert _smaller(images, stage.augment, stage.train) == expected
 
 
 @pytest.mark.parametrize(("minutes", "epochs"), [(1e-6, 1), (1000, 3)])

@@ -129,13 +129,20 @@ def _fit(
             trainer.fit(checkpoints, train.save_steps)
             return ready, checkpoints
         except torch.cuda.OutOfMemoryError:
-            at_most = trainer.args.per_device_train_batch_size // 2
+            at_most = _smaller(trainer.args.per_device_train_batch_size, augment, train)
         if not at_most:
             raise VitloraError(_out_of_memory(ready))
         print(f"note: out of GPU memory; once more, with at most {counted(at_most, 'image')} at once")
         del ready, trainer
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def _smaller(images: int, augment: Augment, train: Train) -> int:
+    """Return how many images at most a micro-batch has next; 0 where fewer can't be: what is mixed stays together."""
+    if augment.mixes:
+        return train.per_device_train_batch_size if images > train.per_device_train_batch_size else 0
+    return images // 2
 
 
 @dataclass(frozen=True)
@@ -361,9 +368,11 @@ def _out_of_memory(ready: Ready) -> str:
     args = ready.trainer.args
     images = args.per_device_train_batch_size
     total = torch.cuda.get_device_properties(0).total_memory
+    mixed = ready.images.augment.mixes
+    fewer = "halve train.per_device_train_batch_size, within which images are mixed; " if mixed else ""
     return (
         f"out of GPU memory ({total / 2**30:.0f} GiB) with {counted(images, 'image')} of {ready.labels.image_size} px "
-        "at once; lower image.size_px, take a smaller base model, or make room on the GPU; nothing has been changed"
+        f"at once; {fewer}lower image.size_px, take a smaller base model, or make room on the GPU; nothing has changed"
     )
 
 
