@@ -163,7 +163,7 @@ def test_a_gated_mlp_has_three_layers():
 
 @pytest.mark.parametrize("wanted", [None, ["query", "value"], "mlp", ["fc1"], "all-linear"])
 def test_a_model_of_convolutions_alone_is_told_so(wanted):
-    with pytest.raises(VitloraError, match=r"no linear layer in its blocks; .*set lora\.method: head or full"):
+    with pytest.raises(VitloraError, match=r"no linear layer in its blocks .*set lora\.method: head or full"):
         resolve_targets(wanted, ["head.fc"], ["head.fc"])
 
 

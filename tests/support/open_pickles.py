@@ -98,7 +98,7 @@ def not_refused(root):
                 shutil.rmtree(root / "try", ignore_errors=True)
         others = {"pytorch_model.bin": as_checkpoint(data), "training_args.bin": data, "modeling.py": b"1/0"}
         take(fill(root / "try", {**GOOD, **others}), root / "out")
-        if sorted(path.name for path in (root / "out").iterdir()) != sorted(GOOD):
+        if sorted(path.name for path in (root / "out").iterdir()) != sorted([*GOOD, "image.json"]):
             yield f"{name}: copied"
         shutil.rmtree(root / "try")
         shutil.rmtree(root / "out")

@@ -205,8 +205,8 @@ def _ends(name: str, wanted: str) -> bool:
 def _require(found: Sequence[str], wanted: str, candidates: Sequence[str], key: str, hint: str = "") -> None:
     if not found and not candidates:
         raise VitloraError(
-            f"lora.{key}: got {wanted}, and this model has no linear layer in its blocks; the rule: at least one; set "
-            "lora.method: head or full, or take another base"
+            f"lora.{key}: got {wanted}, and this model has no linear layer in its blocks that is left to adapt; the "
+            "rule: at least one; set lora.method: head or full, take another base, or less into lora.modules_to_save"
         )
     if not found:
         endings = sorted({_without_numbers(name) for name in candidates})
