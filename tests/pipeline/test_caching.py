@@ -148,7 +148,7 @@ def test_a_file_of_code_or_of_a_page_is_a_key_even_if_nothing_reads_it(still, na
     [
         ("evaluate.top_k=3", ["evaluate"]),
         ("ingest.on_bad=skip", ["preprocess"]),  # whose outputs are equal
-        ("split.seed=1", EACH[1:]),
+        pytest.param("split.seed=1", EACH[1:], marks=pytest.mark.faults),
     ],
 )
 def test_what_a_stage_writes_anew_reruns_what_follows(project, setting, expected):

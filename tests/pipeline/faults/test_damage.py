@@ -221,7 +221,8 @@ def test_what_dvc_did_not_sync_heals(finished_run, project, newest):
 
 
 @pytest.mark.survives("F12", "a cut or flipped entry of DVC's run cache: verify names it, recover or one repro heals")
-@pytest.mark.parametrize("healer", [pytest.param(recover, marks=pytest.mark.faults), repro])
+@pytest.mark.parametrize("healer", [recover, repro])
+@pytest.mark.faults
 @pytest.mark.parametrize("number", tries(6))
 def test_a_damaged_run_cache_heals(finished_run, project, number, healer):
     draw = random.Random(number)
