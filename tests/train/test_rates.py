@@ -17,11 +17,15 @@ from vitlora.train.trainer import ImageTrainer
 PLAIN = Train.model_validate(training.settings({})["train"])
 
 
+class Block(nn.Linear):
+    pass
+
+
 class Backbone(nn.Module):
     def __init__(self):
         super().__init__()
         self.embeddings = nn.Linear(2, 2)
-        self.layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+        self.layers = nn.ModuleList(Block(2, 2) for _ in range(3))
         self.norm = nn.LayerNorm(2)
         self.classifier = nn.Linear(2, 2)
 
@@ -90,8 +94,10 @@ class Stages(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stages = nn.ModuleList(nn.Sequential(*(nn.Linear(n, n) for _ in range(2))) for n in (2, 4, 16))
-        self.classifier = nn.Linear(16, 2)
+        sizes = (2, 2), (4, 9), (8, 2)
+        stages = (nn.Sequential(*(Block(n, n) for _ in range(count))) for n, count in sizes)
+        self.stages = nn.ModuleList(stages)
+        self.classifier = nn.Linear(8, 2)
 
 
 def test_blocks_are_found_in_a_list_and_in_a_sequence_of_one_kind():
@@ -108,5 +114,7 @@ def test_a_base_of_several_stages_is_refused():
     model = Stages()
     train = PLAIN.model_copy(update={"layer_decay": 0.75})
     with pytest.raises(VitloraError, match=r"train.layer_decay: got 0.75; the rule: 1.0 with this base model"):
-        factors(model, list(model.stages[0]), ["classifier.weight"], train)
+        factors(model, blocks(model), ["classifier.weight"], train)  # the longest stage holds most weights
+    with pytest.raises(VitloraError, match=r"train\.layer_decay"):
+        factors(nn.Linear(2, 2), [], [], train)
     assert set(factors(model, [], [], PLAIN).values()) == {1.0}

@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def _value(document: dict[str, Any], key: str) -> str:
     return shown(values[name]) if isinstance(values, dict) and name in values else "(absent)"
 
 
-def _nearest(key: str, known: Iterator[str] | dict[str, Any]) -> str:
+def _nearest(key: str, known: Collection[str]) -> str:
     names = {name.rpartition(".")[2]: name for name in known} | {name: name for name in known}
     near = list(dict.fromkeys(names[each] for each in difflib.get_close_matches(key, names, n=2)))
     return f"; did you mean {' or '.join(near)}?" if near else "; `vitlora params` lists them"

@@ -5,11 +5,10 @@ device too, and what the step found is read while the next one runs. Captured as
 of a step are one launch; launching them one by one takes longer than computing a batch of 32.
 """
 
-import gc
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -83,7 +82,7 @@ class OptimiserStep:
         self.trained: list[Tensor] = [weight for group in optimizer.param_groups for weight in group["params"]]
         device = self.trained[0].device
         self.on_gpu = device.type == "cuda"
-        self.around = settle(model, device) if capture else nullcontext
+        self.around: Callable[[], AbstractContextManager[Any]] = settle(model, device) if capture else nullcontext
         self.skips_by_itself = self.on_gpu and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
         self.grads = [torch.zeros_like(weight) for weight in self.trained]
         self.share, self.total = torch.ones((), device=device), torch.zeros((), device=device)
@@ -173,7 +172,7 @@ class OptimiserStep:
     # --- captured ---
 
     def _refuse(self, why: str) -> None:
-        self.capture = False
+        self.capture, self.around = False, nullcontext
         tqdm.write(f"note: the step is not captured as a CUDA graph: {why}")
 
     def _run(self, work: Callable[..., None], *inputs: Tensor, **names: Any) -> None:
@@ -209,7 +208,7 @@ class OptimiserStep:
             torch.cuda.current_stream().wait_stream(stream)
             _let_it_wait(True)
             # Other threads, such as one that loads, may use the device meanwhile.
-            with _nothing_collected(), torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
                 work(*places, **names)
         self.pool = graph.pool()
         return graph, places
@@ -247,18 +246,6 @@ class OptimiserStep:
         yield from self.observer.tensors if self.observer else ()
         for state in self.optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))
-
-
-@contextmanager
-def _nothing_collected() -> Iterator[None]:
-    """Hold the garbage collector back: what a compiler left on the device can't be freed while a capture goes on."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _leave_capture() -> None:

@@ -8,8 +8,6 @@ import torch
 from vitlora.core.errors import VitloraError
 from vitlora.train.params import Train
 
-MOST = 0.5  # of a model's parameters that lie in its one row of blocks; large embeddings may hold the others
-
 
 def factors(model: Any, blocks: Sequence[torch.nn.Module], head: Sequence[str], train: Train) -> dict[int, float]:
     """Return what each trained parameter's learning rate is multiplied by, by its id.
@@ -24,8 +22,8 @@ def factors(model: Any, blocks: Sequence[torch.nn.Module], head: Sequence[str], 
     Raises:
         VitloraError: ``layer_decay`` is asked for, and the blocks are not one row, as in ConvNeXt and Swin.
     """
-    held = sum(weight.numel() for block in blocks for weight in block.parameters())
-    if train.layer_decay < 1 and held < MOST * sum(weight.numel() for weight in model.parameters()):
+    alike = sum(type(module) is type(blocks[0]) for module in model.modules()) if blocks else -1
+    if train.layer_decay < 1 and alike != len(blocks):  # others of the kind stand in other stages
         raise VitloraError(
             f"train.layer_decay: got {train.layer_decay}; the rule: 1.0 with this base model, whose blocks form "
             "no single row"

@@ -169,8 +169,9 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Make the optimiser, with a learning rate for each layer where they differ."""
+        there_was_none = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        if len(set(self.factors.values())) > 1:
+        if there_was_none and len(set(self.factors.values())) > 1:
             regroup(optimizer, self.factors)
         return optimizer
 
