@@ -116,14 +116,14 @@ class Feed:
         batches = iter(self.loader)
         done = self._mark()
         try:
-            ready = self._fetch(batches, None, done)
+            ready = self._fetch(batches, None)
             while ready is not None:
                 # The next batch is under way before this one's step, so that whoever waits for the device in between,
                 # as the Trainer does to log a loss, doesn't wait for a copy too.
                 pixels, copied = ready
                 if copied:
                     torch.cuda.current_stream().wait_event(copied)  # begun a step ago
-                ready = self._fetch(batches, copied, done)
+                ready = self._fetch(batches, copied)
                 self._images += len(pixels)
                 go = self._mark()
                 if done and go:
@@ -141,17 +141,13 @@ class Feed:
         self.loader.close()
 
     def _fetch(
-        self,
-        batches: Generator[list[Tensor], torch.cuda.Event | None, None],
-        copied: torch.cuda.Event | None,
-        done: torch.cuda.Event | None,
+        self, batches: Generator[list[Tensor], torch.cuda.Event | None, None], copied: torch.cuda.Event | None
     ) -> tuple[Tensor, torch.cuda.Event | None] | None:
         """Begin to copy the next batch.
 
         Args:
             batches: Of the loader.
             copied: End of the copy before.
-            done: End of all that the device has been given by whoever takes the batches.
 
         Returns:
             Its pixels, and the event from which on they are there; None after the last batch.
@@ -163,14 +159,15 @@ class Feed:
             return None
         finally:
             self._waited_s += time.perf_counter() - start
-        if self.stream is None or done is None:
+        if self.stream is None:
             return torch.cat(parts), None
         shape = sum(map(len, parts)), *parts[0].shape[1:]
         layout = torch.contiguous_format if parts[0].is_contiguous() else torch.channels_last
-        # Memory of the stream that takes the batches, which may hold as many as it likes: what it has freed it has
-        # given to the device before ``done``.
+        # Memory of the stream that takes the batches, which may hold as many as it likes. The copy waits for what that
+        # stream has been given by now: what still reads memory that it has freed since, and what fills new memory with
+        # one value, as torch does where algorithms are to be deterministic.
         whole = torch.empty(shape, dtype=torch.uint8, device=self.device, memory_format=layout)
-        self.stream.wait_event(done)
+        self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             for target, part in zip(torch.split(whole, [len(part) for part in parts]), parts, strict=True):
                 target.copy_(part, non_blocking=True)
