@@ -1,11 +1,13 @@
-"""Which settings train a better model: the same pictures and seeds, one setting changed at a time.
+"""Which settings train a better model: the same pictures and seeds, one setting or a few changed at a time.
 
-Every arm is trained and evaluated by the stages' own functions, once a seed; its difference from the first arm is taken
-seed by seed, with Student's 95 % interval. Nothing is picked by test. ``--rarest 0.1`` first makes classes unequal: the
-last keeps a tenth of its training pictures, those between fall by equal factors; val and test stay as they are.
+Every arm is preprocessed, trained and evaluated by the stages' own functions, once a seed, which draws val too. Its
+difference from the first arm is taken seed by seed, with Student's 95 % interval. ``--search`` leaves the official test
+pictures out and scores on a part of the training pictures instead, another for each seed: that is where settings may
+be picked. ``--rarest 0.1`` makes classes unequal: the last keeps a tenth of its training pictures, those between fall
+by equal factors; val and test stay as they are.
 
     PYTHONPATH=src python benchmarks/recipes.py --arms imbalance --rarest 0.1 --params benchmarks/food101_10.yaml \
-        --prepared data/prepared --base models/base --seeds 0,1,2,3,4,5 --out imbalance.json
+        --raw data/raw --base models/base --seeds 0,1,2,3,4,5 --out imbalance.json
 """
 
 import argparse
@@ -14,6 +16,8 @@ import os
 import shutil
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -26,47 +30,111 @@ from vitlora.core.files import read_json, write_json
 from vitlora.core.params import load_params, read_document
 from vitlora.evaluate.params import EvaluateStage
 from vitlora.evaluate.stage import evaluate
+from vitlora.preprocess.params import PreprocessStage
+from vitlora.preprocess.stage import preprocess
 from vitlora.storage.packed import Packed, write_packed
 from vitlora.train.params import TrainStage
 from vitlora.train.stage import train
 
 Arms = dict[str, dict[str, Any]]
-BY_CLASS = {"metric_for_best_model": "balanced_accuracy"}
+BY_CLASS = {"train.metric_for_best_model": "balanced_accuracy"}
+ALL = {"lora.target_modules": "all-linear"}
 ARMS: dict[str, Arms] = {
     "imbalance": {
         "cross entropy": BY_CLASS,
-        "balanced weights": {**BY_CLASS, "class_weights": "balanced"},
-        "effective number": {**BY_CLASS, "class_weights": "effective_number"},
-        "focal 2": {**BY_CLASS, "focal_gamma": 2.0},
-        "logit adjustment": {**BY_CLASS, "logit_adjustment": 1.0},
-        "weights + focal 2": {**BY_CLASS, "class_weights": "balanced", "focal_gamma": 2.0},
+        "balanced weights": {**BY_CLASS, "train.class_weights": "balanced"},
+        "effective number": {**BY_CLASS, "train.class_weights": "effective_number"},
+        "focal 2": {**BY_CLASS, "train.focal_gamma": 2.0},
+        "logit adjustment": {**BY_CLASS, "train.logit_adjustment": 1.0},
+        "weights + focal 2": {**BY_CLASS, "train.class_weights": "balanced", "train.focal_gamma": 2.0},
     },
-    "rates": {
+    "single": {
         "as it is": {},
-        "smoothing 0.1": {"label_smoothing_factor": 0.1},
-        "average 0.9": {"ema_decay": 0.9},
-        "average 0.99": {"ema_decay": 0.99},
-        "layers 0.75": {"layer_decay": 0.75},
-        "head x 3": {"head_learning_rate": 6e-3},
-        "cosine": {"lr_scheduler_type": "cosine"},
+        "twice the epochs": {"train.num_train_epochs": 16},
+        "rate 3e-4": {"train.learning_rate": 3e-4},
+        "rate 5e-4": {"train.learning_rate": 5e-4},
+        "rate 2e-3": {"train.learning_rate": 2e-3},
+        "cosine": {"train.lr_scheduler_type": "cosine"},
+        "r 8": {"lora.r": 8, "lora.lora_alpha": 8},
+        "r 64": {"lora.r": 64, "lora.lora_alpha": 64},
+        "no LoRA dropout": {"lora.lora_dropout": 0.0},
+        "attention": {"lora.target_modules": "attention"},
+        "mlp": {"lora.target_modules": "mlp"},
+        "all-linear": ALL,
+        "all-linear, rate 3e-4": {**ALL, "train.learning_rate": 3e-4},
+        "dora": {"lora.method": "dora"},
+        "head only": {"lora.method": "head"},
+        "batch 16": {"train.per_device_train_batch_size": 16},
+        "batch 64": {"train.per_device_train_batch_size": 64},
+        "smoothing 0.1": {"train.label_smoothing_factor": 0.1},
+        "average 0.98": {"train.ema_decay": 0.98},
+        "average 0.99": {"train.ema_decay": 0.99},
+        "layers 0.75": {"train.layer_decay": 0.75},
+        "head x 5": {"train.head_learning_rate": 5e-3},
+        "head / 5": {"train.head_learning_rate": 2e-4},
+        "weight decay 0.1": {"train.weight_decay": 0.1},
+        "crops from 0.08": {"augment.scale": [0.08, 1.0]},
+        "crops from 0.6": {"augment.scale": [0.6, 1.0]},
+        "colour 0.3": {"augment.color_jitter": 0.3},
+        "TrivialAugment": {"augment.policy": "trivialaugment"},
+        "RandAugment": {"augment.policy": "randaugment"},
+        "erasing 0.25": {"augment.erasing_p": 0.25},
+        "Mixup 0.2": {"augment.mixup_alpha": 0.2},
+        "CutMix 1": {"augment.cutmix_alpha": 1.0},
+        "bicubic": {"image.interpolation": "bicubic"},
+        "280 px": {"image.size_px": 280},
     },
 }
-SCORES = ("accuracy", "balanced_accuracy")
+LONG = {
+    "train.learning_rate": 2e-3,
+    "train.num_train_epochs": 16,
+    "train.lr_scheduler_type": "cosine",
+    "train.early_stopping_patience": None,
+}
+ARMS["long"] = {
+    "as it is": {},
+    "long": LONG,
+    **{
+        f"long, {name}": {**LONG, **changes}
+        for name, changes in {
+            "linear": {"train.lr_scheduler_type": "linear"},
+            "rate 4e-3": {"train.learning_rate": 4e-3},
+            "TrivialAugment": {"augment.policy": "trivialaugment"},
+            "CutMix 1": {"augment.cutmix_alpha": 1.0},
+            "Mixup 0.2": {"augment.mixup_alpha": 0.2},
+            "smoothing 0.1": {"train.label_smoothing_factor": 0.1},
+            "average 0.99": {"train.ema_decay": 0.99},
+            "layers 0.75": {"train.layer_decay": 0.75},
+            "crops from 0.08": {"augment.scale": [0.08, 1.0]},
+            "head / 5": {"train.head_learning_rate": 4e-4},
+            "weight decay 0.1": {"train.weight_decay": 0.1},
+            "colour 0.3": {"augment.color_jitter": 0.3},
+            "erasing 0.25": {"augment.erasing_p": 0.25},
+            "bicubic": {"image.interpolation": "bicubic"},
+            "280 px, 10 epochs": {"image.size_px": 280, "train.num_train_epochs": 10},
+            "attention, 10 epochs": {"lora.target_modules": "attention", "train.num_train_epochs": 10},
+            "all-linear, rate 1e-3, 8 epochs": {**ALL, "train.learning_rate": 1e-3, "train.num_train_epochs": 8},
+            "batch 16": {"train.per_device_train_batch_size": 16},
+        }.items()
+    },
+}
+SCORES = ("accuracy", "balanced_accuracy", "accuracy_with_flip")
 
 
 def main() -> None:
-    """Train every arm with every seed; print and save after each."""
+    """Train every arm with every seed; print and save after each seed."""
     args = parse()
-    result: dict[str, Any] = {"host": host(), "params": args.params.name, "rarest": args.rarest, "arms": {}}
-    data = args.work / "train"
-    shutil.rmtree(data, ignore_errors=True)
-    result["training_images"] = make_unequal(args.prepared, data, args.rarest)
-    print(json.dumps(result["training_images"]), flush=True)
-    for seed in args.seeds:
-        for name, changes in ARMS[args.arms].items():
-            row = {"seed": seed, **fit(args, data, {**changes, "seed": seed})}
-            result["arms"].setdefault(name, {"changes": changes, "runs": []})["runs"].append(row)
-            print(f"seed {seed}: {name}: {json.dumps(row)}", flush=True)
+    arms = {name: changes for name, changes in ARMS[args.arms].items() if not args.only or name in args.only}
+    result: dict[str, Any] = {"host": host(), **{name: getattr(args, name) for name in ("search", "rarest", "jobs")}}
+    result |= {"params": args.params.name, "arms": {name: {"changes": arms[name], "runs": []} for name in arms}}
+    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(run_seed, args, seed, arms) for seed in args.seeds]):
+            counts, rows = done.result()
+            result["training_images"] = counts
+            for name, row in rows.items():
+                result["arms"][name]["runs"].append(row)
+            for arm in result["arms"].values():
+                arm["runs"].sort(key=lambda row: row["seed"])
             compare(result["arms"])
             write_json(args.out, result)
     print_table(result["arms"])
@@ -75,65 +143,123 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("params", "prepared", "base", "out"):
+    for name in ("params", "raw", "base", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--arms", choices=list(ARMS), required=True)
+    parser.add_argument("--only", type=lambda text: text.split(";"), help="names of arms, with ; between")
+    parser.add_argument("--search", action="store_true", help="score on a part of the training pictures")
     parser.add_argument("--rarest", type=float, default=1.0, help="share of its pictures that the last class keeps")
+    parser.add_argument("--per-class", type=int, help="cap the training pictures, and val with them")
     parser.add_argument("--seeds", type=lambda text: [int(word) for word in text.split(",")], default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time; above 1 the seconds mean little")
     parser.add_argument("--epochs", type=int, help="else those of --params")
+    parser.add_argument("--workers", type=int, help="loader processes, else those of --params")
     parser.add_argument("--work", type=Path, default=Path(".work/recipes"))
     args = parser.parse_args()
-    for name in ("params", "prepared", "base", "out", "work"):
+    for name in ("params", "raw", "base", "out", "work"):
         setattr(args, name, getattr(args, name).resolve())
-    args.work.mkdir(parents=True, exist_ok=True)
-    os.chdir(args.work)  # the train stage keeps its checkpoints in the working directory
     return args
 
 
-def make_unequal(prepared: Path, target: Path, rarest: float) -> dict[str, int]:
+def run_seed(args: argparse.Namespace, seed: int, arms: Arms) -> tuple[dict[str, int], dict[str, Any]]:
+    """Train all arms with one seed, in a folder of its own; return images per class and a row an arm."""
+    set_start_method("fork", force=True)  # of the loaders, as in a process that was not spawned
+    work = args.work / str(seed)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    os.chdir(work)  # the train stage keeps its checkpoints in the working directory
+    rows: dict[str, Any] = {}
+    prepared: dict[str, Path] = {}
+    for name, changes in arms.items():
+        document = settings(args, {**changes, "train.seed": seed, "split.seed": seed})
+        key = json.dumps([document["image"], document["split"]], sort_keys=True)
+        if key not in prepared:
+            prepared[key] = prepare(args, document, Path(f"prepared{len(prepared)}"))
+        rows[name] = {"seed": seed, **fit(args, document, prepared[key])}
+        print(f"seed {seed}: {name}: {json.dumps(rows[name])}", flush=True)
+    return read_json(next(iter(prepared.values())) / "counts.json"), rows
+
+
+def settings(args: argparse.Namespace, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the params with an arm's changes."""
+    document = read_document(args.params)
+    if args.epochs:
+        document["train"]["num_train_epochs"] = args.epochs
+    if args.workers is not None:
+        document["train"]["dataloader_num_workers"] = args.workers
+    document["evaluate"]["tta"] = "flip"
+    for key, value in changes.items():
+        section, name = key.split(".")
+        document[section][name] = value
+    return document
+
+
+def prepare(args: argparse.Namespace, document: dict[str, Any], folder: Path) -> Path:
+    """Preprocess as the stage does, then thin out the training pictures as asked for."""
+    raw, stage = args.raw, load_params(PreprocessStage, document, args.params)
+    if args.search:
+        raw = folder / "raw"
+        leave_out_official(args.raw, raw)
+    names = ("train", "val", "test", "labels.json", "page.html", "report.json")
+    preprocess(stage.ingest, stage.image, stage.split, raw, *(folder / name for name in names))
+    shutil.move(folder / "train", folder / "all")
+    counts = thin_out(folder, args.rarest, args.per_class)
+    write_json(folder / "counts.json", counts)
+    return folder
+
+
+def leave_out_official(source: Path, target: Path) -> None:
+    """Copy what download wrote, without the data's own val and test pictures."""
+    packed = Packed(source)
+    columns = [name for name in packed.rows[0] if name not in ("offset", "length")]
+    kept = [at for at, row in enumerate(packed.rows) if row["split"] == "train"]
+    write_packed(target, columns, (([packed.rows[at][name] for name in columns], packed[at]) for at in kept))
+    for name in ("classes.json", "left_out.json"):
+        shutil.copy(source / name, target / name)
+
+
+def thin_out(folder: Path, rarest: float, most: int | None) -> dict[str, int]:
     """Write the training pictures with classes of falling size; return how many each has."""
-    packed, names = Packed(prepared / "train"), read_json(prepared / "labels.json")["class_names"]
+    packed, names = Packed(folder / "all"), read_json(folder / "labels.json")["class_names"]
     labels = np.array([int(row["label"]) for row in packed.rows])
     kept: list[int] = []
     for label in range(len(names)):
         rows = np.flatnonzero(labels == label)
         share = rarest ** (label / (len(names) - 1))
         chosen = np.random.default_rng(label).permutation(rows)[: max(1, round(share * len(rows)))]
-        kept += chosen.tolist()
+        kept += chosen[:most].tolist()
     columns = [name for name in packed.rows[0] if name not in ("offset", "length")]
     items = ([packed.rows[row][name] for name in columns] for row in sorted(kept))
-    write_packed(target, columns, zip(items, (packed[row] for row in sorted(kept)), strict=True))
+    write_packed(folder / "train", columns, zip(items, (packed[row] for row in sorted(kept)), strict=True))
     return {names[label]: int((labels[kept] == label).sum()) for label in range(len(names))}
 
 
-def fit(args: argparse.Namespace, data: Path, changes: dict[str, Any]) -> dict[str, Any]:
+def fit(args: argparse.Namespace, document: dict[str, Any], prepared: Path) -> dict[str, Any]:
     """Train and evaluate as the stages do."""
-    document = read_document(args.params)
-    document["train"].update({**changes, **({"num_train_epochs": args.epochs} if args.epochs else {})})
     stage = load_params(TrainStage, document, args.params)
-    settings = load_params(EvaluateStage, document, args.params).evaluate
-    val, test, labels = (args.prepared / name for name in ("val", "test", "labels.json"))
-    for folder in ("adapter", "plots", "evaluated"):
+    scoring = load_params(EvaluateStage, document, args.params).evaluate
+    data, val, test, labels = (prepared / name for name in ("train", "val", "test", "labels.json"))
+    for folder in ("adapter", "plots", "evaluated", "scores"):
         shutil.rmtree(folder, ignore_errors=True)
-    start = time.perf_counter()
     outputs = Path("adapter"), Path("train.json"), Path("plots")
+    start = time.perf_counter()
     train(stage.augment, stage.lora, stage.train, args.base, data, val, labels, *outputs).checkpoints.remove()
     seconds = round(time.perf_counter() - start, 1)
-    out = Path("scores")
-    evaluate(settings, args.base, outputs[0], val, test, labels, Path("evaluated"), out)
+    evaluate(scoring, args.base, outputs[0], val, test, labels, Path("evaluated"), Path("scores"))
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    scores = read_json(out / "scores.json")
-    return {**{name: scores[name] for name in SCORES}, "train_s": seconds}
+    scores, trained = read_json(Path("scores/scores.json")), read_json(outputs[1])
+    found = {name: scores[name] for name in SCORES}
+    return {**found, "val_accuracy": trained["val_accuracy"], "epochs": trained["epochs"], "train_s": seconds}
 
 
 def compare(arms: dict[str, Any]) -> None:
-    """Add each arm's means, and its differences from the first, over the seeds that both have."""
+    """Add each arm's means, and its differences from the first, over the seeds."""
     first = next(iter(arms.values()))["runs"]
     for arm in arms.values():
         for score in SCORES:
             ours = [row[score] for row in arm["runs"]]
-            apart = [mine - row[score] for mine, row in zip(ours, first, strict=False)]
+            apart = [mine - row[score] for mine, row in zip(ours, first, strict=True)]
             arm[score] = {"mean": statistics.mean(ours), "difference": statistics.mean(apart)}
             if len(apart) > 1 and any(apart):
                 interval = ttest_1samp(apart, 0).confidence_interval(0.95)
@@ -142,13 +268,16 @@ def compare(arms: dict[str, Any]) -> None:
 
 def print_table(arms: dict[str, Any]) -> None:
     """Print a row an arm."""
-    print("\n| arm | accuracy | balanced accuracy | difference | 95 % interval | s |\n" + "|---" * 6 + "|")
+    print("\n| arm | accuracy | difference | balanced accuracy | difference | with flip | s |\n" + "|---" * 7 + "|")
     for name, arm in arms.items():
-        score = arm["balanced_accuracy"]
-        interval = f"{score['low']:+.4f} to {score['high']:+.4f}" if "low" in score else ""
         seconds = statistics.median(row["train_s"] for row in arm["runs"])
-        cells = f"{arm['accuracy']['mean']:.4f} | {score['mean']:.4f} | {score['difference']:+.4f} | {interval}"
-        print(f"| {name} | {cells} | {seconds} |")
+        cells = " | ".join(f"{arm[score]['mean']:.4f} | {_difference(arm[score])}" for score in SCORES[:2])
+        print(f"| {name} | {cells} | {arm[SCORES[2]]['mean']:.4f} | {seconds} |")
+
+
+def _difference(score: dict[str, float]) -> str:
+    interval = f" ({score['low']:+.4f} to {score['high']:+.4f})" if "low" in score else ""
+    return f"{score['difference']:+.4f}{interval}"
 
 
 if __name__ == "__main__":

@@ -93,7 +93,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--params", type=Path, default=HERE.parent / "presets" / "food101.yaml")
     parser.add_argument("--train-images", type=int, default=16_000)
     parser.add_argument("--val-images", type=int, default=4_000)
-    parser.add_argument("--slow-train-images", type=int, default=2_048, help="for contestants without loader processes")
+    slow = [name for name, contestant in CONTESTANTS.items() if contestant.slow]
+    parser.add_argument("--slow", type=names, default=slow, help="contestants that get fewer images")
+    parser.add_argument("--slow-train-images", type=int, default=2_048)
     parser.add_argument("--slow-val-images", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3, help="epochs measured, after one to warm up")
     parser.add_argument("--busy-steps", type=int, default=0, help="profile so many optimiser steps of one more epoch")
@@ -204,7 +206,7 @@ def run(name: str, contestant: Contestant, shared: Shared, args: argparse.Namesp
     folder.mkdir(exist_ok=True)
     out = folder / "row.json"
     out.unlink(missing_ok=True)
-    job = describe(contestant, shared, args, out)
+    job = describe(name in args.slow, shared, args, out)
     job.write(folder / "job.json")
     if args.preload and name != "ceilings":
         code = run_forked(name, folder / "job.json", args)
@@ -253,9 +255,8 @@ def end(session: int) -> None:
         os.killpg(session, signal.SIGKILL)
 
 
-def describe(contestant: Contestant, shared: Shared, args: argparse.Namespace, out: Path) -> Job:
+def describe(slow: bool, shared: Shared, args: argparse.Namespace, out: Path) -> Job:
     """Write down what a contestant is to do; its clock starts now."""
-    slow = contestant.slow
     return Job(
         data=str(shared.data or ""),
         model=args.model,

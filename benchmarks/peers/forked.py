@@ -22,6 +22,7 @@ def start(name: str, job: Path, environment: dict[str, str]) -> multiprocessing.
 
 def act(name: str, job: Path, environment: dict[str, str]) -> None:
     """Be the contestant."""
+    multiprocessing.set_start_method("fork", force=True)  # of its loaders, as if it had begun by itself
     os.setsid()
     os.chdir(job.parent)
     os.environ.update(environment)

@@ -71,7 +71,7 @@ def _row(picture: Picture) -> tuple[str, str, int, str]:
 def preprocess_folder(raw: Path, params: Path, size: int, prepared: Path) -> None:
     """Run our preprocess stage with the official split as val, as the tutorial has it."""
     document = read_document(params)
-    document["image"].update(size=size)
+    document["image"].update(size_px=size)
     document["split"].update(val_from="official")
     stage = load_params(PreprocessStage, document, params)
     paths = [prepared / name for name in ("train", "val", "test", "labels.json", "report.html", "report.json")]
