@@ -46,6 +46,7 @@ ARMS: dict[str, Arms] = {
         "effective number": {**BY_CLASS, "train.class_weights": "effective_number"},
         "focal 2": {**BY_CLASS, "train.focal_gamma": 2.0},
         "logit adjustment": {**BY_CLASS, "train.logit_adjustment": 1.0},
+        "balanced sampling": {**BY_CLASS, "train.sampling": "balanced"},
         "weights + focal 2": {**BY_CLASS, "train.class_weights": "balanced", "train.focal_gamma": 2.0},
     },
     "single": {
@@ -125,7 +126,7 @@ def main() -> None:
     """Train every arm with every seed; print and save after each seed."""
     args = parse()
     arms = {name: changes for name, changes in ARMS[args.arms].items() if not args.only or name in args.only}
-    result: dict[str, Any] = {"host": host(), **{name: getattr(args, name) for name in ("search", "rarest", "jobs")}}
+    result: dict[str, Any] = {"host": host(), **{name: getattr(args, name) for name in ("search", "rarest", "jobs", "set")}}
     result |= {"params": args.params.name, "arms": {name: {"changes": arms[name], "runs": []} for name in arms}}
     with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
         for done in as_completed([pool.submit(run_seed, args, seed, arms) for seed in args.seeds]):
@@ -152,8 +153,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--per-class", type=int, help="cap the training pictures, and val with them")
     parser.add_argument("--seeds", type=lambda text: [int(word) for word in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time; above 1 the seconds mean little")
-    parser.add_argument("--epochs", type=int, help="else those of --params")
-    parser.add_argument("--workers", type=int, help="loader processes, else those of --params")
+    parser.add_argument("--set", nargs="*", default=[], help="values for all arms, such as image.size_px=98")
     parser.add_argument("--work", type=Path, default=Path(".work/recipes"))
     args = parser.parse_args()
     for name in ("params", "raw", "base", "out", "work"):
@@ -183,12 +183,8 @@ def run_seed(args: argparse.Namespace, seed: int, arms: Arms) -> tuple[dict[str,
 def settings(args: argparse.Namespace, changes: dict[str, Any]) -> dict[str, Any]:
     """Return the params with an arm's changes."""
     document = read_document(args.params)
-    if args.epochs:
-        document["train"]["num_train_epochs"] = args.epochs
-    if args.workers is not None:
-        document["train"]["dataloader_num_workers"] = args.workers
-    document["evaluate"]["tta"] = "flip"
-    for key, value in changes.items():
+    common = {key: json.loads(value) for key, _, value in (word.partition("=") for word in args.set)}
+    for key, value in {"evaluate.tta": "flip", **common, **changes}.items():
         section, name = key.split(".")
         document[section][name] = value
     return document

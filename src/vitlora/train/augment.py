@@ -75,7 +75,44 @@ def epoch_crops(
     Source:
         torchvision.transforms.RandomResizedCrop.get_params.
     """
-    draws = uniforms(seed, epoch, _CROPS, (len(sizes), DRAWS))
+    return _crops(uniforms(seed, epoch, _CROPS, (len(sizes), DRAWS)), sizes, scale, ratio, horizontal_flip_p)
+
+
+def visit_crop(
+    seed: int,
+    visit: int,
+    row: int,
+    size: NDArray[np.int64],
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    horizontal_flip_p: float,
+) -> tuple[NDArray[np.int64], bool]:
+    """Draw crop and flip for one image, by how often it has been shown before: the same law, other numbers.
+
+    Args:
+        seed: Of the run.
+        visit: Counted from 0.
+        row: Of the image.
+        size: int64 (2,), its width and height, px.
+        scale: As in ``epoch_crops``, like the others.
+        ratio: Likewise.
+        horizontal_flip_p: Likewise.
+
+    Returns:
+        int64 (4,), left, top, right, bottom, px; whether to flip.
+    """
+    draws = uniforms_of(row, seed, visit, _CROPS, DRAWS)[None]
+    boxes, flips = _crops(draws, size[None], scale, ratio, horizontal_flip_p)
+    return boxes[0], bool(flips[0])
+
+
+def _crops(
+    draws: NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    horizontal_flip_p: float,
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     tries = draws[:, 1:].reshape(-1, TRIES, 4)
     image_w, image_h = sizes[:, 0, None], sizes[:, 1, None]
     area = image_w * image_h * (scale[0] + (scale[1] - scale[0]) * tries[..., 0])

@@ -1,12 +1,13 @@
 """Training pictures as finished uint8 batches, in an order that numbers them through all epochs."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vitlora.core.errors import VitloraError
@@ -14,20 +15,22 @@ from vitlora.images.formats import BadImageError
 from vitlora.images.pixels import Box, crop_and_resize, decode
 from vitlora.model.batches import Batch
 from vitlora.storage.packed import Packed
-from vitlora.train.augment import epoch_crops, epoch_mixing, epoch_order
+from vitlora.train.augment import epoch_crops, epoch_mixing, visit_crop
 from vitlora.train.jpeg import decode_rows, scale_crop
-from vitlora.train.params import Augment, Decoder
+from vitlora.train.params import Augment, Decoder, Sampling
 from vitlora.train.policies import alter
+from vitlora.train.sampling import epoch_numbers
 from vitlora.train.workers import Ring
 
 # Images that a worker loads at a time: a batch is shared out among all workers, so the first one is there at once, and
 # what waits in shared memory stays small.
 CHUNK = 64
 AHEAD = 2  # slots for chunks a worker, and for each chunk of a batch
+Numbers = Callable[[int], NDArray[np.int64]]
 
 
 class TrainImages:
-    """Training pictures, decoded, cropped and altered when asked for, by the numbers that ``epoch_chunks`` yields.
+    """Training pictures, decoded, cropped and altered when asked for, by the numbers of ``epoch_numbers``.
 
     Args:
         folder: Of the packed pictures.
@@ -37,6 +40,7 @@ class TrainImages:
         seed: Of these draws.
         decoder: Of JPEGs.
         fill: Bytes of what is erased.
+        sampling: What an epoch holds.
     """
 
     def __init__(
@@ -48,12 +52,13 @@ class TrainImages:
         seed: int,
         decoder: Decoder = "simplejpeg",
         fill: tuple[int, int, int] = (0, 0, 0),
+        sampling: Sampling = "shuffled",
     ) -> None:
         self.packed = Packed(folder)
         labels, width, height, plain = self.packed.numbers("label", "width", "height", "plain").T
         self.labels, self.sizes, self.plain = torch.tensor(labels), np.stack([width, height], axis=1), plain == 1
         self.size, self.interpolation, self.decoder = size, interpolation, decoder
-        self.augment, self.seed, self.fill = augment, seed, fill
+        self.augment, self.seed, self.fill, self.sampling = augment, seed, fill, sampling
         self._drawn: tuple[int, np.ndarray, np.ndarray] | None = None  # the epoch whose crops are at hand
 
     def __len__(self) -> int:
@@ -63,7 +68,7 @@ class TrainImages:
         """Load images.
 
         Args:
-            numbers: ``epoch * count + row`` each.
+            numbers: ``visit * count + row`` each.
             squares: uint8 (B, size, size, 3), gets them; None: made here.
 
         Returns:
@@ -77,21 +82,24 @@ class TrainImages:
         pixels = squares.permute(0, 3, 1, 2)
         with _one_thread():
             for square, number in zip(pixels, numbers, strict=True):
-                epoch, row = divmod(number, len(self))
-                box, flip = self._crop(epoch, row)
+                visit, row = divmod(number, len(self))
+                box, flip = self._crop(visit, row)
                 crop = self._load(row, box)
                 picture = crop.flip(-1) if flip else crop
-                square.copy_(alter(picture, self.augment, self.fill, row, self.seed, epoch))
+                square.copy_(alter(picture, self.augment, self.fill, row, self.seed, visit))
         return pixels
 
-    def _crop(self, epoch: int, row: int) -> tuple[Box, bool]:
-        if self._drawn is None or self._drawn[0] != epoch:
-            law = self.augment
-            crops = epoch_crops(self.seed, epoch, self.sizes, law.scale, law.ratio, law.horizontal_flip_p)
-            self._drawn = (epoch, *crops)
-        _, boxes, flips = self._drawn
-        left, top, right, bottom = boxes[row].tolist()
-        return (left, top, right, bottom), bool(flips[row])
+    def _crop(self, visit: int, row: int) -> tuple[Box, bool]:
+        law = self.augment.scale, self.augment.ratio, self.augment.horizontal_flip_p
+        if self.sampling == "balanced":  # classes are at visits of their own
+            crop, flip = visit_crop(self.seed, visit, row, self.sizes[row], *law)
+        else:
+            if self._drawn is None or self._drawn[0] != visit:
+                self._drawn = (visit, *epoch_crops(self.seed, visit, self.sizes, *law))
+            _, boxes, flips = self._drawn
+            crop, flip = boxes[row], bool(flips[row])
+        left, top, right, bottom = crop.tolist()
+        return (left, top, right, bottom), flip
 
     def _load(self, row: int, box: Box) -> Tensor:
         data = self.packed[row]
@@ -124,16 +132,16 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def epoch_chunks(count: int, seed: int, batch_size: int, epochs: range, first: int = 0) -> Iterator[Sequence[int]]:
-    """Yield numbers of images, ``epoch * count + row`` so that whoever loads one knows its epoch, chunk by chunk.
+def epoch_chunks(numbers: Numbers, batch_size: int, epochs: range, first: int = 0) -> Iterator[Sequence[int]]:
+    """Yield what each epoch shows, by ``numbers`` of it, chunk by chunk.
 
     They run from the first epoch, at image ``first`` of its order, to the last: loading doesn't stop where an epoch
     ends.
     """
     for epoch in epochs:
-        order = (epoch * count + epoch_order(seed, epoch, count)).tolist()
+        order = numbers(epoch).tolist()
         begin = first if epoch == epochs.start else 0
-        for start in range(begin, count, batch_size):
+        for start in range(begin, len(order), batch_size):
             batch = order[start : start + batch_size]
             yield from (batch[at : at + CHUNK] for at in range(0, len(batch), CHUNK))
 
@@ -166,6 +174,7 @@ class TrainLoader:
         self.dataset, self.seed, self.batch_size, self.epochs = images, seed, batch_size, epochs
         self.workers, self.pinned, self.at_first = workers, pinned, workers if at_first is None else at_first
         self.mixed_among = mixed_among or batch_size
+        self.numbers: Numbers = partial(epoch_numbers, images.labels.numpy(), images.sampling, seed)
         self.epoch = 0
         self.skipped = 0  # batches that the next pass leaves out
         self._next: tuple[int, int] | None = None  # epoch and image that come next of what has been begun
@@ -174,6 +183,10 @@ class TrainLoader:
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
+
+    def rows(self, epoch: int) -> NDArray[np.int64]:
+        """Return the images of an epoch, in its order."""
+        return self.numbers(epoch) % len(self.dataset)
 
     @property
     def at_work(self) -> int:
@@ -188,7 +201,7 @@ class TrainLoader:
         """Let the workers begin, at an image of an epoch's order: a pass that begins there finds its batches loaded."""
         self.close()
         count, epochs = len(self.dataset), range(epoch, max(self.epochs, epoch + 1))
-        chunks = partial(epoch_chunks, count, self.seed, self.batch_size, epochs, image)
+        chunks = partial(epoch_chunks, self.numbers, self.batch_size, epochs, image)
         if self.workers:
             size, images = self.dataset.size, min(self.batch_size, count)
             slots = AHEAD * (self.workers + -(-images // CHUNK))
@@ -212,7 +225,7 @@ class TrainLoader:
     def beside(self) -> Batch:
         """Return labels, and how images are mixed, of the next pass, in its order."""
         count, images = len(self.dataset), self.dataset
-        beside = {"labels": images.labels[torch.from_numpy(epoch_order(self.seed, self.epoch, count))]}
+        beside = {"labels": images.labels[torch.from_numpy(self.rows(self.epoch))]}
         if images.augment.mixes:
             assert self.batch_size % self.mixed_among == 0, "a group in two batches"
             law = images.augment.mixup_alpha, images.augment.cutmix_alpha

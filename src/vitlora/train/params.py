@@ -8,6 +8,7 @@ from vitlora.core.params import Params, TogetherError
 from vitlora.model.params import Lora
 
 Decoder = Literal["simplejpeg", "pil"]
+Sampling = Literal["shuffled", "balanced"]
 POLYNOMIAL_END = 1e-7  # transformers' lr_end
 
 
@@ -100,6 +101,8 @@ class Train(Params):
     """Share of a label that is spread over all classes."""
     class_weights: Literal["none", "balanced", "effective_number"] | dict[str, Annotated[float, Field(gt=0)]]
     """How much an image counts by its class: balanced (1 / images), effective_number, or class names with weights."""
+    sampling: Sampling
+    """What an epoch shows: shuffled, every image once; balanced, as many in all, but equally many of each class."""
     focal_gamma: float = Field(ge=0, le=10)
     """Above 0, images that are already right count less (focal loss; 2 is usual)."""
     logit_adjustment: float = Field(ge=0, le=10)
@@ -153,6 +156,11 @@ class Train(Params):
         if self.early_stopping_patience and not self.load_best_model_at_end:
             keys = ("early_stopping_patience", "load_best_model_at_end")
             raise TogetherError("patience needs load_best_model_at_end: true, else set it to null", *keys)
+        if self.sampling == "balanced" and (self.class_weights != "none" or self.logit_adjustment):
+            rule = (
+                "each makes up for unequal classes, two of them twice: sampling shuffled, or class_weights none and 0"
+            )
+            raise TogetherError(rule, "sampling", "class_weights", "logit_adjustment")
         if self.lr_scheduler_type == "polynomial" and self.learning_rate <= POLYNOMIAL_END:
             rule = f"polynomial falls to {POLYNOMIAL_END:g}, so learning_rate is above that"
             raise TogetherError(rule, "learning_rate", "lr_scheduler_type")

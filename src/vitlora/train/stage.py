@@ -177,7 +177,7 @@ def get_ready(
     experts = find_experts(lora.own.adapters, base) if isinstance(lora.own, XLora | Merge) else []
     normalisation = read_normalisation(base)
     law = (known.image_size, known.interpolation, augment, train.seed, train.decoder, normalisation.mean_bytes)
-    images = TrainImages(train_images, *law)
+    images = TrainImages(train_images, *law, train.sampling)
     if not len(images):
         raise VitloraError(f"{train_images}: no image to train on")
     steps = train.num_train_epochs * -(-len(images) // images_of_step(train))
@@ -298,6 +298,7 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> Tr
         "class_weights",
         "focal_gamma",
         "logit_adjustment",
+        "sampling",
     }
     ours |= {"save_steps"}  # the Trainer would take it for its own checkpoints
     given = {key: value for key, value in train if key not in ours}

@@ -24,7 +24,6 @@ from vitlora.core.files import read_json, write_json
 from vitlora.model.base import Normalisation
 from vitlora.model.batches import Batch, Feed, feed_squares
 from vitlora.storage.squares import Squares
-from vitlora.train.augment import epoch_order
 from vitlora.train.averaging import Average
 from vitlora.train.callbacks import Bar, Ranks, StepSeed, TimeLimit
 from vitlora.train.checkpoints import Checkpoints, State, contiguous, copy_into, trainable
@@ -288,7 +287,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         args, images = self.args, self.train_dataset
         epoch, at = divmod(outcome.number, self.steps_per_epoch)
         size = args.train_batch_size * args.gradient_accumulation_steps
-        rows = epoch_order(images.seed, epoch, len(images))[at * size : (at + 1) * size]
+        rows = self.loader.rows(epoch)[at * size : (at + 1) * size]
         names = ", ".join(images.packed.rows[row]["path"] for row in rows[:NAMED])
         more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
         newest = self.checkpoints.newest()
