@@ -35,12 +35,14 @@ def test_the_keys_said_to_have_no_effect_are_those_that_leave_pefts_config_as_it
 IDLE = {
     "warmup_steps": {"lr_scheduler_type": "constant", "warmup_steps": "0.1"},
     "early_stopping_patience": {"early_stopping_patience": "3", "num_train_epochs": "3"},
+    "soup_size": {"soup_size": "2", "num_train_epochs": "1"},
     "metric_for_best_model": {"load_best_model_at_end": "false"},
 }
 BUSY = [
     {"lr_scheduler_type": "constant", "warmup_steps": "0"},
     {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": "0.1"},
     {"early_stopping_patience": "2", "num_train_epochs": "3"},
+    {"soup_size": "2", "num_train_epochs": "2"},
 ]
 
 

@@ -160,6 +160,24 @@ NOT_TOGETHER = [  # one change, the keys that are named, their values as shown, 
         "patience needs load_best_model_at_end: true",
     ),
     (
+        {"train.ema_decay": "0.9", "train.swa_epoch_start": "2"},
+        "train.ema_decay, train.swa_epoch_start",
+        "0.9, 2",
+        "one average of the weights: set ema_decay to 0.0 or swa_epoch_start to null",
+    ),
+    (
+        {"train.swa_epoch_start": "4", "train.num_train_epochs": "4"},
+        "train.swa_epoch_start, train.num_train_epochs",
+        "4, 4",
+        "swa_epoch_start is below num_train_epochs",
+    ),
+    (
+        {"train.soup_size": "2", "train.load_best_model_at_end": "false"},
+        "train.soup_size, train.load_best_model_at_end",
+        "2, false",
+        "a soup is made of the best epochs: load_best_model_at_end: true, or soup_size: null",
+    ),
+    (
         {"train.lr_scheduler_type": "polynomial", "train.learning_rate": "1e-8"},
         "train.learning_rate, train.lr_scheduler_type",
         '1e-08, "polynomial"',
@@ -400,6 +418,7 @@ GOOD_VALUES = [  # key, the value as YAML, the value that the stage sees
 GOOD_FILES = {
     "bf16": {"train.fp16": "false", "train.bf16": "true"},
     "early stopping": {"train.early_stopping_patience": "2"},
+    "mean over epochs, and soup": {"train.swa_epoch_start": "2", "train.soup_size": "2"},
     "fractions to the brim": {"split.val_fraction": "0.5", "split.test_fraction": "0.49"},
     "folder": {"data.source": "folder", "data.path": "'~/my pictures'"},
     "polynomial": {"train.lr_scheduler_type": "polynomial", "train.learning_rate": "2e-07"},

@@ -29,6 +29,7 @@ STAGES: dict[str, type[Params]] = {
     "evaluate": EvaluateStage,
     "export": ExportStage,
 }
+AVERAGES = {"ema_decay": "0.0", "swa_epoch_start": "null", "soup_size": "null"}
 WHEEL_BASE = {"hidden_size": 384, "patch_size": 14}
 
 
@@ -107,10 +108,10 @@ def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
     for key, rank in _ranks(document):
         if isinstance(rank, int) and isinstance(width, int) and rank > width:
             yield f"{key}: got {rank}; the rule: no larger than the base model's layers, {width}"
-
-    decay = _value(document, "train", "ema_decay")
-    if _value(document, "lora", "method") == "adalora" and isinstance(decay, float) and decay > 0:
-        yield f"train.ema_decay: got {decay}; the rule: 0.0 with lora.method adalora, which sets ranks to nothing"
+    for key, off in AVERAGES.items() if _value(document, "lora", "method") == "adalora" else ():
+        wanted = _value(document, "train", key)
+        if isinstance(wanted, int | float) and wanted > 0:
+            yield f"train.{key}: got {wanted}; the rule: {off} with lora.method adalora, which sets ranks to nothing"
 
 
 def _ranks(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -87,6 +87,10 @@ class Train(Params):
     """Each block below the last has this much of the rate of the one above it; 1 is the same for all."""
     ema_decay: float = Field(ge=0, lt=1)
     """Above 0, a running average of the trained weights is validated and saved; 0.99 to 0.999 for long runs."""
+    swa_epoch_start: int | None = Field(ge=1)
+    """From the end of this epoch on, the plain mean of the epochs' weights is validated and saved; null is never."""
+    soup_size: int | None = Field(ge=2)
+    """So many of the best epochs are averaged at the end, each only if val is no worse for it; null is none."""
     max_minutes: float | None = Field(gt=0)
     """Training ends after the last epoch that is sure to fit in, with the best so far; null is never."""
     weight_decay: float = Field(ge=0, le=1)
@@ -161,6 +165,15 @@ class Train(Params):
                 "each makes up for unequal classes, two of them twice: sampling shuffled, or class_weights none and 0"
             )
             raise TogetherError(rule, "sampling", "class_weights", "logit_adjustment")
+        if self.swa_epoch_start and self.ema_decay:
+            rule = "one average of the weights: set ema_decay to 0.0 or swa_epoch_start to null"
+            raise TogetherError(rule, "ema_decay", "swa_epoch_start")
+        if self.swa_epoch_start and self.swa_epoch_start >= self.num_train_epochs:
+            rule = "swa_epoch_start is below num_train_epochs, so that there is more than one epoch to average"
+            raise TogetherError(rule, "swa_epoch_start", "num_train_epochs")
+        if self.soup_size and not self.load_best_model_at_end:
+            rule = "a soup is made of the best epochs: load_best_model_at_end: true, or soup_size: null"
+            raise TogetherError(rule, "soup_size", "load_best_model_at_end")
         if self.lr_scheduler_type == "polynomial" and self.learning_rate <= POLYNOMIAL_END:
             rule = f"polynomial falls to {POLYNOMIAL_END:g}, so learning_rate is above that"
             raise TogetherError(rule, "learning_rate", "lr_scheduler_type")
@@ -176,6 +189,7 @@ class Train(Params):
                 "constant has no warm-up; constant_with_warmup has",
             ),
             "early_stopping_patience": (patience >= epochs, f"there are {epochs} epochs"),
+            "soup_size": (bool(self.soup_size) and epochs == 1, "there is 1 epoch"),
             "metric_for_best_model": (not self.load_best_model_at_end, "load_best_model_at_end is false"),
         }
         return {key: why for key, (idle, why) in reasons.items() if idle}

@@ -28,7 +28,7 @@ from vitlora.storage.labels import Labels, read_labels
 from vitlora.storage.manifest import digest
 from vitlora.storage.squares import load_split
 from vitlora.train.advice import advice
-from vitlora.train.averaging import Average
+from vitlora.train.averaging import Soup, average_of
 from vitlora.train.callbacks import TimeLimit, mean_loss
 from vitlora.train.checkpoints import Checkpoints, check_room, trainable
 from vitlora.train.dataset import TrainImages, TrainLoader
@@ -94,7 +94,7 @@ def train(
     if train.load_best_model_at_end:
         trainer.restore_best()
     steps, epochs = curves(trainer.state.log_history)
-    best = _best(epochs, train)
+    best = _best(epochs, train) | _soup(trainer)
     method = described(lora, ready.adapted.adapted_modules)
     save_adapter(trainer.model, adapter, base, ready.labels, trainer.normalisation, method, best)
     trained_on = (row["sha256"] for row in ready.images.packed.rows)
@@ -121,7 +121,8 @@ def _fit(
         if train.early_stopping_patience:
             trainer.add_callback(EarlyStoppingCallback(train.early_stopping_patience))
         # Two checkpoints, the one being written, and the adapter.
-        check_room(4 * ready.adapted.trainable * (3 * CHECKPOINT_FLOATS + 1), "train")
+        floats = CHECKPOINT_FLOATS + bool(trainer.average) + (train.soup_size or 0)
+        check_room(4 * ready.adapted.trainable * (3 * floats + 1), "train")
         data = {"train": train_images, "val": val, "labels": labels, "base": base}
         data |= {f"adapter {expert.name}": expert.folder for expert in ready.experts}
         checkpoints = Checkpoints(CHECKPOINTS, _decides(ready, augment, lora, train, data))
@@ -193,7 +194,8 @@ def get_ready(
     extras = Extras(
         class_loss(train, images.labels, known.class_names),
         factors(moved, blocks(moved), fresh, train),
-        Average(trainable(moved), train.ema_decay) if train.ema_decay else None,
+        average_of(trainable(moved), train),
+        Soup(train.soup_size, train.metric_for_best_model) if train.soup_size else None,
         TimeLimit(train.max_minutes) if train.max_minutes else None,
     )
     trainer = ImageTrainer(moved, training_arguments(train, micro), loader, load_split(val), normalisation, way, extras)
@@ -294,6 +296,8 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> Tr
         "head_learning_rate",
         "layer_decay",
         "ema_decay",
+        "swa_epoch_start",
+        "soup_size",
         "max_minutes",
         "class_weights",
         "focal_gamma",
@@ -415,6 +419,19 @@ def _scalings(ready: Ready) -> dict[str, object]:
 
 def _shares(row: torch.Tensor) -> list[float]:
     return [round(value, 4) for value in row.tolist()]
+
+
+def _soup(trainer: ImageTrainer) -> dict[str, Any]:
+    """Make the soup, if one is asked for, and return what to record of it."""
+    if not trainer.soup:
+        return {}
+    chosen, found = trainer.cook_soup()
+    if not found:
+        print(f"soup: epoch {chosen[0]} alone, which no other makes better on val")
+        return {"soup": chosen}
+    loss, accuracy = significant(found["eval_loss"]), round(found["eval_accuracy"], 6)
+    print(f"soup: epochs {', '.join(map(str, chosen))}: val loss {loss:.4f}, val accuracy {accuracy:.4f}")
+    return {"soup": chosen, "val_loss": loss, "val_accuracy": accuracy}
 
 
 def _best(epochs: list[list[Any]], train: Train) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from vitlora.core.files import read_json, write_json
 from vitlora.model.base import Normalisation
 from vitlora.model.batches import Batch, Feed, feed_squares
 from vitlora.storage.squares import Squares
-from vitlora.train.averaging import Average
+from vitlora.train.averaging import Average, EpochAverage, Metrics, RunningAverage, Soup
 from vitlora.train.callbacks import Bar, Ranks, StepSeed, TimeLimit
 from vitlora.train.checkpoints import Checkpoints, State, contiguous, copy_into, trainable
 from vitlora.train.dataset import TrainLoader
@@ -49,12 +49,14 @@ class Extras:
         class_loss: In place of cross entropy.
         factors: Of each trained parameter's learning rate, by its id; empty where all have the same.
         average: Of the weights; it is what is validated and kept.
+        soup: Of the best epochs.
         time_limit: Ends the run by the clock.
     """
 
     class_loss: ClassLoss | None = None
     factors: Mapping[int, float] = field(default_factory=dict)
     average: Average | None = None
+    soup: Soup | None = None
     time_limit: TimeLimit | None = None
 
 
@@ -91,6 +93,9 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         extras = extras or Extras()
         self.class_loss = extras.class_loss.to(args.device) if extras.class_loss else None
         self.factors, self.average, self.time_limit = extras.factors, extras.average, extras.time_limit
+        self.soup = extras.soup
+        if isinstance(self.average, EpochAverage):
+            self.add_callback(self.average)
         if self.time_limit:
             self.add_callback(self.time_limit)
         self.remove_callback(ProgressCallback)
@@ -144,6 +149,23 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         copy_into(self.best, trainable(self.model))
         if self.ranks:
             self.ranks.pattern = self.best_ranks
+
+    def cook_soup(self) -> tuple[list[int], Metrics]:
+        """Give the model the mean of the best epochs, without those that make val worse.
+
+        Returns:
+            The epochs that went in, the best first, and what val says of their mean; nothing where it is one epoch.
+        """
+        assert self.soup is not None
+        chosen, mean, found = self.soup.cook(self._validate)
+        copy_into(mean, trainable(self.model))
+        return chosen, found
+
+    def _validate(self, weights: State) -> Metrics:
+        """Score weights, which the model keeps, as ``evaluate`` does, but without a word in the log."""
+        copy_into(weights, trainable(self.model))
+        found: Metrics = self.evaluation_loop(self.get_eval_dataloader(), "soup", metric_key_prefix="eval").metrics
+        return found
 
     def get_train_dataloader(self) -> Feed:
         """Return the training batches, on the device a step ahead."""
@@ -203,8 +225,9 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         """Make ``optimise``; model and optimiser are prepared."""
         scaler = self.accelerator.scaler or torch.amp.GradScaler(self.args.device.type, enabled=False)
         optimizer, most = self.optimizer.optimizer, self.args.max_grad_norm
+        running = self.average if isinstance(self.average, RunningAverage) else None
         self.optimise = OptimiserStep(
-            self.model, optimizer, scaler, self._loss, most, self.ranks or self.average, self.way.captured
+            self.model, optimizer, scaler, self._loss, most, self.ranks or running, self.way.captured
         )
 
     def _loss(self, batch: Batch) -> Tensor:
@@ -306,8 +329,10 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
     def _determine_best_metric(self, metrics: Any, trial: Any) -> bool:
         self.validated_step = self.state.global_step
         found: bool = super()._determine_best_metric(metrics, trial)
+        kept = self.average.averages if self.average else trainable(self.model)
+        if self.soup:
+            self.soup.offer(metrics, round(self.state.epoch), kept)
         if found:
-            kept = self.average.averages if self.average else trainable(self.model)
             self.best = {name: weight.detach().cpu().clone() for name, weight in kept.items()}
             self.best_ranks = self.ranks.pattern if self.ranks else None
         return found
@@ -328,6 +353,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
             self.ranks.save(folder)
         if self.average:
             self.average.save(folder)
+        if self.soup:
+            self.soup.save(folder)
         self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
         scaler = self.accelerator.scaler
         progress = {
@@ -383,6 +410,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
             self.ranks.load(checkpoint)
         if self.average:
             self.average.load(checkpoint)
+        if self.soup:
+            self.soup.load(checkpoint)
         if self.time_limit:
             self.time_limit.before = progress["seconds"]
         for early, counter in zip(self._early_stopping(), progress["patience"], strict=True):
