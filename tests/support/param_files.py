@@ -172,6 +172,12 @@ NOT_TOGETHER = [  # one change, the keys that are named, their values as shown, 
         "swa_epoch_start is below num_train_epochs",
     ),
     (
+        {"train.head_only_epochs": "3", "train.num_train_epochs": "3"},
+        "train.head_only_epochs, train.num_train_epochs",
+        "3, 3",
+        "head_only_epochs is below num_train_epochs; lora.method: head trains nothing else",
+    ),
+    (
         {"train.soup_size": "2", "train.load_best_model_at_end": "false"},
         "train.soup_size, train.load_best_model_at_end",
         "2, false",

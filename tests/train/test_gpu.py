@@ -229,8 +229,9 @@ def test_mixed_pictures_are_learnt_alike_captured_or_not_joined_or_apart(tmp_pat
     [
         {"train__per_device_train_batch_size": 4, "train__gradient_accumulation_steps": 1},  # a smaller last batch
         {"train__join_micro_batches": False},
+        {"train__head_only_epochs": 1},  # captured twice
     ],
-    ids=["one", "accumulated"],
+    ids=["one", "accumulated", "head first"],
 )
 def test_a_captured_step_learns_what_one_that_is_not_does(tmp_path, monkeypatch, capsys, step, micro):
     """To rounding: libraries may choose other kernels while they are captured."""

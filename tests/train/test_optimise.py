@@ -127,3 +127,46 @@ def test_an_optimiser_that_waits_for_the_device_is_not_captured_and_says_so(caps
     assert "note: the step is not captured as a CUDA graph: AdamW waits for the device" in capsys.readouterr().out
     optimise(0, [batch(3)])
     assert list(optimise.finished(0))
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "SGD", "Adafactor"])
+def test_what_is_not_trained_yet_keeps_its_value_undecayed_and_without_moments_then_begins_afresh(kind):
+    model = Classifier()
+    model.body.requires_grad_(True)
+    theirs = copy.deepcopy(model)
+
+    def optimizer_of(*modules):
+        groups = [{"params": list(module.parameters())} for module in modules]
+        return getattr(torch.optim, kind)(groups, lr=0.1, weight_decay=0.1)
+
+    optimizer = optimizer_of(model.head, model.body)
+    optimise = step_of(model, optimizer)
+    optimise.train_only({id(weight) for weight in model.head.parameters()})
+    theirs.body.requires_grad_(False)
+    reference, first = optimizer_of(theirs.head), copy.deepcopy(model.body.state_dict())
+    for number in range(5):
+        if number == 2:
+            optimise.train_only(None)
+            theirs.body.requires_grad_(True)
+            reference.add_param_group({"params": list(theirs.body.parameters())})
+        optimise(number, [batch(6, number)])
+        reference.zero_grad()
+        theirs(batch(6, number)).backward()
+        nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        reference.step()
+        if number < 2:
+            assert all(torch.equal(value, first[name]) for name, value in model.body.state_dict().items())
+            assert not any(optimizer.state.get(weight) for weight in model.body.parameters())
+    for mine, other in zip(model.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(model.body.weight, first["weight"])
+
+
+def test_the_step_is_captured_anew_only_where_other_weights_are_trained():
+    model = Classifier()
+    optimise = step_of(model)
+    head = {id(weight) for weight in model.head.parameters()}
+    for weights, kept in ((None, True), (head, False), (head, True), (None, False), (None, True)):
+        optimise.graphs["of the step before"] = None, []
+        optimise.train_only(weights)
+        assert bool(optimise.graphs) == kept

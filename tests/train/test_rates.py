@@ -1,5 +1,6 @@
 """Learning rates by layer: which weight has which, and that schedule, log and resuming know them."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from torch import nn
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_csv
+from vitlora.model.base import load_base
+from vitlora.safety.check import check_document
+from vitlora.train.checkpoints import trainable
 from vitlora.train.params import Train
 from vitlora.train.rates import factors, regroup
 from vitlora.train.step import blocks
@@ -118,3 +122,71 @@ def test_a_base_of_several_stages_is_refused():
     with pytest.raises(VitloraError, match=r"train\.layer_decay"):
         factors(nn.Linear(2, 2), [], [], train)
     assert set(factors(model, [], [], PLAIN).values()) == {1.0}
+
+
+HEAD_FIRST = {"train__num_train_epochs": 3, "train__weight_decay": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("method", "epochs"),
+    [
+        ("lora", 1),
+        pytest.param("lora", 2, marks=pytest.mark.faults),
+        pytest.param("full", 1, marks=pytest.mark.faults),
+        pytest.param("pissa", 1, marks=pytest.mark.faults),
+    ],
+)
+def test_the_head_is_trained_alone_at_first_and_a_run_resumes_to_the_same_bytes(
+    prepared, tmp_path, monkeypatch, capsys, method, epochs
+):
+    monkeypatch.chdir(training.link(prepared, tmp_path))
+    settings = {**HEAD_FIRST, "lora__method": method, "train__head_only_epochs": epochs}
+    seen = []
+    original = ImageTrainer.evaluate
+
+    def noted(self, *args, **kwargs):
+        seen.append({name: weight.detach().clone() for name, weight in trainable(self.model).items()})
+        return original(self, *args, **kwargs)
+
+    def begun(self, *args, **kwargs):
+        seen.append({name: weight.detach().clone() for name, weight in trainable(self.model).items()})
+        return fit(self, *args, **kwargs)
+
+    fit = ImageTrainer.fit
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageTrainer, "evaluate", noted)
+        patch.setattr(ImageTrainer, "fit", begun)
+        training.fit(**settings)
+    golden = training.hashes()
+    assert f"the head alone in epoch{'s 1 to' * (epochs > 1)} {epochs}, then all" in capsys.readouterr().out
+    for epoch, (before, after) in enumerate(pairwise(seen)):
+        moved = {name for name in before if not torch.equal(before[name], after[name])}
+        heads = {name for name in before if "classifier" in name}
+        assert moved == (heads if epoch < epochs else set(before)), epoch
+    for at in (epochs * training.PER_EPOCH + difference for difference in (-1, 0, 1)):
+        with training.stopped_after(at):
+            training.fit(**settings)
+        training.fit(**settings)
+        assert training.hashes() == golden, at
+
+
+def test_a_head_that_is_not_new_is_not_trained_alone(prepared, tmp_path, monkeypatch):
+    """A base that was trained on these classes already."""
+    monkeypatch.chdir(training.link(prepared, tmp_path))
+    model, _ = load_base(Path("base"), ["blue", "green", "red"], 32)
+    Path("base").unlink()
+    model.save_pretrained("base")
+    (tmp_path / "base/preprocessor_config.json").write_bytes((prepared / "base/preprocessor_config.json").read_bytes())
+    rule = r"train\.head_only_epochs: got 1; the rule: 0 with this base model, whose head has these classes already"
+    with pytest.raises(VitloraError, match=rule):
+        training.fit(train__head_only_epochs=1)
+    training.fit(train__head_only_epochs=0)
+
+
+@pytest.mark.parametrize(("method", "why"), [("head", "trains nothing but the head"), ("adalora", "judges ranks")])
+def test_methods_that_have_no_two_phases(method, why):
+    document = training.settings({"lora.method": method, "train.head_only_epochs": 1})
+    with pytest.raises(VitloraError, match=rf"got 1; the rule: 0 with lora.method {method}, which {why}"):
+        check_document(document, Path("p"))
+    document["train"]["head_only_epochs"] = 0
+    check_document(document, Path("p"))

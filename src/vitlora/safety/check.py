@@ -29,7 +29,14 @@ STAGES: dict[str, type[Params]] = {
     "evaluate": EvaluateStage,
     "export": ExportStage,
 }
-AVERAGES = {"ema_decay": "0.0", "swa_epoch_start": "null", "soup_size": "null"}
+# Keys of `train` that a method bears at one value only, and why.
+ONLY: dict[str, tuple[str, dict[str, str]]] = {
+    "adalora": (
+        "judges ranks from the first step on and sets some to nothing",
+        {"ema_decay": "0.0", "swa_epoch_start": "null", "soup_size": "null", "head_only_epochs": "0"},
+    ),
+    "head": ("trains nothing but the head", {"head_only_epochs": "0"}),
+}
 WHEEL_BASE = {"hidden_size": 384, "patch_size": 14}
 
 
@@ -108,10 +115,12 @@ def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
     for key, rank in _ranks(document):
         if isinstance(rank, int) and isinstance(width, int) and rank > width:
             yield f"{key}: got {rank}; the rule: no larger than the base model's layers, {width}"
-    for key, off in AVERAGES.items() if _value(document, "lora", "method") == "adalora" else ():
+    method = _value(document, "lora", "method")
+    why, keys = ONLY.get(method, ("", {})) if isinstance(method, str) else ("", {})
+    for key, off in keys.items():
         wanted = _value(document, "train", key)
         if isinstance(wanted, int | float) and wanted > 0:
-            yield f"train.{key}: got {wanted}; the rule: {off} with lora.method adalora, which sets ranks to nothing"
+            yield f"train.{key}: got {wanted}; the rule: {off} with lora.method {method}, which {why}"
 
 
 def _ranks(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,7 @@ of a step are one launch; launching them one by one takes longer than computing 
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -85,6 +85,7 @@ class OptimiserStep:
         self.around: Callable[[], AbstractContextManager[Any]] = settle(model, device) if capture else nullcontext
         self.skips_by_itself = self.on_gpu and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
         self.grads = [torch.zeros_like(weight) for weight in self.trained]
+        self.rows = list(range(len(self.trained)))  # of those that are trained now
         self.share, self.total = torch.ones((), device=device), torch.zeros((), device=device)
         self.found = torch.zeros(2, device=device)
         self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
@@ -120,6 +121,20 @@ class OptimiserStep:
             torch.autograd.graph.increment_version(self.trained)  # a replay does not, and merged weights depend on it
         self._note(number)
 
+    def train_only(self, weights: Collection[int] | None) -> None:
+        """Train some of the weights alone from the next step on: the others keep their values, and no moments of them.
+
+        Args:
+            weights: Their ids; None for all. Where that is a change, the step is captured anew.
+        """
+        rows = [row for row, weight in enumerate(self.trained) if weights is None or id(weight) in weights]
+        if rows == self.rows:
+            return
+        self.rows, self.pool = rows, None
+        self.graphs.clear()
+        for weight in self.trained:
+            weight.grad = None  # the optimiser passes over such
+
     def finished(self, behind: int) -> Iterator[Outcome]:
         """Yield what the steps found that are not among the last ``behind``, in order, each once; waits for them."""
         while len(self._pending) > behind:
@@ -144,11 +159,13 @@ class OptimiserStep:
         """Add a micro-batch's gradients and loss to the step's."""
         with self.around():
             loss = self.loss(dict(zip(names, values, strict=True))) * self.share
-        found = torch.autograd.grad(self.scaler.scale(loss), self.trained, allow_unused=True)
-        reached = [row for row, grad in enumerate(found) if grad is not None]
+        found = torch.autograd.grad(
+            self.scaler.scale(loss), [self.trained[row] for row in self.rows], allow_unused=True
+        )
+        reached = {row: grad for row, grad in zip(self.rows, found, strict=True) if grad is not None}
         for row in reached:
             self.trained[row].grad = self.grads[row]
-        torch._foreach_add_([self.grads[row] for row in reached], [found[row] for row in reached])
+        torch._foreach_add_([self.grads[row] for row in reached], list(reached.values()))
         self.total += loss.detach()
 
     @torch.no_grad()

@@ -83,6 +83,8 @@ class Train(Params):
     """Passes over the training images."""
     head_learning_rate: float | None = Field(gt=0, le=10)
     """Peak for the new head; null is learning_rate."""
+    head_only_epochs: int = Field(ge=0)
+    """In so many epochs the new head is trained alone, then all is; 0 is none."""
     layer_decay: float = Field(gt=0, le=1)
     """Each block below the last has this much of the rate of the one above it; 1 is the same for all."""
     ema_decay: float = Field(ge=0, lt=1)
@@ -165,6 +167,9 @@ class Train(Params):
                 "each makes up for unequal classes, two of them twice: sampling shuffled, or class_weights none and 0"
             )
             raise TogetherError(rule, "sampling", "class_weights", "logit_adjustment")
+        if self.head_only_epochs >= self.num_train_epochs:
+            rule = "head_only_epochs is below num_train_epochs; lora.method: head trains nothing else"
+            raise TogetherError(rule, "head_only_epochs", "num_train_epochs")
         if self.swa_epoch_start and self.ema_decay:
             rule = "one average of the weights: set ema_decay to 0.0 or swa_epoch_start to null"
             raise TogetherError(rule, "ema_decay", "swa_epoch_start")

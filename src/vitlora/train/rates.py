@@ -30,13 +30,39 @@ def factors(model: Any, blocks: Sequence[torch.nn.Module], head: Sequence[str], 
         )
     depth = {id(weight): number for number, block in enumerate(blocks, 1) for weight in block.parameters()}
     of_head = 1.0 if train.head_learning_rate is None else train.head_learning_rate / train.learning_rate
-    found = {}
+    found, heads = {}, head_weights(model, head)
     for name, weight in model.named_parameters():
         outside = 0 if "embed" in name else len(blocks)
         below = len(blocks) - depth.get(id(weight), outside)
-        is_head = name.replace(".modules_to_save.default", "").endswith(tuple(head))
-        found[id(weight)] = of_head if is_head else train.layer_decay**below
+        found[id(weight)] = of_head if id(weight) in heads else train.layer_decay**below
     return found
+
+
+def head_weights(model: Any, head: Sequence[str]) -> set[int]:
+    """Return the ids of the head's parameters.
+
+    Args:
+        model: With adapters or not.
+        head: Names of the head's parameters in the base model.
+    """
+    named = ((name.replace(".modules_to_save.default", ""), weight) for name, weight in model.named_parameters())
+    return {id(weight) for name, weight in named if name.endswith(tuple(head))}
+
+
+def first_alone(model: Any, head: Sequence[str], train: Train) -> set[int]:
+    """Return the ids of what is trained alone in the first epochs; nothing if there are no such epochs.
+
+    Raises:
+        VitloraError: ``head_only_epochs`` is asked for, and nothing of the head is new.
+    """
+    if not train.head_only_epochs:
+        return set()
+    if not head:
+        raise VitloraError(
+            f"train.head_only_epochs: got {train.head_only_epochs}; the rule: 0 with this base model, whose head has "
+            "these classes already"
+        )
+    return head_weights(model, head)
 
 
 def regroup(optimizer: torch.optim.Optimizer, factor: Mapping[int, float]) -> None:

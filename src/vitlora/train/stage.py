@@ -35,7 +35,7 @@ from vitlora.train.dataset import TrainImages, TrainLoader
 from vitlora.train.experts import find_experts
 from vitlora.train.losses import class_loss
 from vitlora.train.params import Augment, Train
-from vitlora.train.rates import factors
+from vitlora.train.rates import factors, first_alone
 from vitlora.train.reporting import Live, prepare
 from vitlora.train.step import blocks, install, micro_batch, precision
 from vitlora.train.trainer import Extras, ImageTrainer
@@ -196,6 +196,8 @@ def get_ready(
         factors(moved, blocks(moved), fresh, train),
         average_of(trainable(moved), train),
         Soup(train.soup_size, train.metric_for_best_model) if train.soup_size else None,
+        frozenset(first_alone(moved, fresh, train)),
+        train.head_only_epochs,
         TimeLimit(train.max_minutes) if train.max_minutes else None,
     )
     trainer = ImageTrainer(moved, training_arguments(train, micro), loader, load_split(val), normalisation, way, extras)
@@ -262,6 +264,8 @@ def _announce(ready: Ready, train: Train) -> None:
     where = f" on {counted(len(adapted.adapted_modules), 'layer')} ({', '.join(kinds)})" if kinds else ""
     share = adapted.trainable / adapted.total
     print(f"{ready.method}{where}: {adapted.trainable:,} of {adapted.total:,} parameters are trained ({share:.2%})")
+    if alone := train.head_only_epochs:
+        print(f"the head alone in epoch{'s 1 to' * (alone > 1)} {alone}, then all")
     images, size = len(ready.images), images_of_step(train)
     if size > images:
         print(
@@ -294,6 +298,7 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> Tr
         "early_stopping_patience",
         "metric_for_best_model",
         "head_learning_rate",
+        "head_only_epochs",
         "layer_decay",
         "ema_decay",
         "swa_epoch_start",

@@ -50,6 +50,7 @@ class Extras:
         factors: Of each trained parameter's learning rate, by its id; empty where all have the same.
         average: Of the weights; it is what is validated and kept.
         soup: Of the best epochs.
+        alone: Ids of the weights that are trained alone in the first ``alone_epochs``.
         time_limit: Ends the run by the clock.
     """
 
@@ -57,6 +58,8 @@ class Extras:
     factors: Mapping[int, float] = field(default_factory=dict)
     average: Average | None = None
     soup: Soup | None = None
+    alone: frozenset[int] = frozenset()
+    alone_epochs: int = 0
     time_limit: TimeLimit | None = None
 
 
@@ -93,7 +96,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         extras = extras or Extras()
         self.class_loss = extras.class_loss.to(args.device) if extras.class_loss else None
         self.factors, self.average, self.time_limit = extras.factors, extras.average, extras.time_limit
-        self.soup = extras.soup
+        self.soup, self.alone, self.alone_epochs = extras.soup, extras.alone, extras.alone_epochs
         if isinstance(self.average, EpochAverage):
             self.add_callback(self.average)
         if self.time_limit:
@@ -260,6 +263,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         accumulated = self.args.gradient_accumulation_steps
         skipped = steps_trained_in_current_epoch if epoch == epochs_trained else 0
         train_dataloader.set_epoch(epoch)
+        self.optimise.train_only(self.alone if epoch < self.alone_epochs else None)
         batches = iter(train_dataloader.skip(skipped))
         for at in range(skipped // accumulated, self.steps_per_epoch):
             micro = list(islice(batches, accumulated))  # before the step is seeded: torch's loaders draw too
