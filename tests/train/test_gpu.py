@@ -325,3 +325,19 @@ def test_a_loss_that_is_no_number_stops_a_step_late_with_its_own_images(tmp_path
     monkeypatch.setattr(OptimiserStep, "__call__", spoiled)
     with pytest.raises(VitloraError, match=r"step 7, epoch 2: the loss is nan; images .*\.(jpg|png)"):
         training.fit(train__fp16=True, train__cuda_graph=captured, train__save_steps=1000)
+
+
+def test_blocks_that_run_again_learn_the_same_from_less_memory(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(training.prepare(tmp_path))
+    curves, peaks = [], []
+    for again in (False, True):
+        torch.cuda.reset_peak_memory_stats()
+        training.fit(train__activation_checkpointing=again, train__full_determinism=True, train__cuda_graph=False)
+        peaks.append(torch.cuda.max_memory_allocated())
+        curves.append([(float(row["loss"]), float(row["grad_norm"])) for row in read_csv(Path("plots/steps.csv"))])
+    assert curves[0] == [pytest.approx(point, rel=1e-3) for point in curves[1]]
+    assert peaks[1] < peaks[0]
+    training.fit(train__activation_checkpointing=True, train__fp16=True, train__step="fused")
+    recorded = read_json(Path("metrics.json"))
+    assert (recorded["step"], recorded["cuda_graph"]) == ("eager", False)
+    assert "eager step (since activation_checkpointing runs blocks a second time" in capsys.readouterr().out

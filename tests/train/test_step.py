@@ -44,7 +44,9 @@ def test_on_the_cpu_and_for_models_of_unknown_size_they_stay_apart(monkeypatch):
 
 @pytest.mark.parametrize("wanted", ["fused", "compiled", "eager"])
 def test_on_the_cpu_the_step_is_eager(wanted):
-    assert install(nn.Linear(1, 1), wanted, "fp32", Normalisation([0.5], [0.5]), 8) == Way("eager")
+    assert install(
+        nn.Linear(1, 1), RECIPE.model_copy(update={"step": wanted}), "fp32", Normalisation([0.5], [0.5]), 8
+    ) == Way("eager")
 
 
 def test_a_step_that_cannot_be_fused_says_why(monkeypatch):

@@ -35,6 +35,7 @@ ONLY: dict[str, tuple[str, dict[str, str]]] = {
         "judges ranks from the first step on and sets some to nothing",
         {"ema_decay": "0.0", "swa_epoch_start": "null", "soup_size": "null", "head_only_epochs": "0"},
     ),
+    "xlora": ("runs every block twice with other scalings", {"activation_checkpointing": "false"}),
     "head": ("trains nothing but the head", {"head_only_epochs": "0"}),
 }
 WHEEL_BASE = {"hidden_size": 384, "patch_size": 14}
@@ -120,7 +121,7 @@ def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
     for key, off in keys.items():
         wanted = _value(document, "train", key)
         if isinstance(wanted, int | float) and wanted > 0:
-            yield f"train.{key}: got {wanted}; the rule: {off} with lora.method {method}, which {why}"
+            yield f"train.{key}: got {shown(wanted)}; the rule: {off} with lora.method {method}, which {why}"
 
 
 def _ranks(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:

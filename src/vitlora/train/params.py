@@ -131,6 +131,8 @@ class Train(Params):
     """On a GPU: fused (our own passes: ViT, DeiT, DINOv2 with LoRA on q, k, v; else eager), compiled, eager."""
     cuda_graph: bool
     """On a GPU: the whole step is captured once and replayed, several times as fast for small batches."""
+    activation_checkpointing: bool
+    """Blocks are run again in the backward pass (gradient checkpointing): less memory, a forward pass more, eager."""
     join_micro_batches: bool
     """On a GPU: accumulated micro-batches run as one where memory holds it; equal gradients."""
     dataloader_num_workers: int | None = Field(ge=0, le=256)

@@ -299,6 +299,7 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> Tr
         "metric_for_best_model",
         "head_learning_rate",
         "head_only_epochs",
+        "activation_checkpointing",
         "layer_decay",
         "ema_decay",
         "swa_epoch_start",

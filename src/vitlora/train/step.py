@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftModel
 
+from vitlora.core.errors import VitloraError
 from vitlora.model.base import Normalisation
 from vitlora.model.fused.choose import try_to_fuse
 from vitlora.model.mixture import is_mixture
@@ -58,11 +60,19 @@ def install(model: Any, train: Train, kind: str, normalisation: Normalisation, i
         kind: Precision: `fp16`, `bf16` or `fp32`.
         normalisation: Of the base model.
         image_size: px.
+
+    Raises:
+        VitloraError: ``activation_checkpointing`` is asked for, and the base model can't.
     """
+    if train.activation_checkpointing:
+        recompute(model)
     if next(model.parameters()).device.type != "cuda":
         draw_at_once(model)
         return Way("eager")  # all else is written for GPUs
     wanted, captured = train.step, train.cuda_graph
+    if train.activation_checkpointing:  # what was drawn at random is put back from the processor, within the step
+        other = wanted != "eager" or captured
+        return Way("eager", "activation_checkpointing runs blocks a second time, one by one" if other else "")
     if wanted == "eager":
         return Way("eager", captured=captured)
     if is_mixture(model):
@@ -75,6 +85,28 @@ def install(model: Any, train: Train, kind: str, normalisation: Normalisation, i
     for layer in blocks(model):
         layer.compile(dynamic=False)  # the whole model in one graph was slower than eager
     return Way("compiled", reason, captured)
+
+
+def recompute(model: Any) -> None:
+    """Let a model keep the inputs of its blocks alone, and run each again in the backward pass; dropout draws the same.
+
+    Args:
+        model: An image classifier or a PEFT model of one, but not of X-LoRA.
+
+    Raises:
+        VitloraError: Its architecture is not made for it, or holds batch norms, which would count each batch twice.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    norms = any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in base.modules())
+    try:
+        if norms:
+            raise ValueError("its batch norms would count each batch twice")
+        base.activation_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        why = str(error).split(". ")[0].rstrip(".")
+        raise VitloraError(
+            f"train.activation_checkpointing: got true; the rule: false with {base.config.model_type}: {why}"
+        ) from None
 
 
 def blocks(model: Any) -> list[Any]:
