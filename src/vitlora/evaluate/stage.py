@@ -136,6 +136,6 @@ def _tell_seen(seen: int | None, images: int) -> None:
         )
     elif seen is None:
         print(
-            "note: an adapter that this one is made of does not record which pictures it was trained on; they may be "
-            "among the test images; train it anew with this version"
+            "note: an adapter that this one is made of, or the teacher that it learnt from, was trained on other "
+            "pictures or does not record which; they may be among the test images; train it anew on today's splits"
         )

@@ -18,7 +18,7 @@ from vitlora.export.temperature import divide_logits
 from vitlora.model.adapters import BUNDLE, load_adapter
 from vitlora.model.mixture import is_mixture
 from vitlora.model.params import Precision
-from vitlora.model.seen import count_seen
+from vitlora.model.seen import PICTURES, count_seen, pictures_met
 from vitlora.storage.squares import Squares, load_split
 
 NOT_MERGED = "an X-LoRA mixture is no one set of weights, so there is no folder for transformers; model.onnx is whole"
@@ -65,6 +65,7 @@ def export(
     model.mkdir(parents=True, exist_ok=True)
     write(formats, trained, export.onnx_opset, model)
     bundle = {**read_json(adapter / BUNDLE), "calibration": {**found, "in_weights": inside}}
+    bundle[PICTURES] = pictures_met(adapter)  # for whoever learns from it: not which, but whether they are the same
     write_json(model / BUNDLE, bundle)
     scored, whole = read_csv(predictions), load_split(test)
     squares, rows = _sample(whole, scored, export.max_check_images)

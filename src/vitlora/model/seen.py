@@ -6,9 +6,10 @@ A mixture has met what its adapters have, whose splits may be others than today'
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from vitlora.core.files import read_csv, write_csv
+from vitlora.core.files import read_csv, sha256_file, write_csv
 
 SEEN = "pictures.csv"
+PICTURES = "pictures"  # in an exported model's vitlora.json: ``pictures_met``
 DIGITS = 16  # of a picture's SHA-256: two of a million are equal once in 40 million sets
 
 
@@ -39,6 +40,11 @@ def count_seen(folder: Path, pictures: Sequence[str]) -> int | None:
         return None
     known = {row["picture"] for row in read_csv(folder / SEEN)}
     return sum(name in known for name in _short(pictures))
+
+
+def pictures_met(folder: Path) -> str | None:
+    """Return a SHA-256 that is the same for adapters that have met the same pictures; None if one doesn't say."""
+    return sha256_file(folder / SEEN) if (folder / SEEN).is_file() else None
 
 
 def _short(digests: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,8 @@ def _refuse_missing(document: dict[str, Any]) -> None:
 
 
 def _refuse_unpinned(document: dict[str, Any]) -> None:
-    """Refuse adapters that no commit or hash names, while the folder is there to look at: train's own goes first."""
-    options = document["lora"]["options"]
-    for name in options.get("adapters", ()) if document["lora"]["method"] in MIXTURES else ():
+    """Refuse models that no commit or hash names, while the folder is there to look at: train's own goes first."""
+    for key, name in _models(document):
         path, _, pin = name.rpartition("@")
         place = path if pin.startswith("sha256:") else name
         if not Path(place).is_dir() or (path and not pin.startswith("sha256:")):
@@ -62,14 +62,22 @@ def _refuse_unpinned(document: dict[str, Any]) -> None:
             commit = committed_output(place)
             how = f"write {place}@{commit[:SHOWN]}" if commit else f"commit this run and write {place}@COMMIT"
             raise VitloraError(
-                f"{PARAMS}: lora.options.adapters: got {name}, which is the run's own output and goes before train "
+                f"{PARAMS}: {key}: got {name}, which is the run's own output and goes before its stage "
                 f"starts; {how}, or copy the folder elsewhere"
             )
         if not path:
             raise VitloraError(
-                f"{PARAMS}: lora.options.adapters: got {name}, which is pinned to no content; write "
+                f"{PARAMS}: {key}: got {name}, which is pinned to no content; write "
                 f"{name}@sha256:{digest(Path(name))[:SHOWN]}"
             )
+
+
+def _models(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the keys and values that name trained models."""
+    adapters = document["lora"]["options"].get("adapters", ()) if document["lora"]["method"] in MIXTURES else ()
+    yield from (("lora.options.adapters", name) for name in adapters)
+    if document["train"]["teacher"]:
+        yield "train.teacher", document["train"]["teacher"]
 
 
 def refuse_left_behind() -> None:

@@ -24,6 +24,7 @@ from vitlora.model.mixture import Expert
 from vitlora.storage.manifest import MANIFEST, digest, problems
 
 STORE = Path(".work/adapters")
+KEY = "lora.options.adapters"
 COMMIT, HEX = re.compile("[0-9a-f]{7,40}"), re.compile("[0-9a-f]{12,64}")
 SHOWN = 16  # digits of a hash in a name that we propose
 RULE = "the rule: PATH@COMMIT or PATH@sha256:HEX"
@@ -44,15 +45,21 @@ def find_experts(names: Sequence[str], base: Path) -> list[Expert]:
     return [_read(name, locate(name), base, weights) for name in names]
 
 
-def locate(name: str) -> Path:
-    """Return the folder that a pinned name stands for; a commit's is fetched from DVC's cache."""
+def locate(name: str, key: str = KEY) -> Path:
+    """Return the folder that a pinned name stands for; a commit's is fetched from DVC's cache.
+
+    Args:
+        name: As the parameters have it.
+        key: The parameter.
+    """
     path, at, pin = name.rpartition("@")
     if not at or not path:
-        raise VitloraError(f"lora.options.adapters: got {name}, which is pinned to no content; {_proposal(name)}")
-    folder = _pinned(name, path, pin.removeprefix("sha256:")) if pin.startswith("sha256:") else _fetch(name, path, pin)
+        raise VitloraError(f"{key}: got {name}, which is pinned to no content; {_proposal(name)}")
+    digits = pin.removeprefix("sha256:")
+    folder = _fetch(key, name, path, pin) if digits == pin else _pinned(key, name, path, digits)
     damage = next(problems(folder), None) if (folder / MANIFEST).exists() else None
     if damage:
-        raise VitloraError(f"lora.options.adapters: {name}: {damage}; bring the folder anew")
+        raise VitloraError(f"{key}: {name}: {damage}; bring the folder anew")
     return folder
 
 
@@ -64,29 +71,29 @@ def _proposal(path: str) -> str:
     return f"{RULE}; the last commit's is {path}@{newest[:SHOWN]}" if newest else f"{RULE}, and there is no such folder"
 
 
-def _pinned(name: str, path: str, wanted: str) -> Path:
+def _pinned(key: str, name: str, path: str, wanted: str) -> Path:
     if not Path(path).is_dir():
         raise VitloraError(
-            f"lora.options.adapters: got {name}, and there is no folder {path}; train's own output is deleted before "
+            f"{key}: got {name}, and there is no folder {path}; train's own output is deleted before "
             "it runs: copy it elsewhere, or write PATH@COMMIT"
         )
     found = digest(Path(path))
     if not HEX.fullmatch(wanted) or not found.startswith(wanted):
         raise VitloraError(
-            f"lora.options.adapters: got {name}; the rule: 12 or more digits of the folder's own hash; if it is the "
+            f"{key}: got {name}; the rule: 12 or more digits of the folder's own hash; if it is the "
             f"one you mean, write {path}@sha256:{found[:SHOWN]}"
         )
     return Path(path)
 
 
-def _fetch(name: str, path: str, pin: str) -> Path:
+def _fetch(key: str, name: str, path: str, pin: str) -> Path:
     """Bring a folder as it was at a commit; brought anew each time, for nobody watches what lies about."""
     full = _commit(pin)
     if full is None:
-        raise VitloraError(f"lora.options.adapters: got {name}, and this repository has no commit {pin}; {RULE}")
+        raise VitloraError(f"{key}: got {name}, and this repository has no commit {pin}; {RULE}")
     if not COMMIT.fullmatch(pin) or not full.startswith(pin):
         raise VitloraError(
-            f"lora.options.adapters: got {name}; the rule: a commit's 7 or more digits, for branches and tags move; "
+            f"{key}: got {name}; the rule: a commit's 7 or more digits, for branches and tags move; "
             f"write {path}@{full[:SHOWN]}"
         )
     from dvc.api import DVCFileSystem  # 1 s to import, and not there where only folders are used
@@ -94,7 +101,7 @@ def _fetch(name: str, path: str, pin: str) -> Path:
 
     target = STORE / full / path
     if not target.resolve().is_relative_to((STORE / full).resolve()):
-        raise VitloraError(f"lora.options.adapters: got {name}; the rule: a path inside this repository")
+        raise VitloraError(f"{key}: got {name}; the rule: a path inside this repository")
     draft = STORE / "draft"
     for old in (draft, target):
         shutil.rmtree(old, ignore_errors=True)
@@ -103,7 +110,7 @@ def _fetch(name: str, path: str, pin: str) -> Path:
         DVCFileSystem(rev=full).get(path, str(draft), recursive=True)
     except (DvcException, OSError) as error:
         raise VitloraError(
-            f"lora.options.adapters: {name} cannot be brought from DVC's cache ({_first_line(error)}); `dvc fetch "
+            f"{key}: {name} cannot be brought from DVC's cache ({_first_line(error)}); `dvc fetch "
             "--all-commits` brings it from a remote, `git checkout` of that commit and `dvc repro` make it anew"
         ) from None
     draft.rename(target)
@@ -121,7 +128,7 @@ def _commit(revision: str) -> str | None:
 
 
 def _read(name: str, folder: Path, base: Path, weights: Mapping[str, str]) -> Expert:
-    where = f"lora.options.adapters: {name}"
+    where = f"{KEY}: {name}"
     if not all((folder / file).is_file() for file in (BUNDLE, "adapter_config.json", ADAPTER_WEIGHTS)):
         raise VitloraError(f"{where} holds no adapter as train writes it: {BUNDLE} and PEFT's two files")
     try:

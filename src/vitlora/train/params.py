@@ -113,6 +113,12 @@ class Train(Params):
     """Above 0, images that are already right count less (focal loss; 2 is usual)."""
     logit_adjustment: float = Field(ge=0, le=10)
     """Above 0, logits are shifted by the classes' shares in training, so rare ones are not passed over (1 is usual)."""
+    teacher: str | None = Field(min_length=1)
+    """An exported model of the same classes, to learn from its scores: PATH@COMMIT or PATH@sha256:HEX; or null."""
+    distillation_alpha: float = Field(gt=0, le=1)
+    """With a teacher: its share in the loss; the labels have the rest."""
+    distillation_temperature: float = Field(gt=0, le=100)
+    """With a teacher: the higher, the more the classes count that it finds unlikely."""
     max_grad_norm: float = Field(gt=0)
     """Longer gradients are cut to this length."""
     optim: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd"]

@@ -22,7 +22,7 @@ from vitlora.model.batches import feed_squares
 from vitlora.model.methods import described, ranks
 from vitlora.model.mixture import Expert, is_mixture, mean_scalings
 from vitlora.model.params import Lora, Merge, XLora
-from vitlora.model.seen import write_seen
+from vitlora.model.seen import SEEN, pictures_met, write_seen
 from vitlora.model.timm_bases import libraries
 from vitlora.storage.labels import Labels, read_labels
 from vitlora.storage.manifest import digest
@@ -32,6 +32,7 @@ from vitlora.train.averaging import Soup, average_of
 from vitlora.train.callbacks import TimeLimit, mean_loss
 from vitlora.train.checkpoints import Checkpoints, check_room, trainable
 from vitlora.train.dataset import TrainImages, TrainLoader
+from vitlora.train.distillation import load_teacher
 from vitlora.train.experts import find_experts
 from vitlora.train.losses import class_loss
 from vitlora.train.params import Augment, Train
@@ -99,6 +100,8 @@ def train(
     save_adapter(trainer.model, adapter, base, ready.labels, trainer.normalisation, method, best)
     trained_on = (row["sha256"] for row in ready.images.packed.rows)
     write_seen(adapter, trained_on, trainer.val.digests, (expert.folder for expert in ready.experts))
+    if trainer.distillation and trainer.distillation.pictures != pictures_met(adapter):
+        (adapter / SEEN).unlink(missing_ok=True)  # the teacher has met others, or doesn't say which
     write_csv(plots / "steps.csv", ("step", "epoch", "loss", "learning_rate", "grad_norm"), steps)
     write_csv(plots / "epochs.csv", EPOCH_COLUMNS, epochs)
     write_csv(plots / "ranks.csv", ("block", "layer", "rank"), ranks(trainer.model))
@@ -125,6 +128,8 @@ def _fit(
         check_room(4 * ready.adapted.trainable * (3 * floats + 1), "train")
         data = {"train": train_images, "val": val, "labels": labels, "base": base}
         data |= {f"adapter {expert.name}": expert.folder for expert in ready.experts}
+        if trainer.distillation:
+            data["teacher"] = trainer.distillation.folder
         checkpoints = Checkpoints(CHECKPOINTS, _decides(ready, augment, lora, train, data))
         try:
             trainer.fit(checkpoints, train.save_steps)
@@ -183,6 +188,7 @@ def get_ready(
         raise VitloraError(f"{train_images}: no image to train on")
     steps = train.num_train_epochs * -(-len(images) // images_of_step(train))
     _check_warmup(train, steps)
+    teacher = load_teacher(train, known)
     loader = _begin_to_load(images, train)  # its processes start before there is a model, and load while it is made
     set_seed(train.seed)  # the head starts out random
     model, fresh = load_base(base, known.class_names, known.image_size)
@@ -191,11 +197,14 @@ def get_ready(
     way = install(moved, train, precision(train), normalisation, known.image_size)
     micro = micro_batch(train, model.config, known.image_size, at_most)
     loader.split(micro[0])
+    if teacher:
+        teacher.model.to(device_of_choice())
     extras = Extras(
         class_loss(train, images.labels, known.class_names),
         factors(moved, blocks(moved), fresh, train),
         average_of(trainable(moved), train),
         Soup(train.soup_size, train.metric_for_best_model) if train.soup_size else None,
+        teacher,
         frozenset(first_alone(moved, fresh, train)),
         train.head_only_epochs,
         TimeLimit(train.max_minutes) if train.max_minutes else None,
@@ -300,6 +309,9 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> Tr
         "head_learning_rate",
         "head_only_epochs",
         "activation_checkpointing",
+        "teacher",
+        "distillation_alpha",
+        "distillation_temperature",
         "layer_decay",
         "ema_decay",
         "swa_epoch_start",

@@ -28,6 +28,7 @@ from vitlora.train.averaging import Average, EpochAverage, Metrics, RunningAvera
 from vitlora.train.callbacks import Bar, Ranks, StepSeed, TimeLimit
 from vitlora.train.checkpoints import Checkpoints, State, contiguous, copy_into, trainable
 from vitlora.train.dataset import TrainLoader
+from vitlora.train.distillation import Distillation
 from vitlora.train.losses import ClassLoss
 from vitlora.train.mixing import is_mixed, loss_of_partners, mix_pixels
 from vitlora.train.optimise import OptimiserStep, Outcome
@@ -50,6 +51,7 @@ class Extras:
         factors: Of each trained parameter's learning rate, by its id; empty where all have the same.
         average: Of the weights; it is what is validated and kept.
         soup: Of the best epochs.
+        distillation: The teacher that is learnt from.
         alone: Ids of the weights that are trained alone in the first ``alone_epochs``.
         time_limit: Ends the run by the clock.
     """
@@ -58,6 +60,7 @@ class Extras:
     factors: Mapping[int, float] = field(default_factory=dict)
     average: Average | None = None
     soup: Soup | None = None
+    distillation: Distillation | None = None
     alone: frozenset[int] = frozenset()
     alone_epochs: int = 0
     time_limit: TimeLimit | None = None
@@ -96,6 +99,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         extras = extras or Extras()
         self.class_loss = extras.class_loss.to(args.device) if extras.class_loss else None
         self.factors, self.average, self.time_limit = extras.factors, extras.average, extras.time_limit
+        self.distillation = extras.distillation
         self.soup, self.alone, self.alone_epochs = extras.soup, extras.alone, extras.alone_epochs
         if isinstance(self.average, EpochAverage):
             self.add_callback(self.average)
@@ -242,6 +246,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
             loss = loss + self.class_loss.beyond(outputs["logits"], batch)
         elif is_mixed(batch):
             loss = loss + loss_of_partners(outputs["logits"], batch, self.args.label_smoothing_factor)
+        if self.distillation:
+            loss = self.distillation.blend(loss, outputs["logits"], images, self.accelerator.autocast())
         found: Tensor = loss
         return found
 
