@@ -23,7 +23,7 @@ SAYS = {
     3: f"{START}, of which 3 played a part in training or in choosing the epoch: the accuracy on new "
     "pictures is lower.",
     None: f"{START}. Whether they played a part in training or in choosing the epoch is not known, since an adapter "
-    "that this one is made of does not record its pictures.",
+    "that this one is made of, or its teacher, was trained on other pictures or does not record them.",
 }
 
 
@@ -33,6 +33,13 @@ def test_it_says_whether_test_pictures_were_met_in_training(tmp_path, seen):
     text = " ".join((tmp_path / "README.md").read_text(encoding="utf-8").split())
     assert SAYS[seen] in text
     assert sum(other in text for other in SAYS.values()) == 1
+
+
+def test_it_says_that_the_base_was_in_four_bits(tmp_path):
+    said = "trained on its base in four bits"
+    for base, there in (({"model_type": "vit"}, False), ({"model_type": "vit", "load_in_4bit": True}, True)):
+        write_card(tmp_path / "README.md", 15, 20, 0, {**BUNDLE, "base": base}, 16, FORMS)
+        assert (said in (tmp_path / "README.md").read_text(encoding="utf-8")) == there
 
 
 def test_it_says_how_confidences_were_calibrated(tmp_path):

@@ -12,6 +12,7 @@ import training
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_csv, read_json
 from vitlora.model.batches import Feed, feed_squares
+from vitlora.storage.manifest import digest
 from vitlora.storage.squares import Squares
 from vitlora.train.dataset import TrainLoader
 from vitlora.train.optimise import OptimiserStep
@@ -341,3 +342,26 @@ def test_blocks_that_run_again_learn_the_same_from_less_memory(tmp_path, monkeyp
     recorded = read_json(Path("metrics.json"))
     assert (recorded["step"], recorded["cuda_graph"]) == ("eager", False)
     assert "eager step (since activation_checkpointing runs blocks a second time" in capsys.readouterr().out
+
+
+def test_a_base_in_four_bits_is_trained_on_the_device_and_reloads_on_the_processor(stages):
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes, which is no part of the lock")
+    stages({**tiny.PARAMS, "train.num_train_epochs": 6, "train.fp16": True, "train.load_in_4bit": True})
+    recorded = read_json(Path("metrics/train/metrics.json"))
+    assert (recorded["device"], recorded["step"], recorded["cuda_graph"]) == ("cuda", "eager", False)
+    assert read_json(Path("metrics/evaluate/scores.json"))["accuracy"] > 0.6
+
+
+def test_a_teacher_teaches_alike_captured_or_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(training.prepare(tmp_path))
+    training.fit(train__num_train_epochs=4)
+    training.evaluate_here()
+    training.export_here(to="teacher")
+    name = f"teacher@sha256:{digest(Path('teacher'))[:16]}"
+    curves = []
+    for captured in (False, True):
+        how = {"train__cuda_graph": captured, "train__full_determinism": True, "train__step": "fused"}
+        training.fit(train__fp16=True, train__teacher=name, **how)
+        assert read_json(Path("metrics.json"))["cuda_graph"] == captured
+        curves.append([(float(row["loss"]), float(row["grad_norm"])) for row in read_csv(Path("plots/steps.csv"))])
+    assert curves[0] == [pytest.approx(point, rel=1e-2) for point in curves[1]]

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json, sha256_file, write_json
 from vitlora.model.base import Normalisation, load_base
+from vitlora.model.four_bits import PACKAGE, is_in_four_bits, round_weights
 from vitlora.model.layer_names import ADAPTER_WEIGHTS, TRAINED, convert, is_foreign, rename_keys
 from vitlora.model.methods import configure, layer_norms, ordered
 from vitlora.model.mixture import Expert, expert_layers, is_mixture, load_mixture, merge, mix, save_mixture
@@ -33,6 +34,7 @@ from vitlora.storage.labels import Labels
 
 BUNDLE = "vitlora.json"
 HEAD = "classifier"
+IN_FOUR_BITS = "load_in_4bit"  # of the base, in the bundle
 BASE_SOURCE = "source.json"  # in the base model's folder, by download
 VERSIONS = ("peft", "torch", "transformers")
 
@@ -142,7 +144,10 @@ def _targets(model: Any, lora: Lora, heads: list[str]) -> list[str]:
         own = lora.own.model_dump()
         pattern = resolve_pattern(own.get("rank_pattern", {}), targets, "rank_pattern")
         for name in targets:
-            rank, most = pattern.get(name, own.get(key, lora.r)), min(linear[name].weight.shape)
+            rank, most = (
+                pattern.get(name, own.get(key, lora.r)),
+                min(linear[name].in_features, linear[name].out_features),
+            )
             if rank > most:
                 where = "options.rank_pattern" if name in pattern else f"options.{key}" if key in own else key
                 raise VitloraError(f"lora.{where}: got {rank}; the rule: no larger than {name}, {most}")
@@ -232,6 +237,7 @@ def save_adapter(
         save_file({name: weight.detach().cpu().contiguous() for name, weight in trained.items()}, folder / TRAINED)
     source, config = base / BASE_SOURCE, read_json(base / "config.json")
     kind = {key: config[key] for key in ("model_type", "architecture") if key in config}  # the latter is timm's
+    packed = is_in_four_bits(model)
     bundle = {
         "class_names": labels.class_names,
         "image_size": labels.image_size,
@@ -240,8 +246,11 @@ def save_adapter(
         "image_std": normalisation.std,
         "method": method,
         "metrics": dict(metrics or {}),
-        "versions": {name: version(name) for name in (*VERSIONS, *libraries(config["model_type"]))},
+        "versions": {
+            name: version(name) for name in (*VERSIONS, *libraries(config["model_type"]), *packed * [PACKAGE])
+        },
         "base": {
+            **({IN_FOUR_BITS: True} if packed else {}),
             **(read_json(source) if source.is_file() else {}),
             **kind,
             "sha256": {path.name: sha256_file(path) for path in sorted(base.glob("*.safetensors"))},
@@ -321,6 +330,10 @@ def load_unmerged(base: Path, folder: Path) -> tuple[Any, Labels, Normalisation]
         raise VitloraError(f"{folder}: trained on other weights than {base} holds; run the train stage again")
     labels = Labels(bundle["class_names"], bundle["image_size"], bundle["interpolation"])
     model, fresh = load_base(base, labels.class_names, labels.image_size)
+    if bundle["base"].get(IN_FOUR_BITS):
+        round_weights(
+            model, [name for wanted in bundle["method"]["modules_to_save"] for name in head_modules(model, wanted)]
+        )
     try:
         if (folder / TRAINED).is_file():
             _overlay(model, fresh, bundle["method"], folder)

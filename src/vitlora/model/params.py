@@ -33,6 +33,8 @@ LORA_FAMILY: dict[str, dict[str, object]] = {
 }
 # They move a part of the base weights into the adapter; it is saved as plain LoRA of twice the rank on the base itself.
 MOVING = ("pissa", "olora")
+# Methods for a base in four bits: the others read a layer's weights, or move a part of them.
+IN_FOUR_BITS = ("lora", "rslora", "gaussian")
 WITHOUT_ADAPTER = ("head", "full")
 MIXTURES = ("xlora", "merge")  # of adapters that are there already, so that they read no target layers
 

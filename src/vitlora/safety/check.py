@@ -17,7 +17,7 @@ from vitlora.core.text import printable
 from vitlora.download.params import DownloadStage
 from vitlora.evaluate.params import EvaluateStage
 from vitlora.export.params import ExportStage
-from vitlora.model.params import LORA_FAMILY, RANKS
+from vitlora.model.params import IN_FOUR_BITS, LORA_FAMILY, RANKS
 from vitlora.preprocess.params import PreprocessStage
 from vitlora.storage.manifest import MANIFEST
 from vitlora.train.params import TrainStage
@@ -117,6 +117,11 @@ def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
         if isinstance(rank, int) and isinstance(width, int) and rank > width:
             yield f"{key}: got {rank}; the rule: no larger than the base model's layers, {width}"
     method = _value(document, "lora", "method")
+    if _value(document, "train", "load_in_4bit") is True and method not in IN_FOUR_BITS:
+        yield (
+            f"train.load_in_4bit: got true; the rule: false with lora.method {shown(method)}; true with "
+            f"{', '.join(IN_FOUR_BITS)}"
+        )
     why, keys = ONLY.get(method, ("", {})) if isinstance(method, str) else ("", {})
     for key, off in keys.items():
         wanted = _value(document, "train", key)

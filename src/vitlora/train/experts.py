@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json, sha256_file
-from vitlora.model.adapters import BUNDLE
+from vitlora.model.adapters import BUNDLE, IN_FOUR_BITS
 from vitlora.model.layer_names import ADAPTER_WEIGHTS
 from vitlora.model.mixture import Expert
 from vitlora.storage.manifest import MANIFEST, digest, problems
@@ -135,6 +135,8 @@ def _read(name: str, folder: Path, base: Path, weights: Mapping[str, str]) -> Ex
         bundle, content = read_json(folder / BUNDLE), read_json(folder / "adapter_config.json")
         if bundle["base"]["sha256"] != weights:
             raise VitloraError(f"{where} was trained on another base than {base}; the rule: one base for all")
+        if bundle["base"].get(IN_FOUR_BITS):
+            raise VitloraError(f"{where} was trained on a base in four bits; the rule: one base for all, as it is")
         _refuse_others(where, content)
         config = LoraConfig.from_pretrained(folder)
         config.modules_to_save, config.inference_mode = None, False

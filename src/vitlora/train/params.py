@@ -137,6 +137,8 @@ class Train(Params):
     """On a GPU: fused (our own passes: ViT, DeiT, DINOv2 with LoRA on q, k, v; else eager), compiled, eager."""
     cuda_graph: bool
     """On a GPU: the whole step is captured once and replayed, several times as fast for small batches."""
+    load_in_4bit: bool
+    """The base's linear layers in four bits (QLoRA), for GPUs that a large base does not fit; needs bitsandbytes."""
     activation_checkpointing: bool
     """Blocks are run again in the backward pass (gradient checkpointing): less memory, a forward pass more, eager."""
     join_micro_batches: bool

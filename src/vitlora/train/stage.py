@@ -16,9 +16,10 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.files import sha256_file, significant, write_csv, write_json
 from vitlora.core.params import read_document
 from vitlora.core.text import counted
-from vitlora.model.adapters import Adapted, add_adapter, save_adapter
+from vitlora.model.adapters import Adapted, add_adapter, head_modules, save_adapter
 from vitlora.model.base import Normalisation, device_of_choice, load_base, read_normalisation
 from vitlora.model.batches import feed_squares
+from vitlora.model.four_bits import PACKAGE, is_in_four_bits, pack
 from vitlora.model.methods import described, ranks
 from vitlora.model.mixture import Expert, is_mixture, mean_scalings
 from vitlora.model.params import Lora, Merge, XLora
@@ -192,6 +193,8 @@ def get_ready(
     loader = _begin_to_load(images, train)  # its processes start before there is a model, and load while it is made
     set_seed(train.seed)  # the head starts out random
     model, fresh = load_base(base, known.class_names, known.image_size)
+    if train.load_in_4bit:
+        pack(model, [name for each in lora.modules_to_save for name in head_modules(model, each)], known.image_size)
     adapted = add_adapter(model, fresh, lora, steps, experts)
     moved = adapted.model.to(device_of_choice())
     way = install(moved, train, precision(train), normalisation, known.image_size)
@@ -308,6 +311,7 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> Tr
         "metric_for_best_model",
         "head_learning_rate",
         "head_only_epochs",
+        "load_in_4bit",
         "activation_checkpointing",
         "teacher",
         "distillation_alpha",
@@ -366,13 +370,14 @@ def _decides(
     values = {
         f"{name}.{key}": value for name, section in settings.items() for key, value in section.model_dump().items()
     }
-    about = _about(ready, train)
+    about, model = _about(ready, train), ready.trainer.model
+    packages = (*VERSIONS, *libraries(model.config.model_type), *is_in_four_bits(model) * [PACKAGE])
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
         "parameters": {key: value for key, value in values.items() if key not in SPEED_ONLY},
         "data": {name: digest(path) for name, path in data.items()},
         "code": {str(path.relative_to(ROOT)): sha256_file(path) for path in _code()},
-        "versions": {name: version(name) for name in (*VERSIONS, *libraries(ready.trainer.model.config.model_type))},
+        "versions": {name: version(name) for name in packages},
         "device": {"device": device, **{name: about[name] for name in ("precision", "step", "micro_batch")}},
     }
 

@@ -70,6 +70,8 @@ def install(model: Any, train: Train, kind: str, normalisation: Normalisation, i
         draw_at_once(model)
         return Way("eager")  # all else is written for GPUs
     wanted, captured = train.step, train.cuda_graph
+    if train.load_in_4bit:
+        return Way("eager", "a base in four bits is unpacked layer by layer" if wanted != "eager" or captured else "")
     if train.activation_checkpointing:  # what was drawn at random is put back from the processor, within the step
         other = wanted != "eager" or captured
         return Way("eager", "activation_checkpointing runs blocks a second time, one by one" if other else "")
