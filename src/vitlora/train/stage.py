@@ -33,9 +33,9 @@ from vitlora.train.averaging import Soup, average_of
 from vitlora.train.callbacks import TimeLimit, mean_loss
 from vitlora.train.checkpoints import Checkpoints, check_room, trainable
 from vitlora.train.dataset import TrainImages, TrainLoader
-from vitlora.train.distillation import load_teacher
+from vitlora.train.distillation import Distillation, load_teacher
 from vitlora.train.experts import find_experts
-from vitlora.train.losses import class_loss
+from vitlora.train.losses import ClassLoss, class_loss
 from vitlora.train.params import Augment, Train
 from vitlora.train.rates import factors, first_alone
 from vitlora.train.reporting import Live, prepare
@@ -200,20 +200,26 @@ def get_ready(
     way = install(moved, train, precision(train), normalisation, known.image_size)
     micro = micro_batch(train, model.config, known.image_size, at_most)
     loader.split(micro[0])
-    if teacher:
-        teacher.model.to(device_of_choice())
-    extras = Extras(
-        class_loss(train, images.labels, known.class_names),
-        factors(moved, blocks(moved), fresh, train),
-        average_of(trainable(moved), train),
-        Soup(train.soup_size, train.metric_for_best_model) if train.soup_size else None,
-        teacher,
-        frozenset(first_alone(moved, fresh, train)),
-        train.head_only_epochs,
-        TimeLimit(train.max_minutes) if train.max_minutes else None,
-    )
+    extras = _extras(moved, fresh, train, class_loss(train, images.labels, known.class_names), teacher)
     trainer = ImageTrainer(moved, training_arguments(train, micro), loader, load_split(val), normalisation, way, extras)
     return Ready(lora.method, adapted, known, trainer, experts, images)
+
+
+def _extras(
+    model: Any, fresh: list[str], train: Train, own_loss: ClassLoss | None, teacher: Distillation | None
+) -> Extras:
+    if teacher:
+        teacher.model.to(device_of_choice())
+    return Extras(
+        class_loss=own_loss,
+        factors=factors(model, blocks(model), fresh, train),
+        average=average_of(trainable(model), train),
+        soup=Soup(train.soup_size, train.metric_for_best_model) if train.soup_size else None,
+        distillation=teacher,
+        alone=frozenset(first_alone(model, fresh, train)),
+        alone_epochs=train.head_only_epochs,
+        time_limit=TimeLimit(train.max_minutes) if train.max_minutes else None,
+    )
 
 
 def _begin_to_load(images: TrainImages, train: Train) -> TrainLoader:
