@@ -126,7 +126,8 @@ def main() -> None:
     """Train every arm with every seed; print and save after each seed."""
     args = parse()
     arms = {name: changes for name, changes in ARMS[args.arms].items() if not args.only or name in args.only}
-    result: dict[str, Any] = {"host": host(), **{name: getattr(args, name) for name in ("search", "rarest", "jobs", "set")}}
+    asked = {name: getattr(args, name) for name in ("search", "rarest", "jobs", "set")}
+    result: dict[str, Any] = {"host": host(), **asked}
     result |= {"params": args.params.name, "arms": {name: {"changes": arms[name], "runs": []} for name in arms}}
     with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
         for done in as_completed([pool.submit(run_seed, args, seed, arms) for seed in args.seeds]):
