@@ -9,6 +9,7 @@ import torch
 import training
 from PIL import Image
 from scipy.special import softmax
+from torchvision.transforms.v2.functional import resize
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_csv, read_json, write_json
@@ -63,13 +64,14 @@ def test_confidences_are_the_logits_at_the_temperature(inside):
     assert read_json(Path("scores/scores.json"))["accuracy"] == pytest.approx(said["accuracy"])
 
 
-def test_scores_with_the_mirror_image_stand_beside_the_others(done, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("tta", "said"), [("flip", "the mirror image"), ("crops", "corners and mirror images")])
+def test_scores_of_more_looks_stand_beside_the_others(done, tmp_path, monkeypatch, capsys, tta, said):
     """And nothing else changes: export, which checks itself against these files, goes through."""
     for name in ("base", "adapter", "val", "test", "labels.json"):
         (tmp_path / name).symlink_to(done / name)
     monkeypatch.chdir(tmp_path)
-    training.evaluate_here(tta="flip")
-    assert "with the mirror image accuracy" in capsys.readouterr().out
+    training.evaluate_here(tta=tta)
+    assert f"with {said} accuracy" in capsys.readouterr().out
     before, now = (read_csv(place / "scores/intervals.csv") for place in (done, tmp_path))
     assert now[: len(before)] == before
     for name in ("scores/predictions.csv", "evaluated/calibration.json", "evaluated/test_logits.npy"):
@@ -77,16 +79,24 @@ def test_scores_with_the_mirror_image_stand_beside_the_others(done, tmp_path, mo
     model, _, normalisation = load_adapter(Path("base"), Path("adapter"))
     images = torch.from_numpy(load_split(Path("test")).images.copy())
     with torch.inference_mode():
-        looks = [model(pixel_values=normalisation(pixels)).logits for pixels in (images, images.flip(-1))]
-    logits, labels = (sum(looks) / 2).numpy(), load_split(Path("test")).labels
+        looks = [model(pixel_values=normalisation(pixels)).logits for pixels in seen_so(images, tta)]
+    logits, labels = (sum(looks) / len(looks)).numpy(), load_split(Path("test")).labels
     added = {row["score"]: row for row in now[len(before) :]}
-    assert set(added) == {f"{name}_with_flip" for name in ("accuracy", "top_2_accuracy", *MEANS)}
-    assert float(added["accuracy_with_flip"]["value"]) == pytest.approx((logits.argmax(axis=1) == labels).mean())
-    assert float(added["accuracy_with_flip"]["low"]) < float(added["accuracy_with_flip"]["high"])
-    assert float(added["log_loss_with_flip"]["value"]) != float(said_of(before, "log_loss"))
+    assert set(added) == {f"{name}_with_{tta}" for name in ("accuracy", "top_2_accuracy", *MEANS)}
+    accuracy = added[f"accuracy_with_{tta}"]
+    assert float(accuracy["value"]) == pytest.approx((logits.argmax(axis=1) == labels).mean())
+    assert float(accuracy["low"]) < float(accuracy["high"])
+    assert float(added[f"log_loss_with_{tta}"]["value"]) != float(said_of(before, "log_loss"))
     scores = {**read_json(done / "scores/scores.json"), **{name: float(row["value"]) for name, row in added.items()}}
     assert read_json(Path("scores/scores.json")) == pytest.approx(scores)
     training.export_here()
+
+
+def seen_so(images, tta):
+    """The looks themselves, made by hand: of 32 px a corner has 28."""
+    corners = [(slice(a, a + 28), slice(b, b + 28)) for a in (0, 4) for b in (0, 4)] if tta == "crops" else []
+    larger = [resize(images[..., rows, columns], [32, 32], antialias=True) for rows, columns in corners]
+    return [turned for each in (images, *larger) for turned in (each, each.flip(-1))]
 
 
 def said_of(rows, score):

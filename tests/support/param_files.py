@@ -145,7 +145,7 @@ BAD_VALUES = [  # key, the value as YAML, the value as shown, the rule
     ("augment.cutmix_alpha", ".inf", "Infinity", "a finite number"),
     ("evaluate.top_k", "0", "0", "at least 1"),
     ("evaluate.batch_size", "no", '"no"', WHOLE),
-    ("evaluate.tta", "true", "true", "none or flip"),
+    ("evaluate.tta", "true", "true", "none, flip or crops"),
     ("export.onnx_opset", "5", "5", "at least 18"),
     ("export.onnx_opset", "99", "99", "at most 23"),
     ("export.max_logit_diff", "0", "0", "above 0"),

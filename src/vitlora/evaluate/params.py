@@ -7,6 +7,8 @@ from pydantic import Field
 from vitlora.core.params import Params
 from vitlora.model.params import Precision
 
+Views = Literal["none", "flip", "crops"]
+
 
 class Evaluate(Params):
     """Images scored at once (speed only), the precision on a GPU, the k of top-k, the coverage of prediction sets."""
@@ -19,8 +21,10 @@ class Evaluate(Params):
     """Also count an image as right if its class is among so many."""
     coverage: float = Field(ge=0.5, lt=1)
     """Share of images whose prediction set is to hold the true class; the sets are found on val."""
-    tta: Literal["none", "flip"]
-    """With flip also the scores of an image and its mirror image together, beside those of what is exported."""
+    tta: Views
+    """Also the scores of several looks at an image together: flip, with its mirror image; crops, with its four corners
+    and all mirrored, at ten times the time. What is exported takes one look.
+    """
 
 
 class EvaluateStage(Params):

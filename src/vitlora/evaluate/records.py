@@ -23,7 +23,6 @@ from vitlora.storage.squares import Squares
 
 DIGITS = 16  # of a picture's SHA-256: two of a million are equal once in 40 million sets
 LOSSES = ("log_loss", "brier")
-WITH_FLIP = "_with_flip"
 
 Row = tuple[str, float, Interval | None, str]  # score, value, interval, how it was found
 
@@ -74,10 +73,11 @@ def write_scores(
     return rows
 
 
-def rows_with_flip(logits: Floats, labels: Ints, calibration: Calibration, top_k: int) -> list[Row]:
-    """Return the stable scores of logits that are means over an image and its mirror image, under names that say so.
+def rows_with(tta: str, logits: Floats, labels: Ints, calibration: Calibration, top_k: int) -> list[Row]:
+    """Return the stable scores of logits that are means over several looks at an image, under names that say so.
 
     Args:
+        tta: Which looks.
         logits: float32 (N, C), such means.
         labels: (N,).
         calibration: Found on such means of other images.
@@ -86,7 +86,7 @@ def rows_with_flip(logits: Floats, labels: Ints, calibration: Calibration, top_k
     scaled = calibration.scale(logits)
     counts = confusion(labels, logits.argmax(axis=1).astype(np.int64), logits.shape[1])
     rows = _scores(logits, scaled, softmax(scaled), labels, counts, calibration, top_k)
-    return [(row[0] + WITH_FLIP, *row[1:]) for row in rows if row[0] in _stable(top_k)]
+    return [(f"{row[0]}_with_{tta}", *row[1:]) for row in rows if row[0] in _stable(top_k)]
 
 
 def _stable(top_k: int) -> tuple[str, ...]:

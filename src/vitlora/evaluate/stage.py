@@ -1,7 +1,6 @@
 """Evaluate: score the trained adapter on the test split, with confidences that are calibrated on val."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +11,9 @@ from vitlora.core.files import write_csv, write_json
 from vitlora.core.text import counted
 from vitlora.evaluate.calibration import COLDEST, HOTTEST, Calibration, calibrate
 from vitlora.evaluate.params import Evaluate
-from vitlora.evaluate.records import WITH_FLIP, Row, rows_with_flip, write_scores
+from vitlora.evaluate.records import Row, rows_with, write_scores
 from vitlora.evaluate.scores import Floats
+from vitlora.evaluate.views import views
 from vitlora.model.adapters import load_adapter
 from vitlora.model.base import device_of_choice
 from vitlora.model.inference import device_precision, score
@@ -22,6 +22,7 @@ from vitlora.storage.labels import read_labels
 from vitlora.storage.squares import Squares, load_split
 
 FEW = 100  # test images
+LOOKS = {"flip": "the mirror image", "crops": "corners and mirror images"}
 
 
 def evaluate(
@@ -59,22 +60,27 @@ def evaluate(
         _write_logits(evaluated, name, logits[name], squares, known.class_names)
     write_json(evaluated / "class_names.json", known.class_names)
     write_json(evaluated / "calibration.json", {**calibration._asdict(), "precision": kind})
-    more = _with_flip(evaluate, splits, logits, look) if evaluate.tta == "flip" else []
+    more = _with_views(evaluate, splits, logits, look)
     law = (known.class_names, calibration, evaluate.top_k)
     rows = write_scores(logits["test"], splits["test"], *law, out, kind, more)
     _tell(rows, len(splits["test"].labels))
     _tell_seen(count_seen(adapter, splits["test"].digests), len(splits["test"].labels))
 
 
-def _with_flip(
-    evaluate: Evaluate, splits: dict[str, Squares], logits: dict[str, Floats], look: Callable[[Squares], Floats]
+def _with_views(
+    evaluate: Evaluate, splits: dict[str, Squares], logits: dict[str, Floats], look: Callable[..., Floats]
 ) -> list[Row]:
-    """Score images together with their mirror images, by the mean of both logits."""
-    half = np.float32(0.5)
-    turned = {name: replace(squares, images=squares.images[..., ::-1]) for name, squares in splits.items()}
-    means = {name: half * (logits[name] + look(squares)) for name, squares in turned.items()}
+    """Score several looks at each image together, by the mean of their logits."""
+    others = views(evaluate.tta)
+    if not others:
+        return []
+    share = np.float32(1 / (1 + len(others)))
+    means = {
+        name: share * sum((look(squares, view=view) for view in others), start=logits[name])
+        for name, squares in splits.items()
+    }
     calibration = calibrate(means["val"], splits["val"].labels, evaluate.coverage)
-    return rows_with_flip(means["test"], splits["test"].labels, calibration, evaluate.top_k)
+    return rows_with(evaluate.tta, means["test"], splits["test"].labels, calibration, evaluate.top_k)
 
 
 def _write_logits(folder: Path, name: str, logits: Floats, squares: Squares, class_names: Sequence[str]) -> None:
@@ -110,11 +116,12 @@ def _tell(rows: Sequence[Row], images: int) -> None:
         f"test accuracy {values['accuracy']:.4f} on {counted(images, 'image')}, 95 % interval {low:.4f} to {high:.4f}; "
         f"macro F1 {values['macro_f1']:.4f}"
     )
-    if f"accuracy{WITH_FLIP}" in values:
-        print(
-            f"with the mirror image accuracy {values[f'accuracy{WITH_FLIP}']:.4f}, log loss "
-            f"{values[f'log_loss{WITH_FLIP}']:.4f}; what is exported takes the picture alone"
-        )
+    for tta, looks in LOOKS.items():
+        if f"accuracy_with_{tta}" in values:
+            print(
+                f"with {looks} accuracy {values[f'accuracy_with_{tta}']:.4f}, log loss "
+                f"{values[f'log_loss_with_{tta}']:.4f}; what is exported takes the picture alone"
+            )
     print(
         f"log loss {values['log_loss']:.4f} ({values['log_loss_before_temperature']:.4f} before the temperature); "
         f"prediction sets hold the truth in {values['set_coverage']:.4f}, with {values['set_classes']:.2f} classes each"

@@ -1,10 +1,12 @@
 """Logits of a whole split with any image classifier."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vitlora.model.base import Normalisation
 from vitlora.model.batches import feed_squares
@@ -20,7 +22,12 @@ def device_precision(wanted: Precision) -> Precision:
 
 @torch.inference_mode()
 def score(
-    model: Any, squares: Squares, normalisation: Normalisation, batch_size: int, kind: Precision = "fp32"
+    model: Any,
+    squares: Squares,
+    normalisation: Normalisation,
+    batch_size: int,
+    kind: Precision = "fp32",
+    view: Callable[[Tensor], Tensor] | None = None,
 ) -> NDArray[np.float32]:
     """Run a classifier over a split in order, on the device it stands on.
 
@@ -31,6 +38,7 @@ def score(
         normalisation: Of the base model.
         batch_size: Images at once.
         kind: `fp32`, or a half precision on a GPU.
+        view: What is done to the pixels of a batch before the model gets them, uint8 (B, 3, H, W) to the same.
 
     Returns:
         logits, float32 (N, C).
@@ -42,6 +50,6 @@ def score(
     logits = []
     with torch.autocast(device.type, DTYPES.get(kind), enabled=kind != "fp32"):
         for batch in feed_squares(squares, batch_size, device):
-            images = batch["pixel_values"]
+            images = view(batch["pixel_values"]) if view else batch["pixel_values"]
             logits.append(model(pixel_values=images if fused else normalisation(images)).logits)
     return torch.cat(logits).float().cpu().numpy()
