@@ -119,6 +119,18 @@ ARMS["long"] = {
         }.items()
     },
 }
+CUTMIX = {**LONG, "augment.cutmix_alpha": 1.0}
+ARMS["default"] = {  # what --search found, for the official test pictures
+    "as it is": {},
+    "long": LONG,
+    "CutMix": CUTMIX,
+    "CutMix, smoothing 0.1": {**CUTMIX, "train.label_smoothing_factor": 0.1},
+    "CutMix, TrivialAugment": {**CUTMIX, "augment.policy": "trivialaugment"},
+    "CutMix, average 0.99": {**CUTMIX, "train.ema_decay": 0.99},
+    "CutMix, soup of 4": {**CUTMIX, "train.soup_size": 4},
+    "CutMix, mean from epoch 10": {**CUTMIX, "train.swa_epoch_start": 10},
+    "CutMix, head first": {**CUTMIX, "train.head_only_epochs": 1},
+}
 SCORES = ("accuracy", "balanced_accuracy", "accuracy_with_flip")
 
 
