@@ -130,6 +130,13 @@ def test_test_sets_that_differ_are_said(capsys, repository, labels):
     assert "not all runs were scored on the same pictures (split.seed differs)" in printed(capsys)
 
 
+def test_a_trial_that_has_not_been_evaluated_is_no_result(capsys, repository):
+    before = document(capsys)["runs"]
+    results.only_train_ran(repository, {"lora.r": 8})
+    results.experiment(repository, "tune-003")
+    assert document(capsys)["runs"] == before
+
+
 def test_what_a_newer_version_added_to_the_parameters_hides_no_choice(capsys, repository, sweep):
     path = repository / "params.yaml"
     path.write_text(path.read_text().replace("  top_k: 5\n", ""))

@@ -255,3 +255,13 @@ def test_names_that_are_not_utf8_and_commas_and_line_ends_in_them_are_kept(repos
 def test_nested_parameters_are_flattened_and_empty_ones_kept():
     document = {"lora": {"r": 1, "options": {"a": {"b": 2}, "c": {}}}, "odd": 3}
     assert dict(flattened(document)) == {"lora.r": 1, "lora.options.a.b": 2, "lora.options.c": {}, "odd": 3}
+
+
+def test_scores_of_the_adapter_before_are_not_taken_for_those_of_a_trial(repository):
+    results.only_train_ran(repository, {"lora.r": 8})
+    results.experiment(repository, "tune-003")
+    results.only_train_ran(repository, {"lora.r": 4})
+    for name, cure in (("tune-003", "`dvc exp apply tune-003 && dvc repro`"), ("workspace", "`dvc repro`")):
+        with pytest.raises(VitloraError, match="is of an earlier adapter, since only train has run") as caught:
+            load_run(name)
+        assert str(caught.value).endswith(cure)

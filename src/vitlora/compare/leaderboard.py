@@ -8,12 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ruamel.yaml import YAML
-
 from vitlora.compare import wording
 from vitlora.compare.paired import Interval, t_interval
 from vitlora.compare.revisions import SHORT, experiments, object_ids, read_commits, require_git, run_git
-from vitlora.compare.runs import LOCK, PARAMS, PREDICTIONS, SCORES, params_of
+from vitlora.compare.runs import LOCK, PARAMS, PREDICTIONS, SCORES, is_of_another_adapter, params_of, parse_yaml
 from vitlora.compare.two import ABSENT, SEED
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import counted
@@ -96,10 +94,12 @@ def collect(metric: str) -> list[Entry]:
     known: set[str] = set()
     entries: dict[str, Entry] = {}
     for same, mark, content in zip(by_mark.values(), by_mark, files, strict=True):
-        scores = read_scores(content, same[0].name)
+        lock, scores = _lock(content, same[0].name), read_scores(content, same[0].name)
+        if is_of_another_adapter(lock):  # a trial of `vitlora tune`, say: its scores are those of the commit before
+            continue
         known |= set(scores)
         if metric in scores:
-            params = _params(content, same[0].name)
+            params = params_of(parse_yaml(content, PARAMS, same[0].name), lock)
             key = json.dumps([mark[0], params], sort_keys=True, default=str)
             times = len(same) + (entries[key].times if key in entries else 0)
             first = entries.get(key, Entry(same[0].name, same[0].commit, 0, *scores[metric], params))
@@ -160,12 +160,9 @@ def _interval(key: str, value: float, pictures: int) -> Interval:
     return Interval(value, float(low), float(high))
 
 
-def _params(content: Mapping[str, bytes], name: str) -> dict[str, Any]:
-    try:
-        documents = [YAML(typ="safe").load(content.get(path, b"{}")) for path in (PARAMS, LOCK)]
-        return params_of(documents[0], documents[1].get("stages", {}))
-    except Exception as error:  # the reader's own, of which there are many
-        raise VitloraError(f"{name}: {PARAMS} or {LOCK} can't be read: {str(error).splitlines()[0]}") from None
+def _lock(content: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    stages: dict[str, Any] = parse_yaml(content, LOCK, name).get("stages", {})
+    return stages
 
 
 def lower_is_better(metric: str) -> bool:

@@ -37,6 +37,7 @@ MAIN = {  # the file of results that a stage's record of what ran belongs to
 }
 RAN = {stage: f"metrics/ran/{stage}.json" for stage in MAIN}
 FILES = (PREDICTIONS, SCORES, PARAMS, LOCK, *dict.fromkeys([*MAIN.values(), *RAN.values()]))
+ADAPTER = "models/adapter"
 LOGITS, TEST, CLASSES, CALIBRATION = "test_logits.npy", "test.csv", "class_names.json", "calibration.json"
 COLUMNS = ("path", "actual", "predicted", "confidence")
 DIGITS = 16  # of a picture's SHA-256, as predictions.csv has it
@@ -160,6 +161,11 @@ def _build(name: str, revision: Revision | None, files: Mapping[str, bytes], fol
     lock = parse_yaml(files, LOCK, name).get("stages", {})
     document = parse_yaml(files, PARAMS, name)
     _require_same_run(files[PREDICTIONS], lock, name)
+    if is_of_another_adapter(lock):
+        raise VitloraError(
+            f"{name}: {PREDICTIONS} is of an earlier adapter, since only train has run after it, as in a trial of "
+            f"`vitlora tune`; the rule: both of one run. {_evaluate_it(name, revision)}"
+        )
     logits, why = _logits(name, revision, lock, folder, answers)
     return Run(
         name=name,
@@ -224,6 +230,17 @@ def _require_same_run(predictions: bytes, lock: Mapping[str, Any], name: str) ->
         )
 
 
+def is_of_another_adapter(lock: Mapping[str, Any]) -> bool:
+    """Whether a dvc.lock has trained an adapter, and evaluated an earlier one."""
+    evaluated = {dep["path"]: dep.get("md5") for dep in lock.get("evaluate", {}).get("deps", ())}
+    trained = {out["path"]: out.get("md5") for out in lock.get("train", {}).get("outs", ())}
+    return ADAPTER in evaluated and ADAPTER in trained and evaluated[ADAPTER] != trained[ADAPTER]
+
+
+def _evaluate_it(name: str, revision: Revision | None) -> str:
+    return f"`dvc exp apply {name} && dvc repro`" if revision and revision.kind == "experiment" else "`dvc repro`"
+
+
 def _outs(lock: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for stage in lock.values():
         yield from stage.get("outs", ())
@@ -267,7 +284,7 @@ def _cost(files: Mapping[str, bytes], lock: Mapping[str, Any], name: str) -> Cos
             machines[stage] = ", ".join(str(record[key]) for key in ("device", "processor") if key in record)
     trained = parse_json(files, TRAINED, name)
     parameters = trained.get("trainable_parameters")
-    return Cost(parameters, sizes.get("models/adapter"), sizes.get("models/export"), seconds, machines)
+    return Cost(parameters, sizes.get(ADAPTER), sizes.get("models/export"), seconds, machines)
 
 
 def parse_json(files: Mapping[str, bytes], path: str, name: str) -> dict[str, Any]:
