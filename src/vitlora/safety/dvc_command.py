@@ -21,6 +21,8 @@ It does not notice what changes at ``data.path``. Here that is written down firs
 It removes the outputs of a stage before that can refuse a parameter. Here parameters are checked first, what `-S` sets
 too.
 
+It lives on when the program that started it is killed. `vitlora tune` asks, by VITLORA_WITH_PARENT, that it leaves too.
+
 A Ctrl-C that meets DVC while it makes a progress bar ends it, without the traceback of a bar that was never finished.
 """
 
@@ -212,6 +214,10 @@ def without_bars(ignored: "sys.UnraisableHookArgs") -> None:
 
 
 if __name__ == "__main__":
+    if "VITLORA_WITH_PARENT" in os.environ:
+        from vitlora.safety.guard import leave_with_parent
+
+        leave_with_parent()
     signal.signal(signal.SIGTERM, ask_stage)
     sys.unraisablehook = without_bars
     LocalFileSystem.open = open_whole

@@ -1,0 +1,77 @@
+"""The first steps of a search: all that can be refused is, before anything runs."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from vitlora.compare.revisions import experiments
+from vitlora.core.errors import VitloraError
+from vitlora.core.params import read_document
+from vitlora.safety.preflight import check_params
+from vitlora.safety.source import write_source
+from vitlora.safety.workspace import PARAMS, require_project
+from vitlora.tune.journal import CHANGES, agree, open_study
+from vitlora.tune.search import Plan, slots
+from vitlora.tune.space import current, read_fixed, read_space, with_values
+from vitlora.tune.tree import Origin, find_origin, refuse_half_kept
+
+
+def prepare(args: argparse.Namespace, folder: Path) -> tuple[Plan, optuna.Study]:
+    """Check what was typed and open the search's memory; for the holder of its lock.
+
+    Args:
+        args: Of the verb.
+        folder: Of the search.
+
+    Raises:
+        VitloraError: A mistake in params.yaml, the space or an option, or another search has this name.
+    """
+    require_project()
+    check_params()
+    write_source()  # as dvc's wrapper does: trials must know what lies at data.path
+    places = slots(args.jobs)
+    now = read_document(PARAMS)
+    refuse_half_kept(now)
+    fixed = read_fixed(args.set_param, now)
+    document = with_values(now, fixed)
+    space = read_space(args.space, document)
+    both = [key for key in fixed if key in space]
+    if both:
+        raise VitloraError(f"-S {both[0]}: --space has it too; the rule: one of the two")
+    origin = find_origin()
+    study = open_study(folder, document["train"]["metric_for_best_model"] == "loss")
+    about = {
+        "space": {key: str(within) for key, within in space.items()},
+        "fixed": fixed,
+        "seed": args.seed,
+        "commit": origin.commit,
+        "document": document,
+    }
+    if "about" not in study.user_attrs:
+        _refuse_taken(folder)
+    known = agree(study, folder, about, origin.changes)
+    start = Origin(origin.top, origin.below, known["commit"], (folder / CHANGES).read_bytes(), origin.cache)
+    plan = Plan(folder, space, fixed, known["document"], start, args.seed, args.trials, places)
+    _begin_with_own(study, plan)
+    return plan, study
+
+
+def _refuse_taken(folder: Path) -> None:
+    """Refuse names that experiments have: those of a search that was forgotten, say."""
+    taken = [ref.rpartition("/")[2] for ref, _ in experiments()]
+    mine = [name for name in taken if re.fullmatch(rf"{folder.name}-\d+", name)]
+    if mine:
+        raise VitloraError(
+            f"{folder.name}: there are experiments of this name already, such as {mine[0]}; --name another, or "
+            f"`dvc exp remove {' '.join(mine)}`"
+        )
+
+
+def _begin_with_own(study: optuna.Study, plan: Plan) -> None:
+    """Let the first trial have the values of params.yaml, if the space holds them: what the best is compared with."""
+    own: dict[str, Any] | None = current(plan.document, plan.space)
+    if own is not None and not study.trials:
+        study.enqueue_trial(own)

@@ -1,0 +1,182 @@
+"""`vitlora tune` in a real project: experiments of its own, killed at five bad moments, applied at the end."""
+
+import json
+import os
+import re
+import shutil
+import signal
+
+import pytest
+import tiny
+from faults.harness import VERB, Running, processes, vitlora, wait_until_none
+from ruamel.yaml import YAML
+
+SPACE = ("lora.r=4,8,16", "train.learning_rate=5e-4:5e-3:log")
+TRIALS = 12
+ENV = {"PYTHONPATH": "src"}
+
+
+def experiments(root, name="tune"):
+    """Return commit by experiment."""
+    listed = tiny.git(root, "for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").split("\n")
+    return {line.split()[0].rpartition("/")[2]: line.split()[1] for line in listed if f"/{name}-" in line}
+
+
+def trials(root, name="tune"):
+    """Return each finished trial's values and score, from the commits that Git has."""
+    found = {}
+    for experiment, commit in experiments(root, name).items():
+        params = YAML(typ="safe").load(tiny.git(root, "show", f"{commit}:params.yaml"))
+        epochs = tiny.git(root, "show", f"{commit}:metrics/train/plots/epochs.csv")
+        found[experiment] = (params["lora"]["r"], params["train"]["learning_rate"], epochs)
+    return found
+
+
+def table(text):
+    """Return place, experiment, score and values of each line of the table, without times."""
+    return re.findall(r"^(\d+)\s+(tune-\d+)\s+(\S+ \(.*?\))\s+(\S+)\s+\d.*?s\s{2,}(\S.*?)\s*$", text, re.MULTILINE)
+
+
+# --- a finished project of three colours ---
+
+
+def test_a_trial_is_an_experiment_that_can_be_applied_and_leaves_the_project_alone(project):
+    (project / "README.md").write_text("not committed\n")
+    tiny.git(project, "add", "README.md")
+    before = tiny.git(project, "status", "--porcelain"), tiny.git(project, "rev-parse", "HEAD")
+    done = vitlora(project, "tune", "--space", "lora.r=1,2", "--trials", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tiny.git(project, "status", "--porcelain"), tiny.git(project, "rev-parse", "HEAD")) == before
+    (line,) = re.findall(r"dvc exp apply \S+", done.stdout)
+    assert [row[1:3] for row in table(done.stdout)] == [("tune-000", "1.0000 (0.5101 to 1.0000)")]
+    assert (project / ".work/tune/tune/search.png").stat().st_size > 10_000
+    assert not list((project / ".work/tune/tune").glob("tree-*"))
+    assert tiny.dvc(project, *line.split()[1:]) == []
+    again = vitlora(project, "tune", "--space", "lora.r=1,2", "--trials", "1")
+    assert again.returncode == 0, again.stderr
+    assert "begins" not in again.stdout
+    assert table(again.stdout) == table(done.stdout)
+
+
+@pytest.mark.faults
+def test_trials_that_fail_are_told_and_the_search_goes_on_until_all_have(project):
+    words = ("tune", "--space", "lora.layers_to_transform=[5],[1]", "lora.r=1,4", "--trials", "3", "--seed", "3")
+    done = vitlora(project, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "failed: lora.layers_to_transform: " in done.stdout
+    done = vitlora(project, "tune", "--space", "lora.layers_to_transform=[5],[7]", "--trials", "2", "--name", "none")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no trial of .work/tune/none has finished")
+
+
+@pytest.mark.faults
+def test_ctrl_c_keeps_the_trial_at_work_and_the_same_command_goes_on(project):
+    words = ("tune", "--space", "lora.r=1,4", "-S", "train.num_train_epochs=30", "--trials", "1")
+    running = Running(project, *VERB, *words, env=ENV)
+    assert running.wait_for(lambda: list((project / ".work/tune/tune/checkpoints/000").glob("*/0*")))
+    running.send_group(signal.SIGINT)
+    assert running.ended() == 130
+    assert "stopped after 0 of 1 trials, which are kept; the same command goes on" in running.text()
+    assert "Traceback" not in running.text()
+    assert not wait_until_none(project)
+    done = vitlora(project, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resuming after step" in (project / ".work/tune/tune/000.log").read_text()
+    assert len(experiments(project)) == 1
+
+
+@pytest.mark.faults
+def test_two_at_once_give_what_each_gives_alone(project):
+    done = vitlora(project, "tune", "--space", "lora.r=1,2,4", "--trials", "3", "--jobs", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = trials(project)
+    assert len(found) == 3
+    for r, _, epochs in found.values():
+        tiny.git(project, "checkout", "-qf", "HEAD")
+        tiny.dvc(project, "exp", "run", "-f", "-S", f"lora.r={r}", "train")
+        assert (project / "metrics/train/plots/epochs.csv").read_text() == epochs
+
+
+# --- digits: twelve trials, five kills ---
+
+
+def make_digits(root):
+    root.mkdir(parents=True)
+    for name in tiny.CODE:
+        source, target = tiny.ROOT / name, root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
+    shutil.copy2(tiny.DIGITS, root / "params.yaml")
+    tiny.git(root, "init", "-q", "-b", "main")
+    tiny.commit(root)
+    tiny.dvc(root, "repro", "preprocess")
+    tiny.commit(root)
+    return root
+
+
+def command(root):
+    fixed = ("-S", "train.num_train_epochs=1", "-S", "train.save_steps=10")
+    return (*VERB, "tune", "--space", *SPACE, *fixed, "--trials", str(TRIALS))
+
+
+def pid_of(root, word):
+    """Return the id of the process at work in a clone whose command line has a word."""
+    return next((pid for pid, line in processes(root / ".work/tune").items() if word in line), None)
+
+
+def kill(root, running, who):
+    """Kill the runner and see that nobody stays, or kill a child of its."""
+    if who == "runner":
+        running.send(signal.SIGKILL)
+        running.process.wait()
+        assert not wait_until_none(root, 4.0), "an orphan works on"
+        return Running(root, *command(root), env=ENV)
+    os.kill(pid_of(root, who), signal.SIGKILL)
+    return running
+
+
+def moments(root):
+    """Five bad moments: who is killed, and when."""
+    search = root / ".work/tune/tune"
+
+    def log(number):
+        path = search / f"{number:03d}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def recorded(number):
+        return next(search.glob(f"tree-0/.git/refs/exps/*/*/tune-{number:03d}"), None)
+
+    return [
+        ("runner", lambda: (search / "tree-0/.git").exists()),
+        ("stages.train", lambda: list(search.glob("checkpoints/002/*/0*")) and pid_of(root, "stages.train")),
+        ("dvc_command", lambda: "Running stage 'train'" in log(4) and pid_of(root, "dvc_command")),
+        ("runner", lambda: list(search.glob("checkpoints/007/*/0*"))),
+        ("runner", lambda: recorded(10)),
+    ]
+
+
+@pytest.mark.faults
+@pytest.mark.survives("T01", "vitlora tune of 12 trials on digits: kill -9 of runner, dvc and stage, 5 in all")
+def test_twelve_trials_on_digits_survive_five_kills_with_twelve_right_results(tmp_path):
+    root, quiet = make_digits(tmp_path / "killed"), tmp_path / "quiet"
+    shutil.copytree(root, quiet, symlinks=True)
+    running = Running(root, *command(root), env=ENV)
+    for who, moment in moments(root):
+        assert running.wait_for(moment, 1200), running.text()
+        running = kill(root, running, who)
+    assert running.ended(1800) == 0, running.text()
+    print(running.text())
+    undisturbed = tiny.run(quiet, *command(quiet), env=ENV, timeout=3600)
+    assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
+    print(undisturbed.stdout)
+    assert table(running.text()) == table(undisturbed.stdout)
+    assert len(table(running.text())) == TRIALS
+    assert trials(root) == trials(quiet)
+    assert len(trials(root)) == TRIALS
+    assert tiny.git(root, "status", "--porcelain") == ""
+    assert tiny.git(root, "rev-parse", "--abbrev-ref", "HEAD") == "main\n"
+    assert "resuming after step" in (root / ".work/tune/tune/002.log").read_text()
+    best = table(running.text())[0][1]
+    assert tiny.dvc(root, "exp", "apply", best) == []
+    assert tiny.dvc(root, "repro", "evaluate") == ["evaluate"]
+    assert json.loads((root / "metrics/evaluate/scores.json").read_text())["accuracy"] > 0.5
