@@ -145,7 +145,9 @@ def test_the_table_has_every_trial_and_the_best_first(found, capsys):
     assert "failed: out of GPU memory" in said
     best = plan.name(rows[0].trial.number)
     assert f"best: {best}, val accuracy {rows[0].value:.4f}" in said
-    assert f"dvc exp apply {best} && vitlora run" in said
+    values = rows[0].trial.user_attrs["values"]
+    line = f"-S lora.r={values['lora.r']} -S train.learning_rate={values['train.learning_rate']} "
+    assert f"  dvc exp run {line}-S 'train.lr_scheduler_type=\"{values['train.lr_scheduler_type']}\"'\n" in said
     assert re.search(
         r"it leads the values that params.yaml has by [\d.]+ points; about [\d.]+ points of that are luck", said
     )
@@ -200,3 +202,24 @@ def test_where_all_failed_the_exit_is_an_error(found, capsys):
         tune._show(replace(plan, folder=folder), study)
     said = capsys.readouterr().out
     assert all(f"failed: {error}" in said for error in ("no room", "no rank", "no luck"))
+
+
+def test_a_small_space_is_tried_whole_with_the_own_values_first(found):
+    plan, _ = found
+    document = with_values(plan.document, {"lora.r": 8})
+    space = read_space(["lora.r=4,8,16"], document)
+    small = replace(plan, document=document, space=space, trials=3, folder=plan.folder.with_name("small"))
+    small.folder.mkdir()
+    for _ in range(2):  # a kill may come between two
+        study = open_study(small.folder, False)
+        begin._enqueue(study, small)
+    assert [draw(study.ask(), small)["lora.r"] for _ in range(3)] == [8, 4, 16]
+    assert len(study.trials) == 3
+
+
+def test_equal_values_count_once(found):
+    plan, study = found
+    before = results.finished(study, plan)
+    again = study.trials[before[0].trial.number]
+    study.add_trial(again)
+    assert [row.trial.number for row in results.finished(study, plan)] == [row.trial.number for row in before]

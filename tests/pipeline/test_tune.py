@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 
@@ -37,34 +38,57 @@ def table(text):
     return re.findall(r"^(\d+)\s+(tune-\d+)\s+(\S+ \(.*?\))\s+(\S+)\s+\d.*?s\s{2,}(\S.*?)\s*$", text, re.MULTILINE)
 
 
+def line_of(text):
+    """Return the words after `dvc` of the line that applies the best."""
+    (line,) = re.findall(r"^  dvc (exp run .*)$", text, re.MULTILINE)
+    return shlex.split(line)
+
+
 # --- a finished project of three colours ---
 
 
-def test_a_trial_is_an_experiment_that_can_be_applied_and_leaves_the_project_alone(project):
+def test_a_trial_is_an_experiment_and_the_project_is_left_alone(project):
     (project / "README.md").write_text("not committed\n")
     tiny.git(project, "add", "README.md")
     before = tiny.git(project, "status", "--porcelain"), tiny.git(project, "rev-parse", "HEAD")
     done = vitlora(project, "tune", "--space", "lora.r=1,2", "--trials", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tiny.git(project, "status", "--porcelain"), tiny.git(project, "rev-parse", "HEAD")) == before
-    (line,) = re.findall(r"dvc exp apply \S+", done.stdout)
     assert [row[1:3] for row in table(done.stdout)] == [("tune-000", "1.0000 (0.5101 to 1.0000)")]
-    assert (project / ".work/tune/tune/search.png").stat().st_size > 10_000
+    assert [*experiments(project)] == ["tune-000"]
+    assert tiny.git(project, "show", f"{experiments(project)['tune-000']}:README.md") == "not committed\n"
     assert not list((project / ".work/tune/tune").glob("tree-*"))
-    assert tiny.dvc(project, *line.split()[1:]) == []
-    again = vitlora(project, "tune", "--space", "lora.r=1,2", "--trials", "1")
+
+
+@pytest.mark.faults
+def test_the_best_is_applied_by_the_line_and_a_forgotten_search_can_begin_anew(project):
+    words = ("tune", "--space", "lora.r=1,2", "--trials", "1")
+    done = vitlora(project, *words)
+    assert tiny.dvc(project, *line_of(done.stdout)) == []
+    assert tiny.dvc(project, "exp", "apply", "tune-000") == []
+    again = vitlora(project, *words)
     assert again.returncode == 0, again.stderr
-    assert "begins" not in again.stdout
+    assert "begins   lora" not in again.stdout
     assert table(again.stdout) == table(done.stdout)
+    shutil.rmtree(project / ".work/tune/tune")
+    refused = vitlora(project, *words)
+    assert refused.returncode == 1
+    (cure,) = re.findall(r"`dvc (exp remove .*)`", refused.stderr)
+    tiny.dvc(project, *cure.split())
+    assert vitlora(project, *words).returncode == 0
 
 
 @pytest.mark.faults
 def test_trials_that_fail_are_told_and_the_search_goes_on_until_all_have(project):
-    words = ("tune", "--space", "lora.layers_to_transform=[5],[1]", "lora.r=1,4", "--trials", "3", "--seed", "3")
-    done = vitlora(project, *words)
+    done = vitlora(project, "tune", "--space", "lora.layers_to_transform=[5],[1],[7]")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "failed: lora.layers_to_transform: " in done.stdout
-    done = vitlora(project, "tune", "--space", "lora.layers_to_transform=[5],[7]", "--trials", "2", "--name", "none")
+    assert "tune: 3 trials" in done.stdout  # the space has no more
+    assert re.findall(r"^tune-00(\d)  failed: lora.layers_to_transform: got (\d)", done.stdout, re.MULTILINE) == [
+        ("0", "5"),
+        ("2", "7"),
+    ]
+    assert [*experiments(project)] == ["tune-001"]
+    done = vitlora(project, "tune", "--space", "lora.layers_to_transform=[5],[7]", "--name", "none")
     assert done.returncode == 1
     assert done.stderr.startswith("error: no trial of .work/tune/none has finished")
 
@@ -95,6 +119,20 @@ def test_two_at_once_give_what_each_gives_alone(project):
         tiny.git(project, "checkout", "-qf", "HEAD")
         tiny.dvc(project, "exp", "run", "-f", "-S", f"lora.r={r}", "train")
         assert (project / "metrics/train/plots/epochs.csv").read_text() == epochs
+
+
+@pytest.mark.faults
+def test_hopeless_trials_are_stopped_early_and_are_no_experiments(project):
+    fixed = ("-S", "train.metric_for_best_model=loss", "-S", "train.num_train_epochs=40")
+    done = vitlora(project, "tune", "--space", "train.learning_rate=1e-6:1e-1:log", *fixed, "--trials", "9")
+    assert done.returncode == 0, done.stdout + done.stderr
+    early = re.findall(r"^(tune-\d+)  stopped early", done.stdout, re.MULTILINE)
+    assert early
+    assert len(experiments(project)) == 9 - len(early)
+    assert not {*early} & {*experiments(project)}
+    logs = [(project / f".work/tune/tune/{name[-3:]}.log").read_text() for name in early]
+    assert any("stopped after step" in log for log in logs)
+    assert "how much of its lead is luck is not estimated for a loss" in done.stdout
 
 
 # --- digits: twelve trials, five kills ---
@@ -176,7 +214,5 @@ def test_twelve_trials_on_digits_survive_five_kills_with_twelve_right_results(tm
     assert tiny.git(root, "status", "--porcelain") == ""
     assert tiny.git(root, "rev-parse", "--abbrev-ref", "HEAD") == "main\n"
     assert "resuming after step" in (root / ".work/tune/tune/002.log").read_text()
-    best = table(running.text())[0][1]
-    assert tiny.dvc(root, "exp", "apply", best) == []
-    assert tiny.dvc(root, "repro", "evaluate") == ["evaluate"]
+    assert tiny.dvc(root, *line_of(running.text())) == ["evaluate", "export"]
     assert json.loads((root / "metrics/evaluate/scores.json").read_text())["accuracy"] > 0.5

@@ -7,7 +7,7 @@ import tiny
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.params import read_document
-from vitlora.tune.space import Choices, Range, current, read_fixed, read_space, with_values
+from vitlora.tune.space import Choices, Range, current, members, read_fixed, read_space, size, with_values
 
 
 @pytest.fixture
@@ -127,3 +127,18 @@ def test_drawn_numbers_have_three_digits_and_stay_within(document):
 )
 def test_the_documents_own_values_are_known_where_the_space_holds_them(document, words, own):
     assert current(document, read_space(words, document)) == own
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["lora.r=4,16"], 2),
+        (["lora.r=4:7", "lora.use_rslora=true,false"], 8),
+        (["lora.r=4,8,16", "train.lr_scheduler_type=linear,cosine", "train.num_train_epochs=2:3"], 12),
+    ],
+)
+def test_a_finite_space_is_known_with_all_its_members(document, words, count):
+    space = read_space(words, document)
+    every = list(members(space))
+    assert (size(space), len(every), len({str(each) for each in every})) == (count, count, count)
+    assert size(read_space([*words, "train.learning_rate=1:2"], document)) == float("inf")

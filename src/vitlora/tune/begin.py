@@ -3,9 +3,9 @@
 import argparse
 import re
 from pathlib import Path
-from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 
 from vitlora.compare.revisions import experiments
 from vitlora.core.errors import VitloraError
@@ -15,7 +15,7 @@ from vitlora.safety.source import write_source
 from vitlora.safety.workspace import PARAMS, require_project
 from vitlora.tune.journal import CHANGES, agree, open_study
 from vitlora.tune.search import Plan, slots
-from vitlora.tune.space import current, read_fixed, read_space, with_values
+from vitlora.tune.space import current, members, read_fixed, read_space, size, with_values
 from vitlora.tune.tree import Origin, find_origin, refuse_half_kept
 
 
@@ -54,8 +54,10 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[Plan, optuna.Study]
         _refuse_taken(folder)
     known = agree(study, folder, about, origin.changes)
     start = Origin(origin.top, origin.below, known["commit"], (folder / CHANGES).read_bytes(), origin.cache)
-    plan = Plan(folder, space, fixed, known["document"], start, args.seed, args.trials, places)
-    _begin_with_own(study, plan)
+    trials = min(args.trials, size(space))
+    plan = Plan(folder, space, fixed, known["document"], start, args.seed, trials, places)
+    if not any(trial.state != TrialState.WAITING for trial in study.trials):
+        _enqueue(study, plan)
     return plan, study
 
 
@@ -70,8 +72,11 @@ def _refuse_taken(folder: Path) -> None:
         )
 
 
-def _begin_with_own(study: optuna.Study, plan: Plan) -> None:
-    """Let the first trial have the values of params.yaml, if the space holds them: what the best is compared with."""
-    own: dict[str, Any] | None = current(plan.document, plan.space)
-    if own is not None and not study.trials:
-        study.enqueue_trial(own)
+def _enqueue(study: optuna.Study, plan: Plan) -> None:
+    """Let the first trial have the values of params.yaml, if the space holds them: what the best is compared with.
+
+    A space with no more members than there are trials is tried whole: Optuna's draws would repeat some.
+    """
+    own = current(plan.document, plan.space)
+    for values in [*([own] if own else []), *(members(plan.space) if plan.trials == size(plan.space) else [])]:
+        study.enqueue_trial(values, skip_if_exists=True)

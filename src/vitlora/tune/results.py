@@ -1,6 +1,7 @@
 """What a search found: a table, a picture, what mattered, how much is luck, and the line that takes the best."""
 
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 from vitlora.core.text import counted, shown_seconds
 from vitlora.evaluate.intervals import wilson
 from vitlora.tune.luck import without_luck
-from vitlora.tune.search import Plan, shown_values
-from vitlora.tune.space import Choices, Range
+from vitlora.tune.search import Plan, override, shown_values
+from vitlora.tune.space import Choices, Range, current
 
 HEAD = ("", "experiment", "val (95 %)", "without luck", "time", "parameters")
 FEWEST_EACH, FEWEST = 4, 10  # finished trials, for each parameter and in all, below which importance is noise
@@ -34,8 +35,9 @@ class Row(NamedTuple):
 
 
 def finished(study: optuna.Study, plan: Plan) -> list[Row]:
-    """Return the trials that finished, the best first; equal ones in their order."""
-    trials = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    """Return the trials that finished, the best first; equal scores in their order, equal values once."""
+    different = {str(trial.params): trial for trial in reversed(study.trials) if trial.state == TrialState.COMPLETE}
+    trials = sorted(different.values(), key=lambda trial: trial.number)
     sign = 1 if plan.metric == "loss" else -1
     trials.sort(key=lambda trial: sign * (trial.value or 0.0))
     values = np.array([trial.value for trial in trials], np.float64)
@@ -77,7 +79,12 @@ def verdict(plan: Plan, rows: Sequence[Row]) -> Iterator[str]:
     elif len(rows) > 1:
         yield from _lead(plan, rows)
     yield "val has picked it, so val no longer measures it; test does, once:"
-    yield f"  dvc exp apply {name} && vitlora run"
+    yield f"  dvc exp run {' '.join(in_shell(plan, best.trial.user_attrs['values']))}"
+
+
+def in_shell(plan: Plan, values: Mapping[str, Any]) -> list[str]:
+    """Return what one types after `dvc exp run`: `dvc exp apply` fails where test was never scored (dvc 3.67.1)."""
+    return [f"-S {shlex.quote(override(key, value))}" for key, value in {**plan.fixed, **values}.items()]
 
 
 def _lead(plan: Plan, rows: Sequence[Row]) -> Iterator[str]:
@@ -87,7 +94,8 @@ def _lead(plan: Plan, rows: Sequence[Row]) -> Iterator[str]:
         f"the best of {len(rows)} on {counted(pictures, 'val picture')}: about {luck} of its score are luck, expect "
         f"{best.worth:.3f} of new ones"
     )
-    own = next((row for row in rows if "fixed_params" in row.trial.system_attrs), None)
+    has_own = current(plan.document, plan.space) is not None  # then they are the first trial's
+    own = next((row for row in rows if has_own and row.trial.number == 0), None)
     if own is best:
         yield "no trial does better than the values that params.yaml has"
     elif own:

@@ -1,7 +1,9 @@
 """What ``--space`` and ``-S`` may say: keys of params.yaml, with values that are all checked before the first trial."""
 
 import copy
+import itertools
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -113,6 +115,27 @@ def current(document: Mapping[str, Any], space: Space) -> dict[str, Any] | None:
         if not (within.holds(value) if isinstance(within, Range) else found[key] in within.texts):
             return None
     return found
+
+
+def size(space: Space) -> float:
+    """Return how many different trials a space has; infinite where a number is drawn."""
+    return math.prod(_count(within) for within in space.values())
+
+
+def _count(within: Range | Choices) -> float:
+    if isinstance(within, Choices):
+        return len(within.texts)
+    return within.high - within.low + 1 if within.whole else math.inf
+
+
+def members(space: Space) -> Iterator[dict[str, Any]]:
+    """Yield all of a finite space's trials, as Optuna keeps their values."""
+    values = (
+        within.texts if isinstance(within, Choices) else range(int(within.low), int(within.high) + 1)
+        for within in space.values()
+    )
+    for chosen in itertools.product(*values):
+        yield dict(zip(space, chosen, strict=True))
 
 
 def _halves(option: str, word: str, known: Mapping[str, Any]) -> tuple[str, str]:

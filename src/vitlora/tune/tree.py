@@ -21,6 +21,7 @@ from vitlora.core.text import printable
 from vitlora.safety.source import local_path
 from vitlora.safety.workspace import PARAMS, below, cache_of, open_project
 
+PATCH = ("--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
 NAMES = ("user.name", "user.email")  # of whom DVC's commits are
 
 
@@ -63,7 +64,7 @@ def find_origin() -> Origin:
         (run_git(["rev-parse", word]) or b"").decode().strip() for word in ("--show-toplevel", "--show-prefix")
     )
     # `stash create` would write nothing either, but its commits are lost to Git's next clean-up.
-    changes = run_git(["-C", top, "diff", "--binary", "--no-ext-diff", "--no-color", "HEAD"]) or b""
+    changes = run_git(["-C", top, "diff", *PATCH, "HEAD"]) or b""
     return Origin(Path(top), Path(prefix), commit, changes, cache)
 
 
