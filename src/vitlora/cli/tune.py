@@ -96,7 +96,7 @@ def _show(plan: Any, study: Any) -> None:
     grid(console, [(head, "left") for head in results.HEAD], list(results.table(study, plan, rows)))
     if not rows:
         raise VitloraError(
-            f"no trial of {folder_of(plan)} has finished; the errors stand above, and in its files NUMBER.log; "
+            f"no trial of {plan.folder} has finished; the errors stand above, and in its files NUMBER.log; "
             "--name another begins anew"
         )
     for line in (*results.verdict(plan, rows), results.importance(study, plan, rows)):
@@ -104,8 +104,4 @@ def _show(plan: Any, study: Any) -> None:
     path = plan.folder / "search.png"
     results.draw_search(study, plan, rows, path)
     say(console, f"picture: {path}")
-
-
-def folder_of(plan: Any) -> str:
-    """Return a search's folder."""
-    return str(plan.folder)
+    print(f"{results.ONCE}\n  {printable(results.command(plan, rows[0]))}")  # as one line, to be copied

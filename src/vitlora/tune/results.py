@@ -1,7 +1,7 @@
 """What a search found: a table, a picture, what mattered, how much is luck, and the line that takes the best."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ FEWEST_EACH, FEWEST = 4, 10  # finished trials, for each parameter and in all, b
 QUANTILE = 0.3  # of trials that count as good: Optuna's 0.1 is one trial of 12
 ACROSS = 3  # panels of the picture
 ASIDE = 0.06  # of the way to the next choice, so that no dot hides another
+ONCE = "val has picked it, so val no longer measures it; this reads test, once:"
 DOT, EARLY, BEST = "#00695c", "#b0bec5", "#d84315"
 
 
@@ -71,20 +72,19 @@ def _line(plan: Plan, trial: FrozenTrial, place: str, score: str, worth: str = "
 
 
 def verdict(plan: Plan, rows: Sequence[Row]) -> Iterator[str]:
-    """Yield what the best is, how much of its lead is luck, and what to type."""
+    """Yield what the best is, and how much of its lead is luck."""
     best, name = rows[0], plan.name(rows[0].trial.number)
     yield f"best: {name}, val {plan.metric} {best.value:.4f}, {shown_values(best.trial.user_attrs['values'])}"
     if plan.metric == "loss":
         yield "how much of its lead is luck is not estimated for a loss"
     elif len(rows) > 1:
         yield from _lead(plan, rows)
-    yield "val has picked it, so val no longer measures it; test does, once:"
-    yield f"  dvc exp run {' '.join(in_shell(plan, best.trial.user_attrs['values']))}"
 
 
-def in_shell(plan: Plan, values: Mapping[str, Any]) -> list[str]:
-    """Return what one types after `dvc exp run`: `dvc exp apply` fails where test was never scored (dvc 3.67.1)."""
-    return [f"-S {shlex.quote(override(key, value))}" for key, value in {**plan.fixed, **values}.items()]
+def command(plan: Plan, best: Row) -> str:
+    """Return what takes the best: `dvc exp apply` fails where test was never scored (dvc 3.67.1)."""
+    values = {**plan.fixed, **best.trial.user_attrs["values"]}
+    return " ".join(["dvc exp run", *(f"-S {shlex.quote(override(key, value))}" for key, value in values.items())])
 
 
 def _lead(plan: Plan, rows: Sequence[Row]) -> Iterator[str]:
@@ -172,7 +172,8 @@ def _panel(axes: Any, plan: Plan, key: str | None, rows: Sequence[Row], early: S
 
     best = rows[0]
     last = [max(trial.intermediate_values.items())[1] for trial in early]
-    axes.plot(list(map(place, early)), last, "x", color=EARLY, markeredgewidth=2, label="stopped early")
+    if early:
+        axes.plot(list(map(place, early)), last, "x", color=EARLY, markeredgewidth=2, label="stopped early")
     ends = [[best.value - best.low], [best.high - best.value]]
     axes.errorbar(
         place(best.trial), best.value, yerr=ends, color=BEST, capsize=4, fmt="none", label="its 95 % interval"
@@ -188,7 +189,18 @@ def _panel(axes: Any, plan: Plan, key: str | None, rows: Sequence[Row], early: S
         axes.xaxis.get_major_locator().set_params(integer=True)
     if isinstance(within, Range) and within.log:
         axes.set_xscale("log")
+        ticks = _ticks(within)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
     axes.set_xlabel(key or "trial")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
+
+
+def _ticks(within: Range) -> list[float]:
+    """Return round numbers within a logarithmic range: powers of ten, with 2 and 5 times them where these are few."""
+    powers = range(int(np.floor(np.log10(within.low))), int(np.ceil(np.log10(within.high))) + 1)
+    steps = (1, 2, 5) if len(powers) <= 3 else (1,)
+    ticks = [float(f"{step}e{power}") for power in powers for step in steps]
+    return [tick for tick in ticks if within.low <= tick <= within.high]

@@ -8,6 +8,7 @@ change is not made again, and its experiment is fetched into the project once it
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,10 @@ class Tree:
         Raises:
             VitloraError: Git can't, as on a full disk.
         """
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.exists():  # a stage whose dvc was killed may write there for half a second more
+            gone = self.folder.with_name(f"{self.folder.name}.{time.monotonic_ns()}")
+            self.folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
         names = [f"--config={key}={value}" for key in NAMES if (value := self._setting(key))]
         self._git(["clone", "--quiet", "--local", "--no-checkout", *names, str(self.origin.top), str(self.folder)])
         self._git(["-C", str(self.folder), "checkout", "--quiet", "--detach", self.origin.commit])
