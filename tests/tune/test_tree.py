@@ -11,10 +11,10 @@ from vitlora.core.errors import VitloraError
 from vitlora.tune.tree import Origin, Tree, find_origin, refuse_half_kept
 
 
-@pytest.fixture(params=[".", "sub/project ü"])
+@pytest.fixture
 def project(request, tmp_path, monkeypatch):
     """A project, at the top of its repository or below, with pictures that Git does not keep."""
-    root = tmp_path / "repository" / request.param
+    root = tmp_path / "repository" / getattr(request, "param", ".")
     root.mkdir(parents=True)
     shutil.copytree(tiny.ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
     (root / "dvc.yaml").write_text("stages: {}\n")
@@ -39,6 +39,7 @@ def renewed(project, values=None):
     return tree
 
 
+@pytest.mark.parametrize("project", [".", "sub/project ü"], indirect=True)
 def test_a_clone_has_what_is_committed_and_what_is_not_yet(project):
     (project / "params.yaml").write_text("lora: {r: 8}\n")
     (project / "picture.bin").write_bytes(bytes(range(255, -1, -1)))
@@ -96,6 +97,7 @@ def test_pictures_of_which_git_keeps_a_part_are_refused_with_a_cure(project):
     refuse_half_kept(values)
 
 
+@pytest.mark.parametrize("project", ["sub"], indirect=True)
 def test_an_experiment_is_fetched_or_its_lack_is_told(project):
     tree = renewed(project)
     commit = tree.origin.commit
