@@ -1,10 +1,10 @@
-"""Search over parameters: each trial a DVC experiment, judged on val, stopped early where it is hopeless.
+"""Search over parameters: each trial is a DVC experiment, judged on val, not on test.
 
     vitlora tune --space lora.r=4,8,16,32 train.learning_rate=1e-4:1e-2:log
     vitlora tune --space ... -S train.num_train_epochs=5 --trials 40 --name rates
 
-The same command goes on with a search that was stopped or killed. docs/tune.md says how trials are judged, and how much
-of the best one's lead is luck.
+Hopeless trials are stopped early. The same command goes on with a search that was stopped or
+killed. docs/tune.md says how trials are judged, and how much of the best one's lead is luck.
 """
 
 import argparse
