@@ -12,29 +12,9 @@ from vitlora.core.params import read_document
 from vitlora.safety.overrides import ready
 from vitlora.tune import search
 from vitlora.tune.journal import open_study
-from vitlora.tune.search import Job, Plan, Search, best_epoch, first_error, live, override, slots
+from vitlora.tune.search import Job, Plan, Search, first_error, live, override, slots
 from vitlora.tune.space import read_space, with_values
 from vitlora.tune.tree import Origin, Tree
-
-EPOCHS = """epoch,step,train_loss,val_loss,val_accuracy,val_balanced_accuracy
-1,40,1.386,0.3437,0.877095,0.865384
-2,80,0.3256,0.1,0.972067,0.945291
-3,120,0.1319,0.1039,0.972067,0.977831
-"""
-
-
-@pytest.mark.parametrize(
-    ("metric", "kept", "expected"),
-    [
-        ("accuracy", True, (2, 0.972067)),
-        ("balanced_accuracy", True, (3, 0.977831)),
-        ("loss", True, (2, 0.1)),
-        ("loss", False, (3, 0.1039)),
-        ("accuracy", False, (3, 0.972067)),
-    ],
-)
-def test_the_score_is_that_of_the_epoch_which_training_keeps(metric, kept, expected):
-    assert best_epoch(EPOCHS, {"metric_for_best_model": metric, "load_best_model_at_end": kept}) == expected
 
 
 @pytest.mark.parametrize(

@@ -458,9 +458,11 @@ def _soup(trainer: ImageTrainer) -> dict[str, Any]:
     if not found:
         print(f"soup: epoch {chosen[0]} alone, which no other makes better on val")
         return {"soup": chosen}
-    loss, accuracy = significant(found["eval_loss"]), round(found["eval_accuracy"], 6)
-    print(f"soup: epochs {', '.join(map(str, chosen))}: val loss {loss:.4f}, val accuracy {accuracy:.4f}")
-    return {"soup": chosen, "val_loss": loss, "val_accuracy": accuracy}
+    scores = {f"val_{name}": round(found[f"eval_{name}"], 6) for name in ("accuracy", "balanced_accuracy")}
+    loss = significant(found["eval_loss"])
+    said = f"val loss {loss:.4f}, val accuracy {scores['val_accuracy']:.4f}"
+    print(f"soup: epochs {', '.join(map(str, chosen))}: {said}")
+    return {"soup": chosen, "val_loss": loss, **scores}
 
 
 def _best(epochs: list[list[Any]], train: Train) -> dict[str, Any]:
@@ -478,4 +480,5 @@ def _best(epochs: list[list[Any]], train: Train) -> dict[str, Any]:
         "best_epoch": best[0],
         "val_loss": best[3],
         "val_accuracy": best[4],
+        "val_balanced_accuracy": best[5],
     }

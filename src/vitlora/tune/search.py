@@ -1,7 +1,5 @@
 """The trials of a search: begun, followed, stopped early, brought home, and begun again after a kill."""
 
-import csv
-import io
 import json
 import os
 import re
@@ -29,7 +27,7 @@ from vitlora.tune.space import Choices, Space, current, with_values
 from vitlora.tune.tree import Origin, Tree
 
 LIVE = ".work/train.jsonl"  # vitlora.train.reporting.LIVE, which would load torch
-EPOCHS, COUNTS, PARAMS = "metrics/train/plots/epochs.csv", "metrics/preprocess.json", "params.yaml"
+TRAINED, COUNTS = "metrics/train/metrics.json", "metrics/preprocess.json"
 POLL_S = 0.2
 TRIES = 4  # of a trial that is killed
 KILLED = re.compile(r"failed to reproduce '\w+': (killed|stopped by a signal|interrupted)")
@@ -210,10 +208,10 @@ class Search:
     def _bring_home(self, job: Job) -> None:
         plan, number = self.plan, job.trial.number
         commit = job.tree.fetch(plan.name(number))
-        files = read_commit(commit, (EPOCHS, COUNTS, PARAMS))
-        epoch, value = best_epoch(files[EPOCHS].decode(), with_values(plan.document, job.values)["train"])
-        pictures = sum(row["val"] for row in json.loads(files[COUNTS])["images_per_class"])
-        for key, found in {"commit": commit, "epoch": epoch, "pictures": pictures}.items():
+        trained, counts = map(json.loads, read_commit(commit, (TRAINED, COUNTS)).values())
+        value = float(trained[f"val_{plan.metric}"])  # of what training has kept
+        pictures = sum(row["val"] for row in counts["images_per_class"])
+        for key, found in {"commit": commit, "epoch": trained["best_epoch"], "pictures": pictures}.items():
             job.trial.set_user_attr(key, found)
         self._tell(job, f"{value:.4f}", value)
 
@@ -270,15 +268,6 @@ def live(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def best_epoch(text: str, train: Mapping[str, Any]) -> tuple[int, float]:
-    """Return the epoch that training kept, from 1, and its score, as its epochs.csv and its parameters say."""
-    metric = train["metric_for_best_model"]
-    rows = [(int(row["epoch"]), float(row[f"val_{metric}"])) for row in csv.DictReader(io.StringIO(text))]
-    if not train["load_best_model_at_end"]:
-        return rows[-1]
-    return (min if metric == "loss" else max)(rows, key=lambda row: row[1])
 
 
 def first_error(text: str) -> str:
