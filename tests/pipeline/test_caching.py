@@ -216,6 +216,7 @@ def test_metrics_diff_shows_what_an_experiment_changed(project):
     assert changed["metrics/train/metrics.json"]["epochs"] == {"old": 2, "new": 1, "diff": -1}
 
 
+@pytest.mark.faults
 def test_a_queued_experiment_runs_its_own_tree(project):
     """The workspace's code and parameters change after queueing; the experiment must not see that."""
     append(project / "src/vitlora/evaluate/scores.py", '\n\nprint("queued tree")\n')

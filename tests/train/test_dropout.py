@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+import training
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from vitlora.model.base import Normalisation
 from vitlora.train.dropout import LEVELS, DrawnAtOnce, draw_at_once
+from vitlora.train.params import Train
 from vitlora.train.step import install
 
 COUNT = 400_003  # no multiple of the four values of a draw
@@ -75,7 +77,8 @@ def test_outside_training_values_are_as_they_were_and_nothing_is_drawn():
 def test_only_loras_dropout_is_replaced():
     base = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.3), nn.Linear(4, 4))
     model = get_peft_model(base, LoraConfig(r=2, lora_dropout=0.1, target_modules=["0"]))
-    install(model, None, "fp32", Normalisation([0.5], [0.5]), 8)
+    train = Train.model_validate(training.settings()["train"])
+    install(model, train, "fp32", Normalisation([0.5], [0.5]), 8)
     kinds = {name: type(module) for name, module in model.named_modules() if isinstance(module, nn.Dropout)}
     assert kinds == {"base_model.model.0.lora_dropout.default": DrawnAtOnce, "base_model.model.1": nn.Dropout}
     assert model.get_submodule("base_model.model.0.lora_dropout.default").p == 0.1
