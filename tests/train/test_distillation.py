@@ -1,5 +1,6 @@
 """Distillation: its law, that the teacher sees what the student sees, and that no other teacher slips in."""
 
+import copy
 import shutil
 from contextlib import chdir, nullcontext
 from pathlib import Path
@@ -20,7 +21,7 @@ from vitlora.model.base import Normalisation
 from vitlora.model.seen import SEEN, pictures_met
 from vitlora.safety import preflight
 from vitlora.storage.manifest import digest
-from vitlora.train.distillation import Distillation
+from vitlora.train.distillation import Distillation, _scale
 from vitlora.train.trainer import ImageTrainer
 
 GREY = Normalisation([0.5, 0.4, 0.3], [0.2, 0.3, 0.5])
@@ -88,6 +89,20 @@ def test_nothing_is_left_to_learn_from_a_teacher_that_one_equals():
     assert float(distil(teacher, 1.0, 2.0).blend(torch.tensor(9.0), logits, images, nullcontext())) == pytest.approx(
         0, abs=1e-6
     )
+
+
+def test_a_teacher_whose_weights_hold_a_temperature_is_taken_at_its_own_scores():
+    images, logits, labels = batch(5, 4)
+    hard, teacher = functional.cross_entropy(logits, labels), Linear(4)
+    cooler = copy.deepcopy(teacher)
+    with torch.no_grad():
+        for weight in cooler.parameters():
+            weight /= 4
+    found = distil(teacher, 0.5, 2.0).blend(hard, logits, images, nullcontext())
+    scaled = distil(cooler, 0.5, 2.0)
+    scaled.scale = _scale({"temperature": 4.0, "in_weights": True})
+    torch.testing.assert_close(scaled.blend(hard, logits, images, nullcontext()), found)
+    assert _scale({"temperature": 4.0, "in_weights": False}) == _scale({}) == 1
 
 
 @pytest.fixture(scope="module")

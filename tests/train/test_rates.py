@@ -9,7 +9,7 @@ import training
 from torch import nn
 
 from vitlora.core.errors import VitloraError
-from vitlora.core.files import read_csv
+from vitlora.core.files import read_csv, read_json
 from vitlora.model.base import load_base
 from vitlora.safety.check import check_document
 from vitlora.train.checkpoints import trainable
@@ -168,6 +168,19 @@ def test_the_head_is_trained_alone_at_first_and_a_run_resumes_to_the_same_bytes(
             training.fit(**settings)
         training.fit(**settings)
         assert training.hashes() == golden, at
+
+
+def test_patience_begins_when_all_is_trained_and_averaged(prepared, tmp_path, monkeypatch, capsys):
+    """Else it may end a run that has trained nothing but the head, or averaged nothing."""
+    monkeypatch.chdir(training.link(prepared, tmp_path))
+    settings = {"train__num_train_epochs": 6, "train__early_stopping_patience": 1, "train__learning_rate": 1e-9}
+    for begins in ({"train__head_only_epochs": 3}, {"train__swa_epoch_start": 3}, {"train__head_only_epochs": 0}):
+        training.fit(**settings, **begins)
+        record = read_json(Path("metrics.json"))
+        assert (record["epochs"], record["best_epoch"]) == ((4, 1) if any(begins.values()) else (2, 1)), begins
+        said = capsys.readouterr().out
+        assert ("the adapter was not trained: epoch 1" in said) == bool(begins.get("train__head_only_epochs"))
+        assert ("epoch 1, the best on val, is no mean of epochs" in said) == ("train__swa_epoch_start" in begins)
 
 
 def test_a_head_that_is_not_new_is_not_trained_alone(prepared, tmp_path, monkeypatch):

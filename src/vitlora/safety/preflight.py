@@ -1,6 +1,7 @@
 """Refuse a mistake in the parameters before DVC starts: it removes the outputs of a stage before that could refuse."""
 
 import hashlib
+import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +56,7 @@ def _refuse_unpinned(document: dict[str, Any]) -> None:
     """Refuse models that no commit or hash names, while the folder is there to look at: train's own goes first."""
     for key, name in _models(document):
         path, _, pin = name.rpartition("@")
-        place = path if pin.startswith("sha256:") else name
+        place = os.path.normpath(path if pin.startswith("sha256:") else name)
         if not Path(place).is_dir() or (path and not pin.startswith("sha256:")):
             continue  # a commit's, or not there; train says so
         if place in {out["path"] for stage in read_lock().values() for out in stage.get("outs", ())}:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from vitlora.core.files import read_json, write_json
 from vitlora.train.checkpoints import contiguous, copy_into
@@ -53,6 +53,24 @@ class StepSeed(TrainerCallback):  # type: ignore[misc]  # likewise
         torch.default_generator.manual_seed(seed)
         if args.device.type == "cuda":
             torch.cuda.manual_seed(seed)
+
+
+class Patience(EarlyStoppingCallback):  # type: ignore[misc]  # likewise
+    """Early stopping that counts from an epoch on: before it, what is to help has not begun.
+
+    Args:
+        epochs: Without a better score, before training stops.
+        first: The first epoch that may count as one.
+    """
+
+    def __init__(self, epochs: int, first: int) -> None:
+        super().__init__(epochs)
+        self.first = first
+
+    def check_metric_value(self, args: Any, state: Any, control: Any, metric_value: float) -> None:
+        """Count an epoch that is no better."""
+        if round(state.epoch) >= self.first:
+            super().check_metric_value(args, state, control, metric_value)
 
 
 class Ranks(TrainerCallback):  # type: ignore[misc]  # likewise

@@ -1,5 +1,6 @@
 """Distillation: beside the labels, a model learns the scores of a larger one that was trained on the same classes."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Distillation:
         pictures: SHA-256 of the list of pictures that it has met; None if it doesn't say.
         alpha: Share of the teacher in the loss.
         temperature: What both sides' logits are divided by, so that small scores count.
+        scale: What its logits were divided by before, when it was exported with calibrated confidences.
 
     Source:
         arXiv 1503.02531. Gradients of softened scores shrink with the square of the temperature, so they are
@@ -45,9 +47,10 @@ class Distillation:
         pictures: str | None,
         alpha: float,
         temperature: float,
+        scale: float = 1.0,
     ) -> None:
         self.folder, self.model, self.normalisation, self.pictures = folder, model, normalisation, pictures
-        self.alpha, self.temperature = alpha, temperature
+        self.alpha, self.temperature, self.scale = alpha, temperature, scale
 
     def blend(self, hard: Tensor, logits: Tensor, images: Tensor, autocast: AbstractContextManager[Any]) -> Tensor:
         """Return the loss of a batch.
@@ -59,7 +62,7 @@ class Distillation:
             autocast: Precision of the teacher's forward pass.
         """
         with torch.no_grad(), autocast:
-            target = self.model(pixel_values=self.normalisation(images)).logits
+            target = self.model(pixel_values=self.normalisation(images)).logits * self.scale
         own, wanted = (functional.log_softmax(side.float() / self.temperature, dim=1) for side in (logits, target))
         soft = functional.kl_div(own, wanted, reduction="batchmean", log_target=True)
         return (1 - self.alpha) * hard + self.alpha * self.temperature**2 * soft
@@ -103,7 +106,13 @@ def load_teacher(train: Train, labels: Labels) -> Distillation | None:
         bundle.get(PICTURES),
         train.distillation_alpha,
         train.distillation_temperature,
+        _scale(bundle.get("calibration", {})),
     )
+
+
+def _scale(calibration: Mapping[str, Any]) -> float:
+    """Return what export has divided the head's weights by."""
+    return float(calibration["temperature"]) if calibration.get("in_weights") else 1.0
 
 
 def _check_classes(where: str, theirs: list[str], ours: list[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import sha256_file, significant, write_csv, write_json
@@ -30,7 +30,7 @@ from vitlora.storage.manifest import digest
 from vitlora.storage.squares import load_split
 from vitlora.train.advice import advice
 from vitlora.train.averaging import Soup, average_of
-from vitlora.train.callbacks import TimeLimit, mean_loss
+from vitlora.train.callbacks import Patience, TimeLimit, mean_loss
 from vitlora.train.checkpoints import Checkpoints, check_room, trainable
 from vitlora.train.dataset import TrainImages, TrainLoader
 from vitlora.train.distillation import Distillation, load_teacher
@@ -97,6 +97,7 @@ def train(
         trainer.restore_best()
     steps, epochs = curves(trainer.state.log_history)
     best = _best(epochs, train) | _soup(trainer)
+    _tell_kept(best["best_epoch"], train)
     method = described(lora, ready.adapted.adapted_modules)
     save_adapter(trainer.model, adapter, base, ready.labels, trainer.normalisation, method, best)
     trained_on = (row["sha256"] for row in ready.images.packed.rows)
@@ -123,7 +124,8 @@ def _fit(
         _announce(ready, train)
         trainer.add_callback(Live(images_of_step(train)))
         if train.early_stopping_patience:
-            trainer.add_callback(EarlyStoppingCallback(train.early_stopping_patience))
+            begun = max(train.head_only_epochs, train.swa_epoch_start or 0)
+            trainer.add_callback(Patience(train.early_stopping_patience, begun + 1))
         # Two checkpoints, the one being written, and the adapter.
         floats = CHECKPOINT_FLOATS + bool(trainer.average) + (train.soup_size or 0)
         check_room(4 * ready.adapted.trainable * (3 * floats + 1), "train")
@@ -463,6 +465,14 @@ def _soup(trainer: ImageTrainer) -> dict[str, Any]:
     said = f"val loss {loss:.4f}, val accuracy {scores['val_accuracy']:.4f}"
     print(f"soup: epochs {', '.join(map(str, chosen))}: {said}")
     return {"soup": chosen, "val_loss": loss, **scores}
+
+
+def _tell_kept(epoch: int, train: Train) -> None:
+    """Say so if the kept epoch is from before what was asked for had begun."""
+    if epoch <= train.head_only_epochs:
+        print(f"note: the adapter was not trained: epoch {epoch}, the best on val, is one of the head alone")
+    if train.swa_epoch_start and epoch <= train.swa_epoch_start and not train.soup_size:
+        print(f"note: epoch {epoch}, the best on val, is no mean of epochs; these begin with {train.swa_epoch_start}")
 
 
 def _best(epochs: list[list[Any]], train: Train) -> dict[str, Any]:
