@@ -109,6 +109,7 @@ def test_experiments_that_have_the_names_are_not_written_over(monkeypatch, tmp_p
 def found(tmp_path, monkeypatch):
     """Fourteen trials: one stopped early, one failed; the learning rate matters."""
     monkeypatch.chdir(tmp_path)
+    shutil.copy(tiny.DIGITS, "params.yaml")
     document = read_document(tiny.DIGITS)
     (tmp_path / "s").mkdir()
     plan = Plan(tmp_path / "s", read_space(WORDS, document), {}, document, ORIGIN, 0, 14, [{}])
@@ -118,7 +119,7 @@ def found(tmp_path, monkeypatch):
         trial = study.ask()
         values = draw(trial, plan)
         score = round(179 * max(0.1, 0.98 - 40 * abs(values["train.learning_rate"] - 0.004))) / 179
-        for key, about in {"values": values, "seconds": 61.0 + number, "epoch": 3, "pictures": 179}.items():
+        for key, about in {"values": values, "seconds": 61.0 + number, "pictures": 179, "worth_pictures": 179}.items():
             trial.set_user_attr(key, about)
         if number == 5:
             trial.report(0.25, 0)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vitlora.tune.luck import without_luck
+from vitlora.tune.search import worth_pictures
 
 REPEATS = 60
 
@@ -40,6 +41,16 @@ def test_the_estimated_luck_is_near_the_real_one(worths, pictures):
 def test_a_lead_that_chance_can_not_explain_is_no_luck():
     scores = [0.5, 0.52, 0.48, 0.9]
     assert without_luck(scores, 2000)[3] == pytest.approx(0.9, abs=0.002)
+
+
+@pytest.mark.parametrize("images", [(170, 9), (90, 89), (900, 20), (30, 30, 4), (60, 0, 12)])
+def test_a_mean_over_unequal_classes_leaves_as_much_to_chance_as_so_many_pictures(images):
+    """Of balanced accuracy, where each class is right equally often."""
+    there, worth = np.array([count for count in images if count]), 0.85
+    scores = (np.random.default_rng(1).binomial(there, worth, (200_000, len(there))) / there).mean(axis=1)
+    alike = worth_pictures("balanced_accuracy", images)
+    assert scores.var() == pytest.approx(worth * (1 - worth) / alike, rel=0.03)
+    assert worth_pictures("accuracy", images) == sum(images)
 
 
 @pytest.mark.parametrize("scores", [[1.0, 1.0, 1.0], [0.0, 0.0], [0.3], [1.0, 0.0]])

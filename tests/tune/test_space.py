@@ -98,6 +98,13 @@ def test_what_is_fixed_is_checked_likewise(document, word):
         read_fixed([word], document)
 
 
+def test_what_is_fixed_is_checked_beside_the_others(document):
+    words = ["train.num_train_epochs=10", "train.swa_epoch_start=5"]
+    assert read_fixed(words, document) == {"train.num_train_epochs": 10, "train.swa_epoch_start": 5}
+    with pytest.raises(VitloraError, match=r"-S train\.swa_epoch_start=5: .*below num_train_epochs"):
+        read_fixed(words[1:], document)
+
+
 def test_what_is_fixed_may_be_of_any_section_and_is_set_in_a_copy(document):
     fixed = read_fixed(
         ["train.num_train_epochs=1", "split.max_per_class=40", "train.head_learning_rate=null"], document
@@ -123,6 +130,9 @@ def test_drawn_numbers_have_three_digits_and_stay_within(document):
         (["train.learning_rate=1e-4:1e-3:log"], None),
         (["train.lr_scheduler_type=cosine,linear"], {"train.lr_scheduler_type": '"linear"'}),
         (["train.head_learning_rate=0.1:0.2"], None),
+        (["train.weight_decay=0,0.1"], {"train.weight_decay": "0.0"}),  # as the document has it
+        (["train.layer_decay=1,0.75"], {"train.layer_decay": "1.0"}),
+        (["train.label_smoothing_factor=0.1,0.2"], None),
     ],
 )
 def test_the_documents_own_values_are_known_where_the_space_holds_them(document, words, own):

@@ -34,7 +34,7 @@ def project(request, tmp_path, monkeypatch):
 
 
 def renewed(project, values=None):
-    tree = Tree(project / ".work/tune/s/tree-0", find_origin())
+    tree = Tree(Path(".work/tune/s/tree-0"), find_origin())  # as `vitlora tune` names it
     tree.renew(values or {}, project / ".work/tune/s/checkpoints/000")
     return tree
 
@@ -97,7 +97,7 @@ def test_pictures_of_which_git_keeps_a_part_are_refused_with_a_cure(project):
     refuse_half_kept(values)
 
 
-@pytest.mark.parametrize("project", ["sub"], indirect=True)
+@pytest.mark.parametrize("project", [".", "sub/project ü"], indirect=True)
 def test_an_experiment_is_fetched_or_its_lack_is_told(project):
     tree = renewed(project)
     commit = tree.origin.commit

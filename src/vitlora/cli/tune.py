@@ -26,7 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "--space", nargs="+", required=True, metavar="KEY=VALUES", help="A,B,C or LOW:HIGH or LOW:HIGH:log"
+        "--space",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="KEY=VALUES",
+        help="A,B,C or LOW:HIGH or LOW:HIGH:log",
     )
     parser.add_argument(
         "-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="for all trials; not in params.yaml"

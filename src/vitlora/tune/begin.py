@@ -34,9 +34,9 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[Plan, optuna.Study]
     write_source()  # as dvc's wrapper does: trials must know what lies at data.path
     places = slots(args.jobs)
     now = read_document(PARAMS)
-    refuse_half_kept(now)
     fixed = read_fixed(args.set_param, now)
     document = with_values(now, fixed)
+    refuse_half_kept(document)
     space = read_space(args.space, document)
     both = [key for key in fixed if key in space]
     if both:
@@ -56,8 +56,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[Plan, optuna.Study]
     start = Origin(origin.top, origin.below, known["commit"], (folder / CHANGES).read_bytes(), origin.cache)
     trials = min(args.trials, size(space))
     plan = Plan(folder, space, fixed, known["document"], start, args.seed, trials, places)
-    if not any(trial.state != TrialState.WAITING for trial in study.trials):
-        _enqueue(study, plan)
+    _enqueue(study, plan)
     return plan, study
 
 
@@ -77,6 +76,7 @@ def _enqueue(study: optuna.Study, plan: Plan) -> None:
 
     A space with no more members than there are trials is tried whole: Optuna's draws would repeat some.
     """
-    own = current(plan.document, plan.space)
+    begun = any(trial.state != TrialState.WAITING for trial in study.trials)
+    own = None if begun else current(plan.document, plan.space)
     for values in [*([own] if own else []), *(members(plan.space) if plan.trials == size(plan.space) else [])]:
         study.enqueue_trial(values, skip_if_exists=True)

@@ -20,8 +20,8 @@ def without_luck(scores: ArrayLike, pictures: int) -> NDArray[np.float64]:
     is taken to do here, and luck is at most this.
 
     Args:
-        scores: (N,), shares, 0 to 1; a balanced accuracy is taken as if classes were of equal size.
-        pictures: Of val.
+        scores: (N,), shares, 0 to 1.
+        pictures: Of val; for a mean over classes as many as leave as much to chance (``search.worth_pictures``).
 
     Returns:
         float64 (N,), in the same order.

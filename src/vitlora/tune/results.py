@@ -10,8 +10,10 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
+from vitlora.core.params import read_document
 from vitlora.core.text import counted, shown_seconds
 from vitlora.evaluate.intervals import wilson
+from vitlora.safety.workspace import PARAMS
 from vitlora.tune.luck import without_luck
 from vitlora.tune.search import Plan, override, shown_values
 from vitlora.tune.space import Choices, Range, current
@@ -44,7 +46,7 @@ def finished(study: optuna.Study, plan: Plan) -> list[Row]:
     values = np.array([trial.value for trial in trials], np.float64)
     if plan.metric == "loss" or not trials:
         return [Row(trial, float(value), *[float(value)] * 3) for trial, value in zip(trials, values, strict=True)]
-    pictures = trials[0].user_attrs["pictures"]
+    pictures = trials[0].user_attrs["worth_pictures"]
     lows, highs = wilson(np.rint(values * pictures), np.full(len(values), pictures))
     worths = without_luck(values, pictures)
     return [
@@ -83,7 +85,15 @@ def verdict(plan: Plan, rows: Sequence[Row]) -> Iterator[str]:
 
 def command(plan: Plan, best: Row) -> str:
     """Return what takes the best: `dvc exp apply` fails where test was never scored (dvc 3.67.1)."""
-    values = {**plan.fixed, **best.trial.user_attrs["values"]}
+    now = read_document(PARAMS)  # edited since the search began, perhaps
+    sections = {section: values for section, values in plan.document.items() if isinstance(values, dict)}
+    edited = {
+        f"{section}.{key}": value
+        for section, values in sections.items()
+        for key, value in values.items()
+        if now.get(section, {}).get(key) != value
+    }
+    values = {**edited, **plan.fixed, **best.trial.user_attrs["values"]}
     return " ".join(["dvc exp run", *(f"-S {shlex.quote(override(key, value))}" for key, value in values.items())])
 
 

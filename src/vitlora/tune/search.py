@@ -170,8 +170,12 @@ class Search:
     def _follow(self, job: Job) -> None:
         """Hand new val scores to the pruner; what it says depends on them alone, not on when they are seen.
 
-        A trial in its last epoch has nothing to save by being stopped.
+        A trial in its last epoch has nothing to save by being stopped. Where trials have schedules of different length,
+        or a part that begins later, scores of one epoch are no match.
         """
+        train = with_values(self.plan.document, job.values)["train"]
+        settled = max(train["head_only_epochs"], train["swa_epoch_start"] or 0)
+        comparable = "train.num_train_epochs" not in self.plan.space
         known = self.study.trials[job.trial.number].intermediate_values
         for entry in live(job.tree.project / LIVE):
             epoch, value = round(entry["epoch"]) - 1, entry.get(f"eval_{self.plan.metric}")
@@ -180,7 +184,8 @@ class Search:
             job.seen.add(epoch)
             if epoch not in known:
                 job.trial.report(value, epoch)
-            job.stopped_early = bool(entry["step"] < entry["steps"] and job.trial.should_prune())
+            if comparable and epoch >= settled and entry["step"] < entry["steps"]:
+                job.stopped_early = bool(job.trial.should_prune())
 
     def _settle(self, job: Job, code: int, halted: bool) -> None:
         """Record how a trial ended; leave it as one at work where it was killed or asked to stop."""
@@ -210,9 +215,9 @@ class Search:
         commit = job.tree.fetch(plan.name(number))
         trained, counts = map(json.loads, read_commit(commit, (TRAINED, COUNTS)).values())
         value = float(trained[f"val_{plan.metric}"])  # of what training has kept
-        pictures = sum(row["val"] for row in counts["images_per_class"])
-        for key, found in {"commit": commit, "epoch": trained["best_epoch"], "pictures": pictures}.items():
-            job.trial.set_user_attr(key, found)
+        per_class = [row["val"] for row in counts["images_per_class"]]
+        job.trial.set_user_attr("pictures", sum(per_class))
+        job.trial.set_user_attr("worth_pictures", worth_pictures(plan.metric, per_class))
         self._tell(job, f"{value:.4f}", value)
 
     def _tell(self, job: Job, said: str, value: float | None = None, state: TrialState | None = None) -> None:
@@ -268,6 +273,18 @@ def live(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def worth_pictures(metric: str, per_class: Sequence[int]) -> int:
+    """Return how many pictures, all counted alike, leave as much to chance as val does.
+
+    Accuracy's are val's own. A mean over classes of unequal size lives from its smallest class: its variance is that of
+    ``classes² / sum(1 / images)`` pictures, where each class is right equally often.
+    """
+    there = [count for count in per_class if count]
+    if metric != "balanced_accuracy":
+        return sum(there)
+    return max(1, round(len(there) ** 2 / sum(1 / count for count in there)))
 
 
 def first_error(text: str) -> str:

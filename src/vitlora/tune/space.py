@@ -92,7 +92,8 @@ def read_fixed(words: Iterable[str], document: Mapping[str, Any]) -> dict[str, A
     for word in words:
         key, text = _halves("-S", word, fixed)
         fixed[key] = _parsed(f"-S {word}", text)
-        _check("-S", key, fixed[key], document)
+    for key, value in fixed.items():  # beside the others: one may need another
+        _check("-S", key, value, with_values(document, fixed))
     return fixed
 
 
@@ -111,7 +112,7 @@ def current(document: Mapping[str, Any], space: Space) -> dict[str, Any] | None:
     for key, within in space.items():
         section, _, name = key.partition(".")
         value = document[section][name]
-        found[key] = value if isinstance(within, Range) else json.dumps(value)
+        found[key] = value if isinstance(within, Range) else _text(key, value)
         if not (within.holds(value) if isinstance(within, Range) else found[key] in within.texts):
             return None
     return found
@@ -198,13 +199,20 @@ def _kinds(annotation: Any) -> set[Any]:
 
 def _choices(key: str, spec: str) -> Choices:
     values = _parsed(f"--space {key}={spec}", f"[{spec}]")
-    texts = tuple(dict.fromkeys(json.dumps(value, default=str) for value in values))
+    texts = tuple(dict.fromkeys(_text(key, value) for value in values))
     if len(texts) < 2:
         raise VitloraError(
             f"--space {key}={printable(spec)}: one value; the rule: two or more with commas between, or LOW:HIGH. "
             f"One for all trials is -S {key}={printable(spec)}"
         )
     return Choices(texts)
+
+
+def _text(key: str, value: Any) -> str:
+    """Return a value as Optuna keeps it: 0 and 0.0 are one where the key is a number that may have a fraction."""
+    kinds = _kinds(keys()[key].annotation)
+    number = isinstance(value, int) and not isinstance(value, bool) and float in kinds and int not in kinds
+    return json.dumps(float(value) if number else value, default=str)
 
 
 def _parsed(said: str, text: str) -> Any:

@@ -129,7 +129,8 @@ class Tree:
             VitloraError: It is not there.
         """
         ref = f"{EXPERIMENTS}{self.origin.commit[:2]}/{self.origin.commit[2:]}/{name}"
-        self._git(["fetch", "--quiet", "--no-tags", str(self.folder), f"+{ref}:{ref}"])
+        # Git reads a relative path from the repository's top.
+        self._git(["fetch", "--quiet", "--no-tags", str(self.folder.resolve()), f"+{ref}:{ref}"])
         return (run_git(["rev-parse", ref]) or b"").decode().strip()
 
     def _setting(self, key: str) -> str:
