@@ -29,6 +29,7 @@ from vitlora.model.inference import score
 from vitlora.preprocess.params import PreprocessStage
 from vitlora.preprocess.stage import preprocess
 from vitlora.storage.labels import read_labels
+from vitlora.storage.packed import Packed
 from vitlora.storage.squares import load_split
 from vitlora.train.dataset import TrainImages, TrainLoader
 from vitlora.train.params import Train, TrainStage
@@ -156,9 +157,8 @@ def search(stage, base: Path, prepared: Path, work: Path) -> None:
 
 def counts(prepared: Path) -> dict:
     """Return how many images each split has."""
-    return {
-        "images": {name: len((prepared / name / "index.csv").read_text().splitlines()) - 1 for name in PREPARED[:3]}
-    }
+    squares = {name: len(load_split(prepared / name).labels) for name in PREPARED[1:3]}
+    return {"images": {"train": len(Packed(prepared / "train")), **squares}}
 
 
 if __name__ == "__main__":

@@ -32,11 +32,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
-from vitlora.core.files import read_csv, write_csv, write_json
+from vitlora.core.files import write_json
 from vitlora.images.pixels import Box, crop_and_resize, decode
 from vitlora.model.batches import Feed
-from vitlora.storage.packed import BYTES, INDEX, Packed
-from vitlora.train.augment import epoch_crops
+from vitlora.storage.packed import INDEX, SHARDS, TEXTS, Packed
+from vitlora.train.augment import draw_crops
 from vitlora.train.dataset import TrainImages, TrainLoader
 from vitlora.train.jpeg import decode_rows, scale_crop
 from vitlora.train.params import Augment
@@ -101,9 +101,10 @@ def _usual() -> list[int]:
 
 def repeat(packed: Path, work: Path, count: int) -> Path:
     """Make a packed folder whose ``count`` rows point at the given pictures again and again."""
-    (work / BYTES).symlink_to((packed / BYTES).resolve())
-    rows = read_csv(packed / INDEX)
-    write_csv(work / INDEX, list(rows[0]), (rows[place % len(rows)].values() for place in range(count)))
+    for file in (packed / TEXTS, *packed.glob(SHARDS)):
+        (work / file.name).symlink_to(file.resolve())
+    index = np.load(packed / INDEX)
+    np.save(work / INDEX, index[np.arange(count) % len(index)])
     return work
 
 
@@ -113,7 +114,7 @@ def about(packed: Path) -> dict:
     sizes = source.numbers("width", "height")
     return {
         "pictures": len(source),
-        "mean_kb": round(float(source.spans[:, 1].mean()) / 1000, 1),
+        "mean_kb": round(float(source.index["length"].mean()) / 1000, 1),
         "mean_megapixels": round(float(sizes.prod(axis=1).mean()) / 1e6, 3),
         "plain": float((source.numbers("plain") == 1).mean()),
     }
@@ -169,7 +170,7 @@ def hub_images(folder: Path) -> Dataset:
     import datasets
 
     packed, transform = Packed(folder), tutorial_transform()
-    distinct = len(np.unique(packed.spans, axis=0))  # the table goes round them
+    distinct = len(np.unique(packed.numbers("shard", "offset"), axis=0))  # the table goes round them
     table = datasets.Dataset.from_dict(
         {
             "image": [{"bytes": packed[row], "path": None} for row in range(distinct)],
@@ -347,7 +348,8 @@ def one_core(folder: Path) -> dict[str, float]:
     rows = np.linspace(0, len(packed) - 1, count).astype(int)
     data = [packed[row] for row in rows]
     sizes = packed.numbers("width", "height")[rows]
-    boxes = [tuple(box) for box in epoch_crops(SEED, 0, sizes, LAW.scale, LAW.ratio, 0.0)[0].tolist()]
+    places = [(0, row) for row in rows.tolist()]
+    boxes = [tuple(box) for box in draw_crops(SEED, places, sizes, LAW.scale, LAW.ratio, 0.0)[0].tolist()]
     pictures = [decode(one) for one in data]
     arrays = [np.array(picture) for picture in pictures]
     steps = {

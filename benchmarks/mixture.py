@@ -157,7 +157,7 @@ def keep_classes(prepared: Path, target: Path, classes: list[str]) -> None:
     target.mkdir(parents=True)
     write_json(target / "labels.json", {**labels, "class_names": classes})
     packed = Packed(prepared / "train")
-    columns = [name for name in packed.rows[0] if name not in ("offset", "length")]
+    columns = packed.columns
     chosen = [number for number, row in enumerate(packed.rows) if int(row["label"]) in new]
     rows = [{**packed.rows[number], "label": new[int(packed.rows[number]["label"])]} for number in chosen]
     items = ([row[name] for name in columns] for row in rows)

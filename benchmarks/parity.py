@@ -50,7 +50,7 @@ from vitlora.preprocess.stage import preprocess
 from vitlora.storage.labels import Labels, read_labels
 from vitlora.storage.packed import Packed
 from vitlora.storage.squares import load_split
-from vitlora.train.augment import epoch_crops, epoch_order
+from vitlora.train.augment import draw_crops, epoch_order
 from vitlora.train.dataset import TrainImages
 from vitlora.train.params import Augment, Decoder, Train, TrainStage
 from vitlora.train.stage import train as train_stage
@@ -166,8 +166,9 @@ def crops(count: int, prepared: Path, known: Labels, augment: Augment, decoder: 
     """Compare training crops of the first epoch."""
     images = TrainImages(prepared / "train", known.image_size, known.interpolation, augment, 0, decoder)
     packed, rows = Packed(prepared / "train"), spread(len(images), count)
-    sizes = np.array([(int(row["width"]), int(row["height"])) for row in packed.rows], np.int64)
-    boxes, flips = epoch_crops(0, 0, sizes, augment.scale, augment.ratio, augment.horizontal_flip_p)
+    places = [(0, row) for row in range(len(packed))]
+    law = augment.scale, augment.ratio, augment.horizontal_flip_p
+    boxes, flips = draw_crops(0, places, packed.numbers("width", "height"), *law)
     ours = images.load(rows).numpy()
 
     def theirs() -> Iterator[np.ndarray]:
@@ -594,7 +595,9 @@ def recipe_accuracy(
 
 def rows_of(folder: Path) -> list[int]:
     """Return a split's row numbers in the data set's own train split: `train/000123` is row 123."""
-    return [int(row["path"].rpartition("/")[2]) for row in read_csv(folder / "index.csv")]
+    packed = (folder / "index.npy").is_file()
+    paths = Packed(folder).texts("path") if packed else (row["path"] for row in read_csv(folder / "index.csv"))
+    return [int(path.rpartition("/")[2]) for path in paths]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from vitlora.core.files import read_json, write_json
 from vitlora.core.params import load_params, read_document
 from vitlora.preprocess.params import PreprocessStage
 from vitlora.preprocess.stage import preprocess
-from vitlora.storage.packed import BYTES, Item, Packed, write_packed
+from vitlora.storage.packed import Item, Packed, write_packed
 
 PRESET = Path(__file__).parents[1] / "presets" / "food101.yaml"
 OUTPUTS = ("train", "val", "test", "labels.json", "report.html", "report.json")
@@ -35,7 +35,7 @@ def main() -> None:
     shutil.rmtree(args.work, ignore_errors=True)
     raw = args.work / "raw"
     repeat(args.packed, raw, args.images)
-    size = (raw / BYTES).stat().st_size
+    size = Packed(raw).size
     seconds = run(raw, args.work)
     figures = {
         "seconds": round(seconds, 2),

@@ -120,16 +120,42 @@ ARMS["long"] = {
     },
 }
 CUTMIX = {**LONG, "augment.cutmix_alpha": 1.0}
-ARMS["default"] = {  # what --search found, for the official test pictures
+SMOOTH = {"train.label_smoothing_factor": 0.1}
+TRIVIAL = {"augment.policy": "trivialaugment"}
+WITH_CUTMIX: Arms = {
+    "smoothing 0.1": SMOOTH,
+    "TrivialAugment": TRIVIAL,
+    "TrivialAugment, smoothing 0.1": {**TRIVIAL, **SMOOTH},
+    "crops from 0.08": {"augment.scale": [0.08, 1.0]},
+    "crops from 0.6": {"augment.scale": [0.6, 1.0]},
+    "24 epochs": {"train.num_train_epochs": 24},
+    "32 epochs": {"train.num_train_epochs": 32},
+    "rate 1e-3": {"train.learning_rate": 1e-3},
+    "rate 3e-3": {"train.learning_rate": 3e-3},
+    "average 0.99": {"train.ema_decay": 0.99},
+    "soup of 4": {"train.soup_size": 4},
+    "mean from epoch 10": {"train.swa_epoch_start": 10},
+    "head first": {"train.head_only_epochs": 1},
+    "head / 5": {"train.head_learning_rate": 4e-4},
+    "query, key and value": {"lora.target_modules": ["query", "key", "value"]},
+    "r 32": {"lora.r": 32, "lora.lora_alpha": 32},
+    "layers 0.75": {"train.layer_decay": 0.75},
+    "bicubic": {"image.interpolation": "bicubic"},
+}
+ARMS["cutmix"] = {"CutMix": CUTMIX} | {
+    f"CutMix, {name}": {**CUTMIX, **changes} for name, changes in WITH_CUTMIX.items()
+}
+ARMS["default"] = {  # what --search found, for pictures that it did not see
+    "plain, 15 epochs": {  # of food101_10.yaml
+        "train.learning_rate": 2e-3,
+        "train.num_train_epochs": 15,
+        "train.early_stopping_patience": None,
+        "augment.scale": [0.08, 1.0],
+    },
     "as it is": {},
     "long": LONG,
-    "CutMix": CUTMIX,
-    "CutMix, smoothing 0.1": {**CUTMIX, "train.label_smoothing_factor": 0.1},
-    "CutMix, TrivialAugment": {**CUTMIX, "augment.policy": "trivialaugment"},
-    "CutMix, average 0.99": {**CUTMIX, "train.ema_decay": 0.99},
-    "CutMix, soup of 4": {**CUTMIX, "train.soup_size": 4},
-    "CutMix, mean from epoch 10": {**CUTMIX, "train.swa_epoch_start": 10},
-    "CutMix, head first": {**CUTMIX, "train.head_only_epochs": 1},
+    "long, smoothing 0.1": {**LONG, **SMOOTH},
+    **ARMS["cutmix"],
 }
 SCORES = ("accuracy", "balanced_accuracy", "accuracy_with_flip")
 
@@ -220,7 +246,7 @@ def prepare(args: argparse.Namespace, document: dict[str, Any], folder: Path) ->
 def leave_out_official(source: Path, target: Path) -> None:
     """Copy what download wrote, without the data's own val and test pictures."""
     packed = Packed(source)
-    columns = [name for name in packed.rows[0] if name not in ("offset", "length")]
+    columns = packed.columns
     kept = [at for at, row in enumerate(packed.rows) if row["split"] == "train"]
     write_packed(target, columns, (([packed.rows[at][name] for name in columns], packed[at]) for at in kept))
     for name in ("classes.json", "left_out.json"):
@@ -237,7 +263,7 @@ def thin_out(folder: Path, rarest: float, most: int | None) -> dict[str, int]:
         share = rarest ** (label / (len(names) - 1))
         chosen = np.random.default_rng(label).permutation(rows)[: max(1, round(share * len(rows)))]
         kept += chosen[:most].tolist()
-    columns = [name for name in packed.rows[0] if name not in ("offset", "length")]
+    columns = packed.columns
     items = ([packed.rows[row][name] for name in columns] for row in sorted(kept))
     write_packed(folder / "train", columns, zip(items, (packed[row] for row in sorted(kept)), strict=True))
     return {names[label]: int((labels[kept] == label).sum()) for label in range(len(names))}

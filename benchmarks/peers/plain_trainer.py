@@ -65,7 +65,7 @@ class Photographs(Dataset[dict[str, Any]]):
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Decode and transform one."""
         pixels = self.transform(Image.open(io.BytesIO(self.packed[row])).convert("RGB"))
-        return {"pixel_values": pixels, "labels": int(self.packed.rows[row]["label"])}
+        return {"pixel_values": pixels, "labels": int(self.packed.index["label"][row])}
 
 
 class Ready(Dataset[dict[str, Any]]):

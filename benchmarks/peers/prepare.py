@@ -15,6 +15,7 @@ from vitlora.download.sources import from_hub_layout
 from vitlora.preprocess.params import PreprocessStage
 from vitlora.preprocess.stage import preprocess
 from vitlora.storage.packed import INDEX, Packed, write_packed
+from vitlora.storage.squares import INDEX as SQUARES
 from vitlora.storage.squares import PIXELS, open_pixels
 
 RAW_COLUMNS = ("path", "split", "label", "sha256")
@@ -84,20 +85,20 @@ def repeat_packed(source: Path, target: Path, count: int) -> None:
     for path in source.iterdir():
         if path.name != INDEX:
             _link(path, target / path.name)
-    rows = read_csv(source / INDEX)
-    write_csv(target / INDEX, list(rows[0]), (list(rows[place].values()) for place in places(len(rows), count)))
+    index = np.load(source / INDEX)
+    np.save(target / INDEX, index[places(len(index), count)])
 
 
 def repeat_squares(source: Path, target: Path, count: int) -> None:
     """Write ``count`` squares, the same ones again and again: a memory map has no references."""
     target.mkdir(parents=True, exist_ok=True)
-    pixels, rows = open_pixels(source, "r"), read_csv(source / INDEX)
+    pixels, rows = open_pixels(source, "r"), read_csv(source / SQUARES)
     shape = (count, *pixels.shape[1:])
     out = np.lib.format.open_memmap(target / PIXELS, mode="w+", dtype=np.uint8, shape=shape)
     chosen = places(len(rows), count)
     for start in range(0, count, 256):
         out[start : start + 256] = pixels[chosen[start : start + 256]]
-    write_csv(target / INDEX, list(rows[0]), (list(rows[place].values()) for place in chosen))
+    write_csv(target / SQUARES, list(rows[0]), (list(rows[place].values()) for place in chosen))
 
 
 def write_files(raw: Path, folder: Path, split: str | None = None) -> None:

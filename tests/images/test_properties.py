@@ -19,8 +19,8 @@ from vitlora.core.params import load_params, read_document
 from vitlora.preprocess.splits import _place, by_class, cap, carve
 from vitlora.safety.check import STAGES, check_document
 from vitlora.storage.manifest import MANIFEST, digest, problems, write_manifest
-from vitlora.storage.packed import BYTES, INDEX, Packed, write_packed
-from vitlora.train.augment import epoch_crops, epoch_order
+from vitlora.storage.packed import BYTES, INDEX, TEXTS, Packed, write_packed
+from vitlora.train.augment import draw_crops, epoch_order
 
 pytestmark = pytest.mark.slow
 
@@ -204,7 +204,8 @@ SIZES = st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), min_size
 @given(SEEDS, st.integers(0, 1000), SIZES, laws())
 def test_a_crop_lies_in_the_picture_with_area_and_ratio_within_the_law(seed, epoch, sizes, law):
     scale, ratio = law
-    boxes, flips = epoch_crops(seed, epoch, np.array(sizes, np.int64), scale, ratio, 0.5)
+    places = [(epoch, row) for row in range(len(sizes))]
+    boxes, flips = draw_crops(seed, places, np.array(sizes, np.int64), scale, ratio, 0.5)
     assert len(flips) == len(sizes)
     for (width, height), (left, top, right, bottom) in zip(sizes, boxes.tolist(), strict=True):
         assert 0 <= left < right <= width
@@ -222,7 +223,8 @@ def test_a_crop_lies_in_the_picture_with_area_and_ratio_within_the_law(seed, epo
 def test_a_crop_depends_on_seed_epoch_and_row_alone(seed, epoch, sizes, count):
     law = ((0.08, 1.0), (0.75, 4 / 3))
     array = np.array(sizes, np.int64)
-    whole, part = (epoch_crops(seed, epoch, each, *law, 0.5) for each in (array, array[:count]))
+    places = [(epoch, row) for row in range(len(sizes))]
+    whole, part = (draw_crops(seed, places[:n], array[:n], *law, 0.5) for n in (len(sizes), count))
     assert whole[0][:count].tolist() == part[0].tolist()
     assert whole[1][:count].tolist() == part[1].tolist()
 
@@ -236,6 +238,9 @@ def test_an_epoch_visits_every_image_once(seed, epoch, count):
 
 NAMES = st.text(st.characters(exclude_categories=()), max_size=12)
 PICTURES = st.lists(st.tuples(NAMES, st.binary(max_size=50)), max_size=12)
+
+
+SHARD = BYTES.format(0)
 
 
 def pack(here, pictures):
@@ -270,17 +275,18 @@ def test_a_flipped_bit_never_gives_more_than_a_refusal_or_bytes_of_the_file(pict
     assume(all(carried(name) for name, _ in pictures))
     with folder() as here:
         pack(here, pictures)
-        path = Path(here) / data.draw(st.sampled_from([BYTES, INDEX]))
+        path = Path(here) / data.draw(st.sampled_from([SHARD, INDEX, TEXTS]))
         content = bytearray(path.read_bytes())
+        assume(content)
         content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
         path.write_bytes(content)
-        whole = (Path(here) / BYTES).read_bytes()
+        whole = (Path(here) / SHARD).read_bytes()
         try:
             found = Packed(Path(here))
             read = [found[row] for row in range(len(found))]
         except VitloraError:
             return
-        assert all(len(each) == length for each, length in zip(read, found.spans[:, 1], strict=True))
+        assert all(len(each) == length for each, length in zip(read, found.index["length"], strict=True))
         assert all(each in whole for each in read)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from vitlora.images.formats import BadImageError
 from vitlora.images.pixels import decode, inspect
 from vitlora.storage.packed import write_packed
+from vitlora.train.augment import draw_crops
 from vitlora.train.dataset import TrainImages
 from vitlora.train.jpeg import decode_rows, scale_crop
 from vitlora.train.params import Augment
@@ -163,8 +164,8 @@ def test_training_sees_the_pixels_that_decode_gives(tmp_path, decoder):
     given = found.load(range(len(files)))
     for row, data in enumerate(files):
         assert decode_rows(data, 50) is None
-        box = found._crop(0, row)[0]
-        expected = scale_crop(np.array(decode(data)), box, 24, "bilinear")
+        box = draw_crops(0, [(0, row)], np.array([[60, 50]]), whole.scale, whole.ratio, 0.0)[0][0]
+        expected = scale_crop(np.array(decode(data)), tuple(box.tolist()), 24, "bilinear")
         if decoder == "simplejpeg":
             assert torch.equal(given[row], expected)
         else:

@@ -6,12 +6,13 @@ import shutil
 from faults.harness import vitlora
 
 from vitlora.core.files import read_csv, read_json
+from vitlora.storage.packed import Packed
 
 METRICS = "metrics/evaluate"
 
 
 def test_the_test_splits_files_get_the_scores_of_stage_evaluate(project, tmp_path):
-    test, train = (read_csv(project / "data/prepared" / name / "index.csv") for name in ("test", "train"))
+    test, train = read_csv(project / "data/prepared/test/index.csv"), Packed(project / "data/prepared/train").rows
     for row in test:
         target = tmp_path / "mine" / row["path"]
         target.parent.mkdir(parents=True, exist_ok=True)

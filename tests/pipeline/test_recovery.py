@@ -80,11 +80,11 @@ def test_flipped_bits_in_the_cache_are_found_and_mended(project):
 
 
 def test_a_stage_refuses_a_damaged_input_and_names_file_and_cure(project):
-    flip_unseen(project, "data/prepared/train/images.bin")
+    flip_unseen(project, "data/prepared/train/images-00000.bin")
     tiny.set_params(project / "params.yaml", {"lora.r": 1})
     done = tiny.run(project, tiny.DVC, "repro")
     assert done.returncode != 0
-    assert "train/images.bin: damaged" in done.stderr
+    assert "train/images-00000.bin: damaged" in done.stderr
     assert "vitlora recover" in done.stderr
 
 

@@ -43,7 +43,7 @@ def test_a_path_where_nothing_is_deletes_nothing(project):
         "error: params.yaml: data.path: got pictuers, and nothing is there; the rule: a path that exists" in done.stderr
     )
     assert state(project) == before
-    assert (project / "data/raw/images.bin").is_file()
+    assert (project / "data/raw/images-00000.bin").is_file()
 
 
 def test_an_experiment_that_mends_a_bad_parameter_runs(project):

@@ -33,7 +33,8 @@ FAIL = Ingest(on_bad="fail", max_bad_fraction=0.05, on_left_out="fail", on_dupli
 SKIP = Ingest(on_bad="skip", max_bad_fraction=0.25, on_left_out="skip", on_duplicate="skip")
 SQUARE = Image(size_px=16, interpolation="bilinear")
 SPLIT = Split(seed=0, val_from="train", val_fraction=0.1, test_fraction=0.2, max_per_class=None)
-OUTPUTS = ("train/images.bin", "train/index.csv", "val/images.npy", "val/index.csv", "test/images.npy")
+OUTPUTS = ("train/images-00000.bin", "train/index.npy", "train/texts.bin")
+OUTPUTS += ("val/images.npy", "val/index.csv", "test/images.npy")
 OUTPUTS += ("test/index.csv", "labels.json", "report.html", "report.json")
 
 
@@ -151,7 +152,7 @@ def test_training_images_keep_their_bytes_and_are_known_for_what_they_are(tmp_pa
     rows += [(f"plain/{n}.jpg", "train", 1, picture(n, kind="JPEG")) for n in range(8)]
     originals = {row[0]: row for row in rows}
     train = Packed(run(tmp_path, rows) / "train")
-    assert list(train.rows[0]) == ["path", "label", "sha256", "width", "height", "plain", "offset", "length"]
+    assert list(train.rows[0]) == ["path", "label", "sha256", "width", "height", "plain"]
     assert {row["path"].split("/")[0] for row in train.rows} == {"train", "turned", "plain"}
     for place, row in enumerate(train.rows):
         _, _, label, data = originals[row["path"]]

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 
-from vitlora.train.augment import epoch_crops, epoch_order, uniforms
+from vitlora.train.augment import draw_crops, epoch_order, uniforms
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
@@ -17,7 +17,8 @@ def table(count, seed=0):
 
 
 def crops(seed=0, epoch=0, sizes=None, scale=SCALE, ratio=RATIO, flip=0.5):
-    return epoch_crops(seed, epoch, table(200) if sizes is None else sizes, scale, ratio, flip)
+    sizes = table(200) if sizes is None else sizes
+    return draw_crops(seed, [(epoch, row) for row in range(len(sizes))], sizes, scale, ratio, flip)
 
 
 def same(first, second):

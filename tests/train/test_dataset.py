@@ -15,7 +15,7 @@ from vitlora.core.errors import VitloraError
 from vitlora.images.pixels import crop_and_resize, decode, inspect
 from vitlora.preprocess.stage import TRAIN_COLUMNS
 from vitlora.storage.packed import write_packed
-from vitlora.train.augment import epoch_crops
+from vitlora.train.augment import draw_crops
 from vitlora.train.dataset import TrainImages, TrainLoader
 from vitlora.train.jpeg import decode_rows, scale_crop
 from vitlora.train.params import Augment
@@ -127,7 +127,7 @@ def test_where_pillow_scales_the_height_first_more_values_are_off(interpolation)
 @pytest.mark.parametrize("interpolation", FILTERS)
 def test_over_many_random_crops_hardly_a_value_is_off(interpolation):
     image = photo(400, 300)
-    boxes, _ = epoch_crops(0, 0, np.array([[400, 300]] * 60), LAW.scale, LAW.ratio, 0.5)
+    boxes, _ = draw_crops(0, [(0, row) for row in range(60)], np.array([[400, 300]] * 60), LAW.scale, LAW.ratio, 0.5)
     off = np.stack([off_by(image, tuple(box), 112, interpolation) for box in boxes.tolist()])
     assert (off > 1).mean() <= 1e-4
     assert off.mean() <= 0.05
@@ -187,7 +187,8 @@ def test_images_are_uint8_squares_in_memory_that_may_be_given(folder):
 @pytest.mark.parametrize("epoch", [0, 3])
 def test_with_pil_a_batch_is_torchvisions_bit_for_bit(folder, interpolation, epoch):
     data_set, count = images(folder, 40, interpolation, seed=5, decoder="pil"), len(PICTURES)
-    boxes, flips = epoch_crops(5, epoch, data_set.sizes, LAW.scale, LAW.ratio, LAW.horizontal_flip_p)
+    sizes, places = data_set.packed.numbers("width", "height"), [(epoch, row) for row in range(count)]
+    boxes, flips = draw_crops(5, places, sizes, LAW.scale, LAW.ratio, LAW.horizontal_flip_p)
     batch = pixels(data_set, [epoch * count + row for row in range(count)])
     assert 0 < flips.sum() < count
     for row, (left, top, right, bottom) in enumerate(boxes.tolist()):

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitlora.core.errors import VitloraError
-from vitlora.core.files import read_csv
 from vitlora.model.batches import Feed
+from vitlora.storage.packed import Packed
 from vitlora.train.augment import epoch_order
 from vitlora.train.dataset import TrainLoader
 from vitlora.train.optimise import OptimiserStep
@@ -122,9 +122,9 @@ def test_a_loss_that_is_no_number_names_the_images_that_were_shown(tmp_path, mon
         return original(self, number, batches)
 
     monkeypatch.setattr(OptimiserStep, "__call__", spoiled)
-    rows = read_csv(Path("train/index.csv"))
-    labels = np.array([int(row["label"]) for row in rows])
+    packed = Packed(Path("train"))
+    labels = packed.index["label"]
     shown = epoch_numbers(labels, "balanced", 0, 0)[6:11] % len(labels)
-    named = ", ".join(rows[row]["path"] for row in shown)
+    named = ", ".join(packed.about(row)["path"] for row in shown)
     with pytest.raises(VitloraError, match=rf"step 2, epoch 1: the loss is nan; images {re.escape(named)} and 1 more"):
         training.fit(train__sampling="balanced")

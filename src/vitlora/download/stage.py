@@ -23,7 +23,7 @@ from vitlora.download.weights import WEIGHT_FILES, WEIGHTS, check_weights
 from vitlora.net.fetch import FetchError
 from vitlora.net.fetch import download as fetch_file
 from vitlora.net.hub import fetch
-from vitlora.storage.packed import Item, write_packed
+from vitlora.storage.packed import SHARDS, Item, write_packed
 
 WORK = Path(".work")
 SHOWN_CLASSES = 40
@@ -57,7 +57,7 @@ def download(data: DataSource, model: ModelSource, raw: Path, base: Path) -> Non
     count = write_packed(raw, COLUMNS, _rows(found, counts))
     write_json(raw / "classes.json", found.class_names)
     write_json(raw / "left_out.json", recorded(found.left_out))
-    size = (raw / "images.bin").stat().st_size
+    size = sum(file.stat().st_size for file in raw.glob(SHARDS))
     classes = counted(len(found.class_names), "class", "classes")
     print(f"{counted(count, 'image')} of {classes}, {size / 1e6:,.1f} MB, from {printable(data.path or data.source)}")
     print(_shown_counts(found.class_names, counts))

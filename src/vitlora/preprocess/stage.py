@@ -79,7 +79,7 @@ def preprocess(
     refuse_left_out(left_out, ingest)
     with Isolated(min(os.cpu_count() or 1, -(-len(source) // CHUNK) or 1)) as workers:
         checked = list(_spread(workers, partial(_check, source, squares.side), range(len(source))))
-        bad = {source.rows[row]["path"]: reason for row, reason in _reasons(checked)}
+        bad = {source.about(row)["path"]: reason for row, reason in _reasons(checked)}
         refuse_bad(bad, len(source), ingest)
         good = {row: found for row, found in enumerate(checked) if isinstance(found, Inspected)}
         contents = _name_contents(workers, source, good)
@@ -88,7 +88,7 @@ def preprocess(
         for name, out in (("val", val), ("test", test)):
             _write_squares(workers, source, rows[name], out, squares)
         alike, not_compared = _find_alike(workers, good, contents, rows)
-        columns = ([row["path"] for row in source.rows], _labels(source), source.spans[:, 1].tolist())
+        columns = (list(source.texts("path")), _labels(source), source.index["length"].tolist())
         facts = Facts(*columns, good, rows, class_names, bad, left_out, duplicates, alike, not_compared, squares.side)
         numbers = summarise(facts)
         write_json(report, as_metrics(numbers))
@@ -198,10 +198,10 @@ def settle_duplicates(
 ) -> Duplicates:
     """Find equal pictures; refuse those in two classes or two of the data's own splits, or say which to leave out."""
     good = list(good)
-    own = [row["split"] for row in source.rows]
+    own = list(source.texts("split"))
     serve_as = roles({own[row] for row in good}, split.val_from)
     found = find_duplicates(good, contents, _labels(source), [serve_as.get(name, "train") for name in own])
-    refuse_duplicates(found, [row["path"] for row in source.rows], policy.on_duplicate, AFRESH)
+    refuse_duplicates(found, list(source.texts("path")), policy.on_duplicate, AFRESH)
     return found
 
 
@@ -218,7 +218,8 @@ def divide(
         VitloraError: ``val_from: official`` without an official split, a class with no image to train on, or no image
             at all for val or test.
     """
-    own = {row: source.rows[row]["split"] for row in good}
+    splits = list(source.texts("split"))
+    own = {row: splits[row] for row in good}
     serve_as = roles(set(own.values()), split.val_from)
 
     def pool(role: str) -> Classes:
@@ -264,11 +265,12 @@ def _reasons(checked: Iterable[Inspected | BadImageError]) -> Iterator[tuple[int
 
 
 def _labels(source: Packed) -> list[int]:
-    return [int(row["label"]) for row in source.rows]
+    labels: list[int] = source.index["label"].tolist()
+    return labels
 
 
 def _name_contents(workers: Isolated, source: Packed, good: Mapping[int, Inspected]) -> list[str]:
-    digests = [row["sha256"] for row in source.rows]
+    digests = list(source.texts("sha256"))
     rows = need_decoding(digests, good)
     pixels = zip(rows, _spread(workers, partial(_digest_pixels, source), rows), strict=True)
     return name_contents(digests, {row: name for row, name in pixels if isinstance(name, str)})
@@ -312,7 +314,7 @@ def _draw(workers: Isolated, source: Packed, facts: Facts) -> dict[str, bytes]:
     """Return a small JPEG of every picture that the page shows, by path."""
     rows = sorted(shown_rows(facts))
     drawn = zip(rows, _spread(workers, partial(_draw_one, source), rows), strict=True)
-    return {source.rows[row]["path"]: data for row, data in drawn if isinstance(data, bytes)}
+    return {source.about(row)["path"]: data for row, data in drawn if isinstance(data, bytes)}
 
 
 def _draw_one(source: Packed, row: int) -> bytes:
@@ -325,7 +327,7 @@ def _draw_one(source: Packed, row: int) -> bytes:
 def _write_train(source: Packed, good: Mapping[int, Inspected], rows: Sequence[int], folder: Path) -> None:
     def items() -> Iterator[Item]:
         for row in rows:
-            known, found = source.rows[row], good[row]
+            known, found = source.about(row), good[row]
             about = (known["path"], known["label"], known["sha256"], found.width, found.height, int(found.plain))
             yield about, source[row]
 
@@ -334,7 +336,7 @@ def _write_train(source: Packed, good: Mapping[int, Inspected], rows: Sequence[i
 
 def _write_squares(workers: Isolated, source: Packed, rows: Sequence[int], folder: Path, squares: Squares) -> None:
     """Decode in workers that write straight into the file, so that no picture crosses a process border."""
-    known = [source.rows[row] for row in rows]
+    known = [source.about(row) for row in rows]
     paths, labels = [row["path"] for row in known], [int(row["label"]) for row in known]
     begin = create_split(folder, squares.side, paths, labels, [row["sha256"] for row in known])
     written = _spread(workers, partial(_fill, source, folder, begin, squares), list(enumerate(rows)))

@@ -225,4 +225,4 @@ def _ends(pictures: Pictures) -> dict[str, list[tuple[str, str, str]]]:
 
 def _end(pictures: Pictures, row: int, size: Any) -> tuple[str, str, str]:
     assert pictures.train is not None
-    return pictures.show_train(row), f"{size[0]:,} by {size[1]:,} px", pictures.train.rows[row]["path"]
+    return pictures.show_train(row), f"{size[0]:,} by {size[1]:,} px", pictures.train.about(row)["path"]

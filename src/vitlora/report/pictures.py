@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vitlora.images.pixels import crop_and_resize, decode
-from vitlora.storage.packed import Packed
+from vitlora.storage.packed import INDEX, Packed
 from vitlora.storage.squares import Squares, load_split
-from vitlora.train.augment import epoch_crops
+from vitlora.train.augment import draw_crops
 from vitlora.train.params import Augment
 
 PREPARED = Path("data/prepared")
@@ -44,7 +44,7 @@ class Pictures:
     @cached_property
     def train(self) -> Packed | None:
         """The training pictures as they were given, if they are here."""
-        return Packed(self.folder / "train") if (self.folder / "train" / "images.bin").is_file() else None
+        return Packed(self.folder / "train") if (self.folder / "train" / INDEX).is_file() else None
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, int]]:
@@ -58,8 +58,8 @@ class Pictures:
 
     @cached_property
     def _train_rows(self) -> dict[str, int]:
-        rows = self.train.rows if self.train else []
-        return {row["path"]: place for place, row in enumerate(rows)}
+        paths = self.train.texts("path") if self.train else ()
+        return {path: place for place, path in enumerate(paths)}
 
     def square(self, path: str, digest: str = "") -> NDArray[np.uint8] | None:
         """Return a test or val picture as the model sees it, uint8 (3, H, H); None if it is not here."""
@@ -90,14 +90,14 @@ class Pictures:
             interpolation: Of the squares.
         """
         assert self.train is not None
-        sizes = self.train.numbers("width", "height")
-        boxes, flips = epoch_crops(seed, 0, sizes, augment.scale, augment.ratio, augment.horizontal_flip_p)
+        law = augment.scale, augment.ratio, augment.horizontal_flip_p
+        boxes, flips = draw_crops(seed, [(0, row) for row in rows], self.train.numbers("width", "height")[rows], *law)
         shown = []
-        for row in rows:
-            left, top, right, bottom = boxes[row].tolist()
+        for at, row in enumerate(rows):
+            left, top, right, bottom = boxes[at].tolist()
             picture = decode(self.train[row], checked=True)
             square = crop_and_resize(picture, (left, top, right, bottom), size, interpolation)
-            square = square[:, :, ::-1] if flips[row] else square
+            square = square[:, :, ::-1] if flips[at] else square
             shown.append(address(Image.fromarray(_altered(square, augment, row, seed).transpose(1, 2, 0))))
         return shown
 

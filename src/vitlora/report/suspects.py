@@ -107,8 +107,7 @@ def features_of(base: Path, prepared: Path, known: Labels) -> Featured:
     Of train the original files are decoded as preprocess does it with val and test, without augmentation.
     """
     train, test = Packed(prepared / "train"), load_split(prepared / "test")
-    labels = [int(row["label"]) for row in train.rows]
-    paths = [row["path"] for row in train.rows]
+    labels, paths = train.index["label"].tolist(), train.texts("path")
     about = (
         np.array([*labels, *test.labels.tolist()], np.int64),
         ["train"] * len(train) + ["test"] * len(test.paths),

@@ -47,15 +47,15 @@ def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return np.argsort(uniforms(seed, epoch, _ORDER, (count,)), kind="stable").astype(np.int64)
 
 
-def epoch_crops(
+def draw_crops(
     seed: int,
-    epoch: int,
+    places: Sequence[tuple[int, int]],
     sizes: NDArray[np.int64],
     scale: Sequence[float],
     ratio: Sequence[float],
     horizontal_flip_p: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Draw one random crop and one flip for every image of an epoch.
+    """Draw one random crop and one flip for each of some images, in time and memory for these alone.
 
     The law is torchvision's RandomResizedCrop: up to ten tries of an area uniform in ``scale`` and an aspect ratio
     log-uniform in ``ratio``; the first that fits is placed uniformly; if none fits, the largest centred crop within the
@@ -63,8 +63,9 @@ def epoch_crops(
 
     Args:
         seed: Of the run.
-        epoch: Counted from 0.
-        sizes: int64 (N, 2), width and height of each image, px.
+        places: How often an image has been shown before (where each comes once in an epoch, the epoch from 0), and its
+            row; (N,) of them.
+        sizes: int64 (N, 2), width and height of each, px.
         scale: Smallest and largest share of the image's area.
         ratio: Smallest and largest width over height.
         horizontal_flip_p: Probability of a left-right flip.
@@ -75,35 +76,15 @@ def epoch_crops(
     Source:
         torchvision.transforms.RandomResizedCrop.get_params.
     """
-    return _crops(uniforms(seed, epoch, _CROPS, (len(sizes), DRAWS)), sizes, scale, ratio, horizontal_flip_p)
+    draws = [_words_of(row, _key(seed, visit, _CROPS)) for visit, row in places]
+    return _crops(_fractions(np.array(draws, np.uint64).reshape(-1, DRAWS)), sizes, scale, ratio, horizontal_flip_p)
 
 
-def visit_crop(
-    seed: int,
-    visit: int,
-    row: int,
-    size: NDArray[np.int64],
-    scale: Sequence[float],
-    ratio: Sequence[float],
-    horizontal_flip_p: float,
-) -> tuple[NDArray[np.int64], bool]:
-    """Draw crop and flip for one image, by how often it has been shown before: the same law, other numbers.
-
-    Args:
-        seed: Of the run.
-        visit: Counted from 0.
-        row: Of the image.
-        size: int64 (2,), its width and height, px.
-        scale: As in ``epoch_crops``, like the others.
-        ratio: Likewise.
-        horizontal_flip_p: Likewise.
-
-    Returns:
-        int64 (4,), left, top, right, bottom, px; whether to flip.
-    """
-    draws = uniforms_of(row, seed, visit, _CROPS, DRAWS)[None]
-    boxes, flips = _crops(draws, size[None], scale, ratio, horizontal_flip_p)
-    return boxes[0], bool(flips[0])
+def _words_of(row: int, key: list[int]) -> NDArray[np.uint64]:
+    """Return the words of one row, out of those that a key gives for all rows end to end."""
+    counter, before = divmod(DRAWS * row, 4)  # a count of Philox gives four words
+    words: NDArray[np.uint64] = np.random.Philox(key=key, counter=[counter, 0, 0, 0]).random_raw(before + DRAWS)
+    return words[before:]
 
 
 def _crops(

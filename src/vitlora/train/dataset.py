@@ -15,7 +15,7 @@ from vitlora.images.formats import BadImageError
 from vitlora.images.pixels import Box, crop_and_resize, decode
 from vitlora.model.batches import Batch
 from vitlora.storage.packed import Packed
-from vitlora.train.augment import epoch_crops, epoch_mixing, visit_crop
+from vitlora.train.augment import draw_crops, epoch_mixing
 from vitlora.train.jpeg import decode_rows, scale_crop
 from vitlora.train.params import Augment, Decoder, Sampling
 from vitlora.train.policies import alter
@@ -55,11 +55,9 @@ class TrainImages:
         sampling: Sampling = "shuffled",
     ) -> None:
         self.packed = Packed(folder)
-        labels, width, height, plain = self.packed.numbers("label", "width", "height", "plain").T
-        self.labels, self.sizes, self.plain = torch.tensor(labels), np.stack([width, height], axis=1), plain == 1
+        self.labels = torch.from_numpy(self.packed.index["label"].astype(np.int64))
         self.size, self.interpolation, self.decoder = size, interpolation, decoder
         self.augment, self.seed, self.fill, self.sampling = augment, seed, fill, sampling
-        self._drawn: tuple[int, np.ndarray, np.ndarray] | None = None  # the epoch whose crops are at hand
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -80,42 +78,34 @@ class TrainImages:
         if squares is None:
             squares = torch.empty((len(numbers), self.size, self.size, 3), dtype=torch.uint8)
         pixels = squares.permute(0, 3, 1, 2)
+        places = [divmod(number, len(self)) for number in numbers]
+        about = self.packed.index[[row for _, row in places]]
+        sizes = np.stack([about["width"], about["height"]], axis=1).astype(np.int64)
+        law = self.augment.scale, self.augment.ratio, self.augment.horizontal_flip_p
+        boxes, flips = draw_crops(self.seed, places, sizes, *law)
+        drawn = zip(boxes.tolist(), flips.tolist(), about["plain"].tolist(), strict=True)
         with _one_thread():
-            for square, number in zip(pixels, numbers, strict=True):
-                visit, row = divmod(number, len(self))
-                box, flip = self._crop(visit, row)
-                crop = self._load(row, box)
+            for square, (visit, row), (box, flip, plain) in zip(pixels, places, drawn, strict=True):
+                crop = self._load(row, tuple(box), bool(plain))
                 picture = crop.flip(-1) if flip else crop
                 square.copy_(alter(picture, self.augment, self.fill, row, self.seed, visit))
         return pixels
 
-    def _crop(self, visit: int, row: int) -> tuple[Box, bool]:
-        law = self.augment.scale, self.augment.ratio, self.augment.horizontal_flip_p
-        if self.sampling == "balanced":  # classes are at visits of their own
-            crop, flip = visit_crop(self.seed, visit, row, self.sizes[row], *law)
-        else:
-            if self._drawn is None or self._drawn[0] != visit:
-                self._drawn = (visit, *epoch_crops(self.seed, visit, self.sizes, *law))
-            _, boxes, flips = self._drawn
-            crop, flip = boxes[row], bool(flips[row])
-        left, top, right, bottom = crop.tolist()
-        return (left, top, right, bottom), flip
-
-    def _load(self, row: int, box: Box) -> Tensor:
+    def _load(self, row: int, box: Box, plain: bool) -> Tensor:
         data = self.packed[row]
         try:
-            return self._decode(data, row, box)
+            return self._decode(data, box, plain)
         except BadImageError as error:
-            name = self.packed.rows[row]["path"]
+            name = self.packed.about(row)["path"]
             raise VitloraError(
                 f"{self.packed.folder}: {name} can't be decoded ({error}), though preprocess accepted it; make the "
                 "folder anew: `dvc repro --force preprocess`"
             ) from None
 
-    def _decode(self, data: bytes, row: int, box: Box) -> Tensor:
+    def _decode(self, data: bytes, box: Box, plain: bool) -> Tensor:
         if self.decoder == "pil":
             return torch.from_numpy(crop_and_resize(decode(data, checked=True), box, self.size, self.interpolation))
-        pixels = decode_rows(data, box[3]) if self.plain[row] else None
+        pixels = decode_rows(data, box[3]) if plain else None
         if pixels is None:
             pixels = np.array(decode(data, checked=True))
         return scale_crop(pixels, box, self.size, self.interpolation)
@@ -139,11 +129,11 @@ def epoch_chunks(numbers: Numbers, batch_size: int, epochs: range, first: int = 
     ends.
     """
     for epoch in epochs:
-        order = numbers(epoch).tolist()
+        order = numbers(epoch)
         begin = first if epoch == epochs.start else 0
         for start in range(begin, len(order), batch_size):
             batch = order[start : start + batch_size]
-            yield from (batch[at : at + CHUNK] for at in range(0, len(batch), CHUNK))
+            yield from (batch[at : at + CHUNK].tolist() for at in range(0, len(batch), CHUNK))
 
 
 class TrainLoader:

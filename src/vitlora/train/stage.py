@@ -100,8 +100,9 @@ def train(
     _tell_kept(best["best_epoch"], train)
     method = described(lora, ready.adapted.adapted_modules)
     save_adapter(trainer.model, adapter, base, ready.labels, trainer.normalisation, method, best)
-    trained_on = (row["sha256"] for row in ready.images.packed.rows)
-    write_seen(adapter, trained_on, trainer.val.digests, (expert.folder for expert in ready.experts))
+    write_seen(
+        adapter, ready.images.packed.texts("sha256"), trainer.val.digests, (expert.folder for expert in ready.experts)
+    )
     if trainer.distillation and trainer.distillation.pictures != pictures_met(adapter):
         (adapter / SEEN).unlink(missing_ok=True)  # the teacher has met others, or doesn't say which
     write_csv(plots / "steps.csv", ("step", "epoch", "loss", "learning_rate", "grad_norm"), steps)

@@ -103,7 +103,9 @@ def recompute(model: Any) -> None:
     try:
         if norms:
             raise ValueError("its batch norms would count each batch twice")
-        base.activation_checkpointing_enable({"use_reentrant": False})
+        named = "activation_checkpointing_enable", "gradient_checkpointing_enable"  # transformers 5.17 has the second
+        enable = next(getattr(base, name) for name in named if hasattr(base, name))
+        enable({"use_reentrant": False})
     except ValueError as error:
         why = str(error).split(". ")[0].rstrip(".")
         raise VitloraError(

@@ -321,7 +321,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         epoch, at = divmod(outcome.number, self.steps_per_epoch)
         size = args.train_batch_size * args.gradient_accumulation_steps
         rows = self.loader.rows(epoch)[at * size : (at + 1) * size]
-        names = ", ".join(images.packed.rows[row]["path"] for row in rows[:NAMED])
+        names = ", ".join(images.packed.about(row)["path"] for row in rows[:NAMED])
         more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
         newest = self.checkpoints.newest()
         kept = f"; the checkpoint of step {int(newest.name)} is kept" if newest else ""

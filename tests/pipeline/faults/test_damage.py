@@ -241,7 +241,7 @@ def test_a_damaged_run_cache_heals(finished_run, project, number, healer):
 
 LOSSES = {
     "every output": lambda root: [remove(root / out["path"]) for stage in lock(root).values() for out in stage["outs"]],
-    "a file of an output": lambda root: remove(root / "data/prepared/train/index.csv"),
+    "a file of an output": lambda root: remove(root / "data/prepared/train/index.npy"),
     "a metric": lambda root: remove(root / "metrics/evaluate/scores.json"),
     "dvc.lock": lambda root: remove(root / "dvc.lock"),
     "the working folder": lambda root: shutil.rmtree(root / ".work"),
