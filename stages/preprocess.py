@@ -22,7 +22,7 @@ def main() -> None:
             # After the check: a bad parameter is refused before slow imports.
             from vitlora.preprocess.stage import preprocess
 
-        preprocess(params.ingest, params.image, params.split, **paths)
+        preprocess(params.ingest, params.image, params.split, **paths, keep=WORK / "preprocess/kept")
         tell_same_test(paths["test"] / "index.csv", WORK / "test_pictures.txt")
 
 

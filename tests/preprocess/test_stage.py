@@ -1,7 +1,6 @@
 """Preprocess: what is refused, how images are divided, and that the outputs are the same bytes every time."""
 
 import base64
-import hashlib
 import io
 import os
 import re
@@ -14,7 +13,9 @@ from functools import partial
 import hostile
 import numpy as np
 import pytest
+import raw_images
 from PIL import Image as Pillow
+from raw_images import FAIL, OUTPUTS, SKIP, SPLIT, SQUARE, images, picture, write_raw
 from tiny import DIGITS, ROOT
 from torchvision import transforms
 
@@ -22,45 +23,11 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json, write_json
 from vitlora.images.sandbox import Isolated
 from vitlora.preprocess import stage as module
-from vitlora.preprocess.params import Image, Ingest, Split
+from vitlora.preprocess.params import Image, Split
 from vitlora.preprocess.stage import check_class_names, preprocess
 from vitlora.storage.manifest import write_manifest
-from vitlora.storage.packed import Packed, write_packed
+from vitlora.storage.packed import Packed
 from vitlora.storage.squares import load_split
-
-LEFT_OUT = []  # what download recorded
-FAIL = Ingest(on_bad="fail", max_bad_fraction=0.05, on_left_out="fail", on_duplicate="fail")
-SKIP = Ingest(on_bad="skip", max_bad_fraction=0.25, on_left_out="skip", on_duplicate="skip")
-SQUARE = Image(size_px=16, interpolation="bilinear")
-SPLIT = Split(seed=0, val_from="train", val_fraction=0.1, test_fraction=0.2, max_per_class=None)
-OUTPUTS = ("train/images-00000.bin", "train/index.npy", "train/texts.bin")
-OUTPUTS += ("val/images.npy", "val/index.csv", "test/images.npy")
-OUTPUTS += ("test/index.csv", "labels.json", "report.html", "report.json")
-
-
-def picture(number, size=(20, 14), kind="PNG"):
-    pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    buffer = io.BytesIO()
-    Pillow.fromarray(pixels).save(buffer, format=kind)
-    return buffer.getvalue()
-
-
-def write_raw(folder, rows, names=("cat", "dog")):
-    """Write a raw folder as download does, from (path, split, label, bytes)."""
-    digested = (((path, split, label, hashlib.sha256(data).hexdigest()), data) for path, split, label, data in rows)
-    write_packed(folder, ("path", "split", "label", "sha256"), digested)
-    write_json(folder / "classes.json", list(names))
-    write_json(folder / "left_out.json", LEFT_OUT)
-    return folder
-
-
-def images(counts, names=("cat", "dog"), start=0, split="train"):
-    """Return rows, so many pictures of each class, each with its own pixels."""
-    labels = [label for label, count in enumerate(counts) for _ in range(count)]
-    return [
-        (f"{split}/{names[label]}/{start + row}.png", split, label, picture(start + row))
-        for row, label in enumerate(labels)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -753,7 +720,7 @@ STRAY = {"reason": "in no class folder", "count": 1, "names": ["README.md"], "cu
 
 def test_what_the_run_would_not_use_is_refused_by_name_or_stands_in_the_report(tmp_path, monkeypatch):
     rows = images((30, 20))
-    monkeypatch.setattr(sys.modules[__name__], "LEFT_OUT", [LOST, STRAY])
+    monkeypatch.setattr(raw_images, "LEFT_OUT", [LOST, STRAY])
     message = refused(tmp_path, rows, match="the data has what the run would not use: 30 .a link")
     assert "cat/a.png, dog; copy (cp -rL). Or remove what is not meant, or set ingest.on_left_out: skip" in message
     assert "README.md" not in message

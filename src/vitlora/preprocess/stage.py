@@ -6,8 +6,10 @@ import json
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -22,11 +24,13 @@ from vitlora.images.formats import BadImageError
 from vitlora.images.pixels import THUMBNAIL, Inspected, decode, inspect, resize_and_crop, scaled_size
 from vitlora.images.sandbox import Isolated
 from vitlora.preprocess.duplicates import Duplicates, find_duplicates, name_contents, need_decoding, refuse_duplicates
+from vitlora.preprocess.kept import Kept
 from vitlora.preprocess.near_duplicates import MIN_SIDE, ROWS, Pair, find_alike, has_contrast, sketch
 from vitlora.preprocess.page import render
 from vitlora.preprocess.params import SIDES, Image, Ingest, Split
 from vitlora.preprocess.report import Facts, as_metrics, shown_rows, summarise
 from vitlora.preprocess.splits import Classes, by_class, cap, carve, roles
+from vitlora.storage.manifest import digest
 from vitlora.storage.packed import Item, Packed, write_packed
 from vitlora.storage.squares import create_split, write_square
 
@@ -53,6 +57,7 @@ def preprocess(
     page: Path,
     report: Path,
     own_image: Path | None = None,
+    keep: Path | None = None,
 ) -> None:
     """Write the three splits, the labels, and what is in the data: as numbers, and as a page.
 
@@ -68,6 +73,7 @@ def preprocess(
         page: Gets the report as HTML, with small pictures of what looks alike.
         report: Gets its numbers: images per split and class, sizes, duplicates, files left out and why.
         own_image: File in which download wrote the base model's own size and filter, which `auto` means.
+        keep: Folder for what is done so far, from which a run that was killed goes on; None keeps nothing.
 
     Raises:
         VitloraError: Too few classes, an empty class, colliding class names, or more bad pictures or duplicates than
@@ -77,23 +83,32 @@ def preprocess(
     class_names = check_class_names(read_json(raw / "classes.json"))
     left_out = read_json(raw / "left_out.json")
     refuse_left_out(left_out, ingest)
-    with Isolated(min(os.cpu_count() or 1, -(-len(source) // CHUNK) or 1)) as workers:
-        checked = list(_spread(workers, partial(_check, source, squares.side), range(len(source))))
+    with (
+        nullcontext(keep) if keep else TemporaryDirectory() as root,
+        Isolated(min(os.cpu_count() or 1, -(-len(source) // CHUNK) or 1)) as workers,
+    ):
+        kept = Kept(Path(root), digest(raw), squares.side)
+        checked = kept.checked(len(source), partial(_spread, workers, partial(_check, source, squares.side)))
         bad = {source.about(row)["path"]: reason for row, reason in _reasons(checked)}
         refuse_bad(bad, len(source), ingest)
         good = {row: found for row, found in enumerate(checked) if isinstance(found, Inspected)}
         contents = _name_contents(workers, source, good)
         duplicates = settle_duplicates(source, good, contents, split, ingest)
         rows = divide(source, sorted(good.keys() - set(duplicates.left_out)), contents, split, class_names)
-        for name, out in (("val", val), ("test", test)):
-            _write_squares(workers, source, rows[name], out, squares)
+        filled = {
+            out: _fill_squares(workers, kept, source, rows[name], name, squares)
+            for name, out in (("val", val), ("test", test))
+        }
         alike, not_compared = _find_alike(workers, good, contents, rows)
         columns = (list(source.texts("path")), _labels(source), source.index["length"].tolist())
         facts = Facts(*columns, good, rows, class_names, bad, left_out, duplicates, alike, not_compared, squares.side)
         numbers = summarise(facts)
         write_json(report, as_metrics(numbers))
         write_text(page, render(numbers, _draw(workers, source, facts)))
-    _write_train(source, good, rows["train"], train)
+        _write_train(source, good, rows["train"], train)
+        for out, folder in filled.items():  # last, or a run that is stopped before would fill them again
+            kept.hand_over(folder, out)
+        kept.remove()
     write_json(labels, {"class_names": class_names, "image_size": squares.side, "interpolation": squares.interpolation})
     _tell(numbers)
 
@@ -334,17 +349,23 @@ def _write_train(source: Packed, good: Mapping[int, Inspected], rows: Sequence[i
     write_packed(folder, TRAIN_COLUMNS, items())
 
 
-def _write_squares(workers: Isolated, source: Packed, rows: Sequence[int], folder: Path, squares: Squares) -> None:
+def _fill_squares(
+    workers: Isolated, kept: Kept, source: Packed, rows: Sequence[int], name: str, squares: Squares
+) -> Path:
     """Decode in workers that write straight into the file, so that no picture crosses a process border."""
     known = [source.about(row) for row in rows]
     paths, labels = [row["path"] for row in known], [int(row["label"]) for row in known]
-    begin = create_split(folder, squares.side, paths, labels, [row["sha256"] for row in known])
-    written = _spread(workers, partial(_fill, source, folder, begin, squares), list(enumerate(rows)))
-    for path, error in zip(paths, written, strict=True):
-        if error:
-            raise VitloraError(
-                f"{path}: {error}, though it passed its check; is the machine out of memory or overloaded?"
-            )
+    digests = [row["sha256"] for row in known]
+    create = partial(create_split, size=squares.side, paths=paths, labels=labels, digests=digests)
+    folder, begin = kept.begin(name, [list(rows), squares], create)
+    for block in kept.left(folder, len(rows)):
+        written = _spread(workers, partial(_fill, source, folder, begin, squares), [(at, rows[at]) for at in block])
+        for at, error in zip(block, written, strict=True):
+            if error:
+                raise VitloraError(
+                    f"{paths[at]}: {error}, though it passed its check; is the machine out of memory or overloaded?"
+                )
+    return folder
 
 
 def _fill(source: Packed, folder: Path, begin: int, squares: Squares, place: tuple[int, int]) -> None:
