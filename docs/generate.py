@@ -169,6 +169,31 @@ def speed_small() -> str:
     )
 
 
+def many() -> str:
+    """What a table of many pictures costs training."""
+
+    def first(row: dict[str, Any]) -> str:
+        return f"{max(row[epoch]['first_batch_s'] for epoch in ('epoch_1', 'epoch_2')):.1f}"
+
+    def row(found: dict[str, Any]) -> tuple[str, ...]:
+        batch = f"{found['epoch_2']['ms_a_batch']:.1f}"
+        return (f"{found['pictures']:,}", f"{found['open_s']:.2f}", first(found), batch, f"{found['mb']:,}")
+
+    head = ("pictures", "opened in, s", "an epoch's first batch after, s", "each after it, ms", "memory, MB")
+    return table(head, map(row, results("many_pictures")["rows"]))
+
+
+def scaling() -> str:
+    """What several GPUs should train, by the scaling model: a row a model and batch, a column a number of GPUs."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in results("scaling")["rows"]:
+        several = f"{row['images_per_s']:,}" + (f" ({row['times']} ×)" if row["gpus"] > 1 else "")
+        bound = "" if row["binds"] == "the step" else f", {row['binds']}"
+        found.setdefault((row["model"], f"{row['batch']:,} {row['of']}"), []).append(several + bound)
+    head = ("model", "images at once", "1 GPU", "2", "4", "8", "2 hosts of 8")
+    return table(head, ((*key, *cells) for key, cells in found.items()))
+
+
 def captured() -> str:
     """The step alone, kernel by kernel and captured, for every method."""
 
@@ -261,6 +286,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed": speed,
     "speed-small": speed_small,
     "captured": captured,
+    "many": many,
+    "scaling": scaling,
     "faults": faults,
     "serve": serve,
     "formats": lambda: formats("formats"),
