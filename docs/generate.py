@@ -187,7 +187,7 @@ def scaling() -> str:
     """What several GPUs should train, by the scaling model: a row a model and batch, a column a number of GPUs."""
     found: dict[tuple[str, str], list[str]] = {}
     for row in results("scaling")["rows"]:
-        several = f"{row['images_per_s']:,}" + (f" ({row['times']} ×)" if row["gpus"] > 1 else "")
+        several = f"{row['images_per_s']:,}" + (f" ({row['times']} times)" if row["gpus"] > 1 else "")
         bound = "" if row["binds"] == "the step" else f", {row['binds']}"
         found.setdefault((row["model"], f"{row['batch']:,} {row['of']}"), []).append(several + bound)
     head = ("model", "images at once", "1 GPU", "2", "4", "8", "2 hosts of 8")
