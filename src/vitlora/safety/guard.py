@@ -23,6 +23,7 @@ from vitlora.core.entry import Places
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import make_readable
 from vitlora.core.text import shown_seconds
+from vitlora.processes.launch import Place, own_place, taking_part
 from vitlora.safety.announce import announce
 from vitlora.safety.ran import record
 from vitlora.safety.shortage import WORK as WORK
@@ -49,7 +50,13 @@ def guarded(stage: str, places: Places) -> Iterator[dict[str, Path]]:
 
     Raises:
         VitloraError: Another writer is at work, an input is damaged, or the disk is full.
+
+    A process that was started to share a stage's work gets all paths from its launcher, which does the rest.
     """
+    if place := own_place():
+        with _one_of_several(stage, place):
+            yield {**places.inputs, **places.outputs, **places.records}
+        return
     made = {**places.outputs, **places.records}
     begun = time.monotonic()
     leave_with_parent()
@@ -85,6 +92,18 @@ def guarded(stage: str, places: Places) -> Iterator[dict[str, Path]]:
     record(stage, made.values(), seconds)
     print(f"{stage} took {shown_seconds(seconds)}")
     done.append(True)
+
+
+@contextmanager
+def _one_of_several(stage: str, place: Place) -> Iterator[None]:
+    """Let a process that was started to share a stage's work end with whoever has started it, and at once when done."""
+    with taking_part(place):
+        leave_with_parent()
+        done: list[bool] = []
+        atexit.register(_leave_at_once, done)
+        with shortage_named(stage):
+            yield
+        done.append(True)
 
 
 def _leave_at_once(done: list[bool]) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitlora.core.entry import importing
 from vitlora.core.errors import VitloraError
+from vitlora.processes.launch import own_place
 
 if TYPE_CHECKING:  # torch takes seconds
     import numpy as np
@@ -42,8 +43,11 @@ def reloading(base: Path, adapter: Path, val: Path) -> Iterator[Check]:
     Yields:
         A function of the trained model and its normalisation that raises ``VitloraError`` if the folder can't be loaded
         or its logits differ by more than rounding, both in float32 on the CPU. The model is no good for training
-        afterwards.
+        afterwards. In all but the first of several processes there is nothing to check, and nothing is started.
     """
+    if (place := own_place()) and place.number:
+        yield lambda model, normalisation: None
+        return
     command = [sys.executable, "-m", "vitlora.safety.reload", *map(str, (base, adapter, val))]
     pipe = subprocess.PIPE
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
