@@ -2,6 +2,7 @@
 
 from vitlora.core.entry import importing, run, stage_arguments
 from vitlora.evaluate.params import EvaluateStage
+from vitlora.processes.launch import launched
 from vitlora.safety.check import check_document
 from vitlora.safety.guard import guarded
 
@@ -17,6 +18,8 @@ def main() -> None:
         records=("out",),
     )
     with guarded("evaluate", places) as paths:
+        if launched("evaluate", params.train.num_processes, paths):
+            return
         with importing():
             # After the check: a bad parameter is refused before slow imports.
             from vitlora.evaluate.stage import evaluate

@@ -74,7 +74,9 @@ def fit(**changes):
     stage = load_params(TrainStage, settings({k.replace("__", "."): v for k, v in changes.items()}), Path("p"))
     sections = (stage.augment, stage.lora, stage.train)
     inputs = [Path(name) for name in ("base", "train", "val", "labels.json")]
-    train(*sections, *inputs, *map(Path, RESULTS)).checkpoints.remove()
+    finished = train(*sections, *inputs, *map(Path, RESULTS))
+    if finished:  # the first of several processes, or the only one
+        finished.checkpoints.remove()
 
 
 def hashes():
@@ -92,10 +94,10 @@ def stopped_after(step, number=signal.SIGTERM):
     """Ask the run in the block to stop once a step is done, which it must."""
     original = OptimiserStep.__call__
 
-    def asks(self, at, batches):
+    def asks(self, at, *rest):
         if at + 1 == step:
             os.kill(os.getpid(), number)
-        return original(self, at, batches)
+        return original(self, at, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OptimiserStep, "__call__", asks)
@@ -104,12 +106,12 @@ def stopped_after(step, number=signal.SIGTERM):
     assert stopped.value.number == number
 
 
-def evaluate_here(tta="none"):
+def evaluate_here(tta="none", batch=4):
     """Score the adapter in this folder as the stage does."""
     from vitlora.evaluate.params import Evaluate
     from vitlora.evaluate.stage import evaluate
 
-    settings = Evaluate(batch_size=4, precision="fp32", top_k=2, coverage=0.8, tta=tta)
+    settings = Evaluate(batch_size=batch, precision="fp32", top_k=2, coverage=0.8, tta=tta)
     evaluate(settings, *map(Path, ("base", "adapter", "val", "test", "labels.json", "evaluated", "scores")))
 
 

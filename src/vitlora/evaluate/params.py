@@ -6,6 +6,7 @@ from pydantic import Field
 
 from vitlora.core.params import Params
 from vitlora.model.params import Precision
+from vitlora.processes.params import Processes
 
 Views = Literal["none", "flip", "crops"]
 
@@ -31,3 +32,4 @@ class EvaluateStage(Params):
     """What `evaluate` reads."""
 
     evaluate: Evaluate
+    train: Processes

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import write_csv, write_json
@@ -13,11 +15,13 @@ from vitlora.evaluate.calibration import COLDEST, HOTTEST, Calibration, calibrat
 from vitlora.evaluate.params import Evaluate
 from vitlora.evaluate.records import Row, rows_with, write_scores
 from vitlora.evaluate.scores import Floats
-from vitlora.evaluate.views import views
+from vitlora.evaluate.views import View, views
 from vitlora.model.adapters import load_adapter
-from vitlora.model.base import device_of_choice
+from vitlora.model.base import Normalisation, device_of_choice
 from vitlora.model.inference import device_precision, score
+from vitlora.model.params import Precision
 from vitlora.model.seen import count_seen
+from vitlora.processes.peers import Peers, peers_here
 from vitlora.storage.labels import read_labels
 from vitlora.storage.squares import Squares, load_split
 
@@ -52,33 +56,60 @@ def evaluate(
         raise VitloraError(f"{test}: no image to score; raise split.test_fraction or give the data a test split")
     kind = device_precision(evaluate.precision)
     model = model.to(device_of_choice())
-    look = partial(score, model, normalisation=normalisation, batch_size=evaluate.batch_size, kind=kind)
+    peers = peers_here()
+    look = partial(_look, model, normalisation, evaluate.batch_size, kind, peers)
     logits = {name: look(squares) for name, squares in splits.items()}
+    means = _means(evaluate, splits, logits, look)
+    if not peers.writes:
+        return
     calibration = calibrate(logits["val"], splits["val"].labels, evaluate.coverage)
     _tell_calibration(calibration, logits["val"], splits["val"], known.class_names)
     for name, squares in splits.items():
         _write_logits(evaluated, name, logits[name], squares, known.class_names)
     write_json(evaluated / "class_names.json", known.class_names)
     write_json(evaluated / "calibration.json", {**calibration._asdict(), "precision": kind})
-    more = _with_views(evaluate, splits, logits, look)
+    more = _rows_of_views(evaluate, splits, means)
     law = (known.class_names, calibration, evaluate.top_k)
     rows = write_scores(logits["test"], splits["test"], *law, out, kind, more)
     _tell(rows, len(splits["test"].labels))
     _tell_seen(count_seen(adapter, splits["test"].digests), len(splits["test"].labels))
 
 
-def _with_views(
+def _look(
+    model: Any,
+    normalisation: Normalisation,
+    batch_size: int,
+    kind: Precision,
+    peers: Peers,
+    squares: Squares,
+    view: View | None = None,
+) -> Floats:
+    """Return a split's logits; several processes score whole batches of it in turn, and all of them know the result."""
+    images = len(squares.labels)
+    own = peers.batches(images, batch_size) if peers.count > 1 else None
+    found = score(model, squares, normalisation, batch_size, kind, view, own)
+    whole: Floats = peers.in_order(torch.from_numpy(found), images, batch_size).numpy()
+    return whole
+
+
+def _means(
     evaluate: Evaluate, splits: dict[str, Squares], logits: dict[str, Floats], look: Callable[..., Floats]
-) -> list[Row]:
-    """Score several looks at each image together, by the mean of their logits."""
+) -> dict[str, Floats]:
+    """Return the mean of the logits of several looks at each image; nothing where there is one look."""
     others = views(evaluate.tta)
     if not others:
-        return []
+        return {}
     share = np.float32(1 / (1 + len(others)))
-    means = {
+    return {
         name: share * sum((look(squares, view=view) for view in others), start=logits[name])
         for name, squares in splits.items()
     }
+
+
+def _rows_of_views(evaluate: Evaluate, splits: dict[str, Squares], means: dict[str, Floats]) -> list[Row]:
+    """Return the scores of several looks at each image together."""
+    if not means:
+        return []
     calibration = calibrate(means["val"], splits["val"].labels, evaluate.coverage)
     return rows_with(evaluate.tta, means["test"], splits["test"].labels, calibration, evaluate.top_k)
 

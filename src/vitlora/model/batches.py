@@ -51,13 +51,14 @@ class SquareLoader:
 
     at_work = 0
 
-    def __init__(self, squares: Squares, batch_size: int, pinned: bool) -> None:
+    def __init__(self, squares: Squares, batch_size: int, pinned: bool, batches: range | None = None) -> None:
         self.squares, self.batch_size, self.pinned = squares, batch_size, pinned
         self.dataset = squares.labels
         self.skipped = 0
+        self.batches = range(-(-len(squares.labels) // batch_size)) if batches is None else batches
 
     def __len__(self) -> int:
-        return -(-len(self.squares.labels) // self.batch_size)
+        return len(self.batches)
 
     def set_epoch(self, epoch: int) -> None:
         """Every pass is the same."""
@@ -66,15 +67,17 @@ class SquareLoader:
         """Its thread ends with each pass."""
 
     def beside(self) -> Batch:
-        """Return all labels."""
-        return {"labels": torch.from_numpy(self.squares.labels)}
+        """Return the labels of the batches."""
+        labels = torch.from_numpy(self.squares.labels)
+        parts = [labels[number * self.batch_size : (number + 1) * self.batch_size] for number in self.batches]
+        return {"labels": torch.cat(parts) if parts else labels[:0]}
 
     def __iter__(self) -> Generator[list[Tensor], torch.cuda.Event | None, None]:
         with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(self._read, 0)
-            for number in range(len(self)):
+            ahead = reader.submit(self._read, self.batches.start)
+            for number in self.batches:
                 pixels = ahead.result()
-                ahead = reader.submit(self._read, number + 1)
+                ahead = reader.submit(self._read, number + self.batches.step)
                 yield [pixels]  # torch itself waits for the copy before it uses this memory again
 
     def _read(self, number: int) -> Tensor:
@@ -190,6 +193,6 @@ class Feed:
         return waited, images
 
 
-def feed_squares(squares: Squares, batch_size: int, device: torch.device) -> Feed:
-    """Return a split's batches on the device, in order."""
-    return Feed(SquareLoader(squares, batch_size, device.type == "cuda"), device)
+def feed_squares(squares: Squares, batch_size: int, device: torch.device, batches: range | None = None) -> Feed:
+    """Return a split's batches on the device, in order; or those of them whose numbers are given."""
+    return Feed(SquareLoader(squares, batch_size, device.type == "cuda", batches), device)

@@ -28,6 +28,7 @@ def score(
     batch_size: int,
     kind: Precision = "fp32",
     view: Callable[[Tensor], Tensor] | None = None,
+    batches: range | None = None,
 ) -> NDArray[np.float32]:
     """Run a classifier over a split in order, on the device it stands on.
 
@@ -39,6 +40,7 @@ def score(
         batch_size: Images at once.
         kind: `fp32`, or a half precision on a GPU.
         view: What is done to the pixels of a batch before the model gets them, uint8 (B, 3, H, W) to the same.
+        batches: Numbers of those that are scored; None: all.
 
     Returns:
         logits, float32 (N, C).
@@ -47,9 +49,9 @@ def score(
     device = next(model.parameters()).device
     size = squares.images.shape[-1]
     fused = kind != "fp32" and not try_to_fuse(model, kind, normalisation, size)
-    logits = []
+    logits = [torch.zeros(0, model.config.num_labels, device=device)]  # of no batch
     with torch.autocast(device.type, DTYPES.get(kind), enabled=kind != "fp32"):
-        for batch in feed_squares(squares, batch_size, device):
+        for batch in feed_squares(squares, batch_size, device, batches):
             images = view(batch["pixel_values"]) if view else batch["pixel_values"]
             logits.append(model(pixel_values=images if fused else normalisation(images)).logits)
-    return torch.cat(logits).float().cpu().numpy()
+    return torch.cat([part.float() for part in logits]).cpu().numpy()

@@ -1,6 +1,5 @@
 """What the Trainer calls at its steps and epochs: the seed of each step, AdaLoRA's ranks, the bar."""
 
-import hashlib
 import os
 import sys
 import time
@@ -15,7 +14,9 @@ from tqdm import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from vitlora.core.files import read_json, write_json
+from vitlora.processes.peers import ALONE, Peers
 from vitlora.train.checkpoints import contiguous, copy_into
+from vitlora.train.draws import seed_draws
 from vitlora.train.timing import Timing
 
 KEPT = ("sensitivity", "uncertainty", "kept")  # of AdaLoRA's schedule, in a checkpoint
@@ -44,15 +45,8 @@ class StepSeed(TrainerCallback):  # type: ignore[misc]  # likewise
             os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Seed from a hash: of a seed, torch's CPU generator uses the low 32 bits only.
-
-        ``torch.manual_seed`` would do the same, and keep a stack trace for every kind of device that isn't there.
-        """
-        digest = hashlib.sha256(f"{args.seed}:{state.global_step}".encode()).digest()
-        seed = int.from_bytes(digest[:8], "little")
-        torch.default_generator.manual_seed(seed)
-        if args.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        """Seed for the step's first micro-batch."""
+        seed_draws(args.seed, args.device.type == "cuda", state.global_step)
 
 
 class Patience(EarlyStoppingCallback):  # type: ignore[misc]  # likewise
@@ -159,12 +153,16 @@ def _parts(row: Tensor, weights: Iterable[Tensor]) -> list[Tensor]:
 class TimeLimit(TrainerCallback):  # type: ignore[misc]  # likewise
     """Ends a run after the last epoch, validation included, that is sure to fit into a number of minutes.
 
+    Args:
+        minutes: By the clock.
+        peers: The processes that share the run; the first one's clock counts.
+
     Attributes:
         before: Seconds that an interrupted run had taken by its checkpoint.
     """
 
-    def __init__(self, minutes: float) -> None:
-        self.minutes, self.before = minutes, 0.0
+    def __init__(self, minutes: float, peers: Peers = ALONE) -> None:
+        self.minutes, self.before, self.peers = minutes, 0.0, peers
         self.longest = 0.0  # epoch so far, s
 
     @property
@@ -180,7 +178,8 @@ class TimeLimit(TrainerCallback):  # type: ignore[misc]  # likewise
         """Stop where the longest epoch so far would not fit any more."""
         now = time.monotonic()
         self.longest, self.epoch_began = max(self.longest, now - self.epoch_began), now
-        if self.elapsed + self.longest > 60 * self.minutes and state.global_step < state.max_steps:
+        late = bool(self.peers.first(self.elapsed + self.longest > 60 * self.minutes))
+        if late and state.global_step < state.max_steps:
             control.should_training_stop = True
             tqdm.write(
                 f"note: stopped after epoch {round(state.epoch)} of {args.num_train_epochs:g}: another would end later "

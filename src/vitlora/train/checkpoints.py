@@ -49,6 +49,10 @@ class Checkpoints:
                 print(f"no checkpoint of this run; an earlier one's are not used: {reason}")
         return None
 
+    def at(self, step: int) -> Path:
+        """Return where the checkpoint of a step lies."""
+        return self.folder / f"{step:09d}"
+
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Let ``write`` fill a folder, then make it the checkpoint of ``step``; older ones than the last two go."""
         draft = self.folder / "draft"
@@ -60,7 +64,7 @@ class Checkpoints:
         write_manifest(draft)
         sync(draft)
         faultpoint("checkpoint-synced")
-        final = self.folder / f"{step:09d}"
+        final = self.at(step)
         shutil.rmtree(final, ignore_errors=True)  # of the same step before validation
         draft.rename(final)
         sync_one(self.folder)

@@ -20,6 +20,7 @@ from vitlora.train.jpeg import decode_rows, scale_crop
 from vitlora.train.params import Augment, Decoder, Sampling
 from vitlora.train.policies import alter
 from vitlora.train.sampling import epoch_numbers
+from vitlora.train.shares import Share, Span
 from vitlora.train.workers import Ring
 
 # Images that a worker loads at a time: a batch is shared out among all workers, so the first one is there at once, and
@@ -122,17 +123,19 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def epoch_chunks(numbers: Numbers, batch_size: int, epochs: range, first: int = 0) -> Iterator[Sequence[int]]:
-    """Yield what each epoch shows, by ``numbers`` of it, chunk by chunk.
+def epoch_chunks(
+    numbers: Numbers, batch_size: int, epochs: range, first: int = 0, share: Share | None = None
+) -> Iterator[Sequence[int]]:
+    """Yield what each epoch shows, by ``numbers`` of it, chunk by chunk; of a process's share nothing else.
 
     They run from the first epoch, at image ``first`` of its order, to the last: loading doesn't stop where an epoch
     ends.
     """
+    whole = share or Share(0, 1, batch_size)
     for epoch in epochs:
         order = numbers(epoch)
-        begin = first if epoch == epochs.start else 0
-        for start in range(begin, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        for span in whole.spans(first if epoch == epochs.start else 0, len(order), batch_size):
+            batch = order[span.start : span.stop]
             yield from (batch[at : at + CHUNK].tolist() for at in range(0, len(batch), CHUNK))
 
 
@@ -148,6 +151,8 @@ class TrainLoader:
         pinned: Whether batches stand in memory that a GPU can copy from while it computes.
         at_first: How many workers begin; others join them when a batch is late. None: all.
         mixed_among: Images that are mixed among themselves, of which a batch holds whole groups; None: a batch's.
+        share: Of each step's images, where several processes have one each; None: all of them. Batches, and those that
+            are left out, are counted as a single process has them.
     """
 
     def __init__(
@@ -160,10 +165,12 @@ class TrainLoader:
         pinned: bool,
         at_first: int | None = None,
         mixed_among: int | None = None,
+        share: Share | None = None,
     ) -> None:
         self.dataset, self.seed, self.batch_size, self.epochs = images, seed, batch_size, epochs
         self.workers, self.pinned, self.at_first = workers, pinned, workers if at_first is None else at_first
         self.mixed_among = mixed_among or batch_size
+        self.share = share
         self.numbers: Numbers = partial(epoch_numbers, images.labels.numpy(), images.sampling, seed)
         self.epoch = 0
         self.skipped = 0  # batches that the next pass leaves out
@@ -191,9 +198,9 @@ class TrainLoader:
         """Let the workers begin, at an image of an epoch's order: a pass that begins there finds its batches loaded."""
         self.close()
         count, epochs = len(self.dataset), range(epoch, max(self.epochs, epoch + 1))
-        chunks = partial(epoch_chunks, self.numbers, self.batch_size, epochs, image)
+        chunks = partial(epoch_chunks, self.numbers, self.batch_size, epochs, image, self.share)
         if self.workers:
-            size, images = self.dataset.size, min(self.batch_size, count)
+            size, images = self.dataset.size, min(self.most, count)
             slots = AHEAD * (self.workers + -(-images // CHUNK))
             shape = (slots, min(images, CHUNK), size, size, 3)
             self._ring = Ring(self.dataset.load, chunks, shape, self.workers, self.at_first, self.pinned)
@@ -202,9 +209,29 @@ class TrainLoader:
 
     def split(self, batch_size: int) -> None:
         """Let batches be smaller; what has been begun goes on where its chunks are those of the new batches."""
-        if batch_size != self.batch_size and batch_size % CHUNK:
+        before, self.batch_size = self.batch_size, batch_size
+        if self.share:
+            anew = self._borders(before) != self._borders(batch_size)
+        else:
+            anew = batch_size != before and batch_size % CHUNK > 0
+        if anew:
             self.close()
-        self.batch_size = batch_size
+
+    def _borders(self, batch_size: int) -> list[int]:
+        """Return where the chunks of this process's batches of an epoch begin."""
+        assert self.share
+        spans = self.share.spans(0, len(self.dataset), batch_size)
+        return [at for span in spans for at in range(span.start, span.stop, CHUNK)]
+
+    @property
+    def most(self) -> int:
+        """Images of this process's batches at most."""
+        return min(self.batch_size, self.share.most()) if self.share else self.batch_size
+
+    def spans(self, first: int = 0) -> list[Span]:
+        """Return this process's batches of an epoch, from an image on at which a step begins."""
+        whole = self.share or Share(0, 1, self.batch_size)
+        return list(whole.spans(first, len(self.dataset), self.batch_size))
 
     def close(self) -> None:
         """End the workers, whatever they are at."""
@@ -221,15 +248,19 @@ class TrainLoader:
             law = images.augment.mixup_alpha, images.augment.cutmix_alpha
             drawn = epoch_mixing(self.seed, self.epoch, count, self.mixed_among, images.size, *law)
             beside |= {name: torch.from_numpy(rows) for name, rows in drawn.items()}
-        return {name: rows[self.skipped * self.batch_size :] for name, rows in beside.items()}
+        first = self.skipped * self.batch_size
+        if self.share:
+            mine = [place for span in self.spans(first) for place in range(span.start, span.stop)]
+            return {name: rows[mine] for name, rows in beside.items()}
+        return {name: rows[first:] for name, rows in beside.items()}
 
     def __iter__(self) -> Generator[list[Tensor], torch.cuda.Event | None, None]:
         first, self.skipped = self.skipped * self.batch_size, 0
         if self._next != (self.epoch, first):
             self.start(self.epoch, first)
         self._next = None  # until this epoch is through
-        for start in range(first, len(self.dataset), self.batch_size):
-            images = min(self.batch_size, len(self.dataset) - start)
+        for span in self.spans(first):
+            images = span.stop - span.start
             copied = yield [next(self._chunks)[: images - at] for at in range(0, images, CHUNK)]
             if self._ring:
                 self._ring.give_back(copied)

@@ -17,9 +17,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlora.model.batches import Batch
+from vitlora.processes.peers import ALONE, Peers
+from vitlora.train.shares import Span
 from vitlora.train.small_tensors import settle
 
 WARM_UP = 3  # runs before a capture: kernels are compiled and libraries choose theirs, which a capture can't hold
+ALIGNED = 64  # numbers, a multiple of what a GPU reads at once
 AHEAD = 2  # steps that the device may be behind
 
 
@@ -44,11 +47,13 @@ class Outcome:
         number: Of the step, as the caller counts.
         loss: Mean over the step's images.
         norm: Of the gradients before they were clipped; not finite where the step changed no weight.
+        asked: Whether any of the processes that share the step was asked to stop.
     """
 
     number: int
     loss: float
     norm: float
+    asked: bool = False
 
 
 class OptimiserStep:
@@ -62,6 +67,9 @@ class OptimiserStep:
         max_norm: Longer gradients are cut to this length.
         observer: Called after each update; None for nobody.
         capture: Whether to capture the step; only on a GPU.
+        peers: The processes that share each step. Their gradients are added up in one row of numbers, between what is
+            captured of a micro-batch and of the update.
+        draw: Called with step and place before each micro-batch but a single process's first one.
 
     Attributes:
         capture: Whether it is captured, or will be; what can't be, is said and runs kernel by kernel.
@@ -76,43 +84,68 @@ class OptimiserStep:
         max_norm: float,
         observer: Observer | None,
         capture: bool,
+        peers: Peers = ALONE,
+        draw: Callable[[int, Span], None] | None = None,
     ) -> None:
         self.model, self.optimizer, self.scaler, self.loss, self.max_norm = model, optimizer, scaler, loss, max_norm
-        self.observer, self.capture = observer, capture
+        self.observer, self.capture, self.peers, self.draw = observer, capture, peers, draw
         self.trained: list[Tensor] = [weight for group in optimizer.param_groups for weight in group["params"]]
         device = self.trained[0].device
         self.on_gpu = device.type == "cuda"
         self.around: Callable[[], AbstractContextManager[Any]] = settle(model, device) if capture else nullcontext
         self.skips_by_itself = self.on_gpu and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
-        self.grads = [torch.zeros_like(weight) for weight in self.trained]
+        self.row: Tensor | None = None  # of all that is added up over the processes
+        if peers.count > 1:
+            self.row, self.grads, self.total, self.asked = _in_a_row(self.trained)
+        else:
+            self.grads = [torch.zeros_like(weight) for weight in self.trained]
+            self.total = torch.zeros((), device=device)
         self.rows = list(range(len(self.trained)))  # of those that are trained now
-        self.share, self.total = torch.ones((), device=device), torch.zeros((), device=device)
-        self.found = torch.zeros(2, device=device)
+        self.share = torch.ones((), device=device)
+        self.found = torch.zeros(3 if peers.count > 1 else 2, device=device)
         self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
         if capture and not self.skips_by_itself:
             self._refuse(f"{type(optimizer).__name__} waits for the device")
         self.graphs: dict[Any, tuple[Any, list[Tensor]]] = {}
         self.pool: Any = None  # of memory: the graphs run one after the other
         self._pending: deque[tuple[int, Any, Tensor]] = deque()
-        self._slots = [torch.zeros(2, pin_memory=self.on_gpu) for _ in range(AHEAD + 1)]
+        self._slots = [torch.zeros_like(self.found, device="cpu", pin_memory=self.on_gpu) for _ in range(AHEAD + 1)]
         self._share, self._in_training = 1.0, False
+        self._reached_known = False  # which weights have gradients, in any of the processes
 
-    def __call__(self, number: int, batches: Sequence[Batch]) -> None:
+    def __call__(
+        self,
+        number: int,
+        batches: Sequence[Batch],
+        spans: Sequence[Span] = (),
+        whole: int = 0,
+        asked: Sequence[int] = (),
+    ) -> None:
         """Begin a step.
 
         Args:
             number: Of the step, for its ``Outcome``.
             batches: Its micro-batches, on the device.
+            spans: Their places in the step, where other processes share it.
+            whole: Images of all of them then.
+            asked: Signals by which this process was asked to stop, of which all are to hear; looked at late.
         """
         if not (self._in_training and self.model.training):  # a loaded base is not, whatever stands around it
             self.model.train()  # walks over all modules
             self._in_training = True
-        images = sum(len(batch["labels"]) for batch in batches)
-        for batch in batches:
+        images = whole or sum(len(batch["labels"]) for batch in batches)
+        for at, batch in enumerate(batches):
+            if self.draw and (at or spans):
+                self.draw(number, spans[at] if spans else Span(0, images, at, 0, images))
             if (share := len(batch["labels"]) / images) != self._share:
                 self._share = share
                 self.share.fill_(share)
             self._run(self._accumulate, *batch.values(), names=tuple(batch))
+        if self.row is not None:
+            if asked:
+                self.asked.fill_(1.0)
+            self.peers.add_up(self.row)
+            self._share_reached()
         if self.skips_by_itself:
             for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
                 rate.fill_(group["lr"])
@@ -130,7 +163,7 @@ class OptimiserStep:
         rows = [row for row, weight in enumerate(self.trained) if weights is None or id(weight) in weights]
         if rows == self.rows:
             return
-        self.rows, self.pool = rows, None
+        self.rows, self.pool, self._reached_known = rows, None, False
         self.graphs.clear()
         for weight in self.trained:
             weight.grad = None  # the optimiser passes over such
@@ -141,8 +174,8 @@ class OptimiserStep:
             number, event, slot = self._pending.popleft()
             if event is not None:
                 event.synchronize()
-            loss, norm = slot.tolist()
-            yield Outcome(number, loss, norm)
+            loss, norm, *asked = slot.tolist()
+            yield Outcome(number, loss, norm, any(asked))
 
     def _note(self, number: int) -> None:
         slot = self._slots[number % len(self._slots)]
@@ -152,6 +185,17 @@ class OptimiserStep:
             event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # loaders need the core
             event.record()
         self._pending.append((number, event, slot))
+
+    def _share_reached(self) -> None:
+        """Give gradients to weights that other processes reach: one that has had no image has none."""
+        if self._reached_known:
+            return
+        self._reached_known = True
+        reached = torch.tensor([int(weight.grad is not None) for weight in self.trained])
+        self.peers.add_up(reached)
+        for weight, grad, count in zip(self.trained, self.grads, reached.tolist(), strict=True):
+            if count:
+                weight.grad = grad
 
     # --- the step ---
 
@@ -183,8 +227,12 @@ class OptimiserStep:
         self.scaler.update()
         if self.observer:
             self.observer(sound)
-        torch.stack([self.total, norm], out=self.found)
-        torch._foreach_zero_([self.total, *self.grads])
+        if self.row is None:
+            torch.stack([self.total, norm], out=self.found)
+            torch._foreach_zero_([self.total, *self.grads])
+        else:
+            torch.stack([self.total, norm, self.asked], out=self.found)
+            self.row.zero_()
 
     # --- captured ---
 
@@ -259,10 +307,26 @@ class OptimiserStep:
             torch.cuda.set_rng_state(random)
 
     def _changed(self) -> Iterator[Tensor]:
-        yield from (*self.trained, *self.grads, *self.model.buffers(), self.total, self.found)
+        added = [*self.grads, self.total] if self.row is None else [self.row]
+        yield from (*self.trained, *added, *self.model.buffers(), self.found)
         yield from self.observer.tensors if self.observer else ()
         for state in self.optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+def _in_a_row(weights: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+    """Return a row of zeros, and what lies in it: each weight's gradient, as its weight lies; a loss; a flag."""
+    assert all(weight.dtype == torch.float32 for weight in weights), "trained weights are float32"
+    starts, end = [], 0
+    for weight in weights:
+        starts.append(end)
+        end += -(-weight.numel() // ALIGNED) * ALIGNED
+    row = torch.zeros(end + 2, device=weights[0].device)
+    grads = [
+        torch.as_strided(row, weight.shape, torch.zeros_like(weight).stride(), start)
+        for weight, start in zip(weights, starts, strict=True)
+    ]
+    return row, grads, row[end], row[end + 1]
 
 
 def _leave_capture() -> None:

@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from vitlora.core.params import Params, TogetherError
+from vitlora.core.text import counted
 from vitlora.model.params import Lora
+from vitlora.processes.params import NumProcesses
 
 Decoder = Literal["simplejpeg", "pil"]
 Sampling = Literal["shuffled", "balanced"]
@@ -79,6 +81,8 @@ class Train(Params):
     """Images at once in validation; speed only."""
     gradient_accumulation_steps: int = Field(ge=1)
     """Micro-batches of one optimiser step."""
+    num_processes: NumProcesses
+    """Of train and evaluate: processes, one a GPU, that share each step's images; auto: all visible GPUs, else 1."""
     num_train_epochs: int = Field(ge=1)
     """Passes over the training images."""
     head_learning_rate: float | None = Field(gt=0, le=10)
@@ -216,3 +220,14 @@ class TrainStage(Params):
     augment: Augment
     lora: Lora
     train: Train
+
+    @property
+    def parts(self) -> tuple[int, str]:
+        """How many parts the images of a step can be cut into, and why no more: what is mixed stays together."""
+        batch, accumulated = self.train.per_device_train_batch_size, self.train.gradient_accumulation_steps
+        if self.augment.mixes:
+            return accumulated, (
+                f"since a step has {counted(accumulated, 'group')} of {batch} images, within which images are mixed; "
+                "lower train.per_device_train_batch_size, and raise train.gradient_accumulation_steps by as much"
+            )
+        return batch * accumulated, "the images of a step"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 from transformers import TrainingArguments, set_seed
@@ -25,6 +26,8 @@ from vitlora.model.mixture import Expert, is_mixture, mean_scalings
 from vitlora.model.params import Lora, Merge, XLora
 from vitlora.model.seen import SEEN, pictures_met, write_seen
 from vitlora.model.timm_bases import libraries
+from vitlora.processes.launch import AgainError
+from vitlora.processes.peers import ALONE, Peers, peers_here
 from vitlora.storage.labels import Labels, read_labels
 from vitlora.storage.manifest import digest
 from vitlora.storage.squares import load_split
@@ -39,6 +42,7 @@ from vitlora.train.losses import ClassLoss, class_loss
 from vitlora.train.params import Augment, Train
 from vitlora.train.rates import factors, first_alone
 from vitlora.train.reporting import Live, prepare
+from vitlora.train.shares import Share
 from vitlora.train.step import blocks, install, micro_batch, precision
 from vitlora.train.trainer import Extras, ImageTrainer
 
@@ -46,7 +50,8 @@ CHECKPOINTS = Path(".work/checkpoints")
 EPOCH_COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy")
 VERSIONS = ("torch", "transformers", "peft", "accelerate", "numpy", "pillow", "simplejpeg")
 ROOT = Path(__file__).parents[3]
-SPEED_ONLY = ("train.dataloader_num_workers", "train.save_steps", "train.report_to")
+# Of the number of processes what counts is how many there are in truth, beside the device.
+SPEED_ONLY = ("train.dataloader_num_workers", "train.save_steps", "train.report_to", "train.num_processes")
 CHECKPOINT_FLOATS = 4  # for each trained one: itself, two moments, and the best epoch's
 
 
@@ -70,7 +75,7 @@ def train(
     adapter: Path,
     metrics: Path,
     plots: Path,
-) -> Finished:
+) -> Finished | None:
     """Fit an adapter, save the best epoch's weights, and record how it went.
 
     Args:
@@ -86,17 +91,21 @@ def train(
         plots: Gets ``epochs.csv``, ``steps.csv`` and ``ranks.csv``.
 
     Returns:
-        What the adapter was saved from; the checkpoints are still there, for whoever finds it broken.
+        What the adapter was saved from; the checkpoints are still there, for whoever finds it broken. None in all but
+        the first of several processes, which write nothing.
 
     Raises:
         VitloraError: The parameters don't fit the base model or the data.
     """
-    ready, checkpoints = _fit(augment, lora, train, base, train_images, val, labels)
+    peers = peers_here()
+    ready, checkpoints = _fit(augment, lora, train, base, train_images, val, labels, peers)
     trainer = ready.trainer
     if train.load_best_model_at_end:
         trainer.restore_best()
     steps, epochs = curves(trainer.state.log_history)
     best = _best(epochs, train) | _soup(trainer)
+    if not peers.writes:
+        return None
     _tell_kept(best["best_epoch"], train)
     method = described(lora, ready.adapted.adapted_modules)
     save_adapter(trainer.model, adapter, base, ready.labels, trainer.normalisation, method, best)
@@ -115,15 +124,23 @@ def train(
 
 
 def _fit(
-    augment: Augment, lora: Lora, train: Train, base: Path, train_images: Path, val: Path, labels: Path
+    augment: Augment,
+    lora: Lora,
+    train: Train,
+    base: Path,
+    train_images: Path,
+    val: Path,
+    labels: Path,
+    peers: Peers,
 ) -> tuple["Ready", Checkpoints]:
     """Train, in smaller and smaller micro-batches where memory does not hold them; a step's images stay the same."""
-    at_most: int | None = None
+    at_most = peers.at_most
     while True:
-        ready = get_ready(augment, lora, train, base, train_images, val, labels, at_most=at_most)
+        ready = get_ready(augment, lora, train, base, train_images, val, labels, at_most=at_most, peers=peers)
         trainer = ready.trainer
         _announce(ready, train)
-        trainer.add_callback(Live(images_of_step(train)))
+        if peers.writes:
+            trainer.add_callback(Live(images_of_step(train)))
         if train.early_stopping_patience:
             begun = max(train.head_only_epochs, train.swa_epoch_start or 0)
             trainer.add_callback(Patience(train.early_stopping_patience, begun + 1))
@@ -139,9 +156,11 @@ def _fit(
             trainer.fit(checkpoints, train.save_steps)
             return ready, checkpoints
         except torch.cuda.OutOfMemoryError:
-            at_most = _smaller(trainer.args.per_device_train_batch_size, augment, train)
+            at_most = _smaller(trainer.loader.most, augment, train)
         if not at_most:
             raise VitloraError(_out_of_memory(ready))
+        if peers.count > 1:
+            raise AgainError(at_most)  # none of the others has failed
         print(f"note: out of GPU memory; once more, with at most {counted(at_most, 'image')} at once")
         del ready, trainer
         gc.collect()
@@ -177,10 +196,12 @@ def get_ready(
     labels: Path,
     *,
     at_most: int | None = None,
+    peers: Peers = ALONE,
 ) -> Ready:
     """Load model and data and set up the Trainer; nothing runs yet.
 
-    Arguments and errors as in ``train``; ``at_most`` is how many images a micro-batch may have.
+    Arguments and errors as in ``train``; ``at_most`` is how many images a micro-batch may have, ``peers`` the processes
+    that share each step.
     """
     prepare(train.report_to)
     known = read_labels(labels)
@@ -193,23 +214,33 @@ def get_ready(
     steps = train.num_train_epochs * -(-len(images) // images_of_step(train))
     _check_warmup(train, steps)
     teacher = load_teacher(train, known)
-    loader = _begin_to_load(images, train)  # its processes start before there is a model, and load while it is made
+    loader = _begin_to_load(
+        images, train, peers
+    )  # its processes start before there is a model, and load while it is made
     set_seed(train.seed)  # the head starts out random
     model, fresh = load_base(base, known.class_names, known.image_size)
     if train.load_in_4bit:
         pack(model, [name for each in lora.modules_to_save for name in head_modules(model, each)], known.image_size)
     adapted = add_adapter(model, fresh, lora, steps, experts)
     moved = adapted.model.to(device_of_choice())
+    _check_shared(moved, peers)
     way = install(moved, train, precision(train), normalisation, known.image_size)
-    micro = micro_batch(train, model.config, known.image_size, at_most)
+    micro = micro_batch(train, model.config, known.image_size, at_most, peers)
     loader.split(micro[0])
-    extras = _extras(moved, fresh, train, class_loss(train, images.labels, known.class_names), teacher)
-    trainer = ImageTrainer(moved, training_arguments(train, micro), loader, load_split(val), normalisation, way, extras)
+    extras = _extras(moved, fresh, train, class_loss(train, images.labels, known.class_names), teacher, peers)
+    trainer = ImageTrainer(
+        moved, training_arguments(train, micro, peers), loader, load_split(val), normalisation, way, extras
+    )
     return Ready(lora.method, adapted, known, trainer, experts, images)
 
 
 def _extras(
-    model: Any, fresh: list[str], train: Train, own_loss: ClassLoss | None, teacher: Distillation | None
+    model: Any,
+    fresh: list[str],
+    train: Train,
+    own_loss: ClassLoss | None,
+    teacher: Distillation | None,
+    peers: Peers,
 ) -> Extras:
     if teacher:
         teacher.model.to(device_of_choice())
@@ -221,20 +252,41 @@ def _extras(
         distillation=teacher,
         alone=frozenset(first_alone(model, fresh, train)),
         alone_epochs=train.head_only_epochs,
-        time_limit=TimeLimit(train.max_minutes) if train.max_minutes else None,
+        time_limit=TimeLimit(train.max_minutes, peers) if train.max_minutes else None,
+        peers=peers,
     )
 
 
-def _begin_to_load(images: TrainImages, train: Train) -> TrainLoader:
+def _begin_to_load(images: TrainImages, train: Train, peers: Peers) -> TrainLoader:
     """Start the workers, if there are any: a few at first, where nobody has said how many."""
-    workers, on_gpu = loader_workers(train), torch.cuda.is_available()
+    workers, on_gpu = loader_workers(train, peers.count), torch.cuda.is_available()
     at_first = max(1, workers // 4) if train.dataloader_num_workers is None else None
     batch, epochs = images_of_step(train), train.num_train_epochs
     together = train.per_device_train_batch_size  # whether or not micro-batches are joined
-    loader = TrainLoader(images, train.seed, batch, epochs, workers, on_gpu, at_first, together)
+    group = together if images.augment.mixes else 1
+    share = Share(peers.number, peers.count, batch, group) if peers.count > 1 else None
+    loader = TrainLoader(images, train.seed, batch, epochs, workers, on_gpu, at_first, together, share)
     if workers:
         loader.start()
     return loader
+
+
+def _check_shared(model: Any, peers: Peers) -> None:
+    """Refuse what several processes can't do as one does."""
+    if peers.count == 1:
+        return
+    norms = any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    if norms:
+        raise VitloraError(
+            f"train.num_processes: got {peers.count}; the rule: 1 with {model.config.model_type}, whose batch norms "
+            "look at all images of a batch together"
+        )
+    if torch.cuda.is_available() and not peers.agree(crc32(torch.cuda.get_device_name().encode())):
+        raise VitloraError(
+            f"train.num_processes: got {peers.count}, of which one has a {torch.cuda.get_device_name()} and others "
+            "another GPU; the rule: GPUs of one kind, since others round in other ways; choose them by "
+            "CUDA_VISIBLE_DEVICES"
+        )
 
 
 def images_of_step(train: Train) -> int:
@@ -297,22 +349,26 @@ def _announce(ready: Ready, train: Train) -> None:
     wanted = "fp16" if train.fp16 else "bf16" if train.bf16 else "fp32"
     note = "" if used == wanted else f" ({wanted} needs a GPU; there is none)"
     why = f" (since {way.note})" if way.note else ""
+    peers = ready.trainer.peers
+    several = f"{peers.count} processes that share each step, " if peers.count > 1 else ""
     print(
-        f"{used} on {_device()}{note}, {way.step} step{', captured' * way.captured}{why}, "
+        f"{used} on {_device()}{note}, {several}{way.step} step{', captured' * way.captured}{why}, "
         f"{args.per_device_train_batch_size} images x {args.gradient_accumulation_steps}, "
         f"{counted(args.dataloader_num_workers, 'loader worker')}, {train.decoder}"
     )
 
 
-def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> TrainingArguments:
+def training_arguments(train: Train, micro: tuple[int, int] | None = None, peers: Peers = ALONE) -> TrainingArguments:
     """Return the Trainer's arguments: ours under their own names, and what the pipeline itself fixes.
 
     Args:
         train: The section.
         micro: Images of a micro-batch and how many make a step, where they differ from the section's.
+        peers: The processes that share each step; each has a part of that, and the first one alone reports.
     """
     ours = {
         "decoder",
+        "num_processes",
         "step",
         "cuda_graph",
         "join_micro_batches",
@@ -343,7 +399,8 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> Tr
         "bf16": precision(train) == "bf16",
         "per_device_train_batch_size": images,
         "gradient_accumulation_steps": accumulated,
-        "dataloader_num_workers": loader_workers(train),
+        "dataloader_num_workers": loader_workers(train, peers.count),
+        "report_to": train.report_to if peers.writes else [],
     }
     arguments = TrainingArguments(
         output_dir=str(CHECKPOINTS),
@@ -361,14 +418,14 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None) -> Tr
     return arguments
 
 
-def loader_workers(train: Train) -> int:
+def loader_workers(train: Train, processes: int = 1) -> int:
     """Return how many processes decode: as the section says, or all cores but two beside a GPU and none beside a CPU.
 
-    A CPU that trains is busy with the model; a worker would only take turns with it.
+    A CPU that trains is busy with the model; a worker would only take turns with it. Several GPUs share the cores.
     """
     if train.dataloader_num_workers is not None:
         return train.dataloader_num_workers
-    return max(1, min(14, (os.cpu_count() or 1) - 2)) if torch.cuda.is_available() else 0
+    return max(1, min(14, (os.cpu_count() or 1) // processes - 2)) if torch.cuda.is_available() else 0
 
 
 def _decides(
@@ -379,7 +436,7 @@ def _decides(
     values = {
         f"{name}.{key}": value for name, section in settings.items() for key, value in section.model_dump().items()
     }
-    about, model = _about(ready, train), ready.trainer.model
+    about, trainer, model = _about(ready, train), ready.trainer, ready.trainer.model
     packages = (*VERSIONS, *libraries(model.config.model_type), *is_in_four_bits(model) * [PACKAGE])
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
@@ -387,7 +444,11 @@ def _decides(
         "data": {name: digest(path) for name, path in data.items()},
         "code": {str(path.relative_to(ROOT)): sha256_file(path) for path in _code()},
         "versions": {name: version(name) for name in packages},
-        "device": {"device": device, **{name: about[name] for name in ("precision", "step", "micro_batch")}},
+        "device": {
+            "device": device,
+            "train.num_processes": trainer.peers.count,
+            **{name: about[name] for name in ("precision", "step", "micro_batch")},
+        },
     }
 
 
@@ -402,8 +463,7 @@ def _code() -> Iterator[Path]:
 
 
 def _out_of_memory(ready: Ready) -> str:
-    args = ready.trainer.args
-    images = args.per_device_train_batch_size
+    images = ready.trainer.loader.most
     total = torch.cuda.get_device_properties(0).total_memory
     mixed = ready.images.augment.mixes
     fewer = "halve train.per_device_train_batch_size, within which images are mixed; " if mixed else ""
@@ -430,6 +490,7 @@ def _about(ready: Ready, train: Train) -> dict[str, object]:
         "decoder": train.decoder,
         "step": trainer.way.step,
         "micro_batch": trainer.args.per_device_train_batch_size,
+        "num_processes": trainer.peers.count,
         "skipped_fp16_steps": trainer.overflows,
     }
 

@@ -10,6 +10,7 @@ from vitlora.core.errors import VitloraError
 from vitlora.model.base import Normalisation
 from vitlora.model.fused.choose import try_to_fuse
 from vitlora.model.mixture import is_mixture
+from vitlora.processes.peers import ALONE, Peers
 from vitlora.train.dropout import draw_at_once
 from vitlora.train.params import Train
 
@@ -120,7 +121,9 @@ def blocks(model: Any) -> list[Any]:
     return max((blocks for blocks in lists if len({type(block) for block in blocks}) == 1), key=len, default=[])
 
 
-def micro_batch(train: Train, config: Any, image_size: int, at_most: int | None = None) -> tuple[int, int]:
+def micro_batch(
+    train: Train, config: Any, image_size: int, at_most: int | None = None, peers: Peers = ALONE
+) -> tuple[int, int]:
     """Return the images of one micro-batch and how many are accumulated for a step.
 
     With ``train.join_micro_batches`` they are one on a GPU whose free memory holds its activations.
@@ -130,6 +133,7 @@ def micro_batch(train: Train, config: Any, image_size: int, at_most: int | None 
         config: Of the base model.
         image_size: px.
         at_most: Images of a micro-batch, where more have turned out too many; micro-batches fill the step evenly.
+        peers: The processes that share each step; they all decide alike.
     """
     apart = train.per_device_train_batch_size, train.gradient_accumulation_steps
     if at_most:
@@ -139,5 +143,6 @@ def micro_batch(train: Train, config: Any, image_size: int, at_most: int | None 
     patch, width, layers = (getattr(config, name, None) for name in ("patch_size", "hidden_size", "num_hidden_layers"))
     if not (train.join_micro_batches and torch.cuda.is_available() and patch and width and layers):
         return apart
-    needed = joined * ((image_size // patch) ** 2 + 1) * width * layers * ACTIVATION_BYTES
-    return (joined, 1) if needed < SPARE * torch.cuda.mem_get_info()[0] else apart
+    needed = -(-joined // peers.count) * ((image_size // patch) ** 2 + 1) * width * layers * ACTIVATION_BYTES
+    too_much = needed >= SPARE * torch.cuda.mem_get_info()[0]
+    return apart if peers.any(too_much) else (joined, 1)

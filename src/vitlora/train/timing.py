@@ -25,6 +25,7 @@ class Timing:
     Attributes:
         feed: Of the training batches; set once there is one.
         images: Of the last epoch.
+        images_of_all: Of it, where several processes share each step; else 0.
         waited_s: How long its device, or on a CPU the processor, waited for them.
     """
 
@@ -32,7 +33,7 @@ class Timing:
         self.decoder = decoder
         self.feed: Feed | None = None
         self._rows: list[tuple[object, ...]] = []
-        self.images = 0
+        self.images = self.images_of_all = 0
         self._start: float | None = None
 
     def begin(self) -> None:
@@ -44,7 +45,8 @@ class Timing:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self._train_s = time.perf_counter() - (self._start or 0.0)
-        self.waited_s, self.images = self.feed.take() if self.feed else (0.0, 0)
+        self.waited_s, images = self.feed.take() if self.feed else (0.0, 0)
+        self.images = self.images_of_all or images
 
     def report(self, epoch: int, val_s: float, val_rate: float) -> Iterator[str]:
         """Add the epoch to the file and yield the line about it, and what to change if the loader holds it up."""

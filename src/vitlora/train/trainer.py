@@ -23,16 +23,19 @@ from vitlora.core.errors import StoppedError, VitloraError
 from vitlora.core.files import read_json, write_json
 from vitlora.model.base import Normalisation
 from vitlora.model.batches import Batch, Feed, feed_squares
+from vitlora.processes.peers import ALONE, Peers
 from vitlora.storage.squares import Squares
 from vitlora.train.averaging import Average, EpochAverage, Metrics, RunningAverage, Soup
 from vitlora.train.callbacks import Bar, Ranks, StepSeed, TimeLimit
 from vitlora.train.checkpoints import Checkpoints, State, contiguous, copy_into, trainable
 from vitlora.train.dataset import TrainLoader
 from vitlora.train.distillation import Distillation
+from vitlora.train.draws import Draws
 from vitlora.train.losses import ClassLoss
 from vitlora.train.mixing import is_mixed, loss_of_partners, mix_pixels
 from vitlora.train.optimise import OptimiserStep, Outcome
 from vitlora.train.rates import regroup
+from vitlora.train.shares import Span
 from vitlora.train.step import Way
 from vitlora.train.timing import Timing
 
@@ -54,6 +57,8 @@ class Extras:
         distillation: The teacher that is learnt from.
         alone: Ids of the weights that are trained alone in the first ``alone_epochs``.
         time_limit: Ends the run by the clock.
+        peers: The processes that share each step and each validation. All of them take the same way: they know the same
+            numbers, and ask each other where they might not.
     """
 
     class_loss: ClassLoss | None = None
@@ -64,6 +69,7 @@ class Extras:
     alone: frozenset[int] = frozenset()
     alone_epochs: int = 0
     time_limit: TimeLimit | None = None
+    peers: Peers = ALONE
 
 
 class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type information
@@ -93,7 +99,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
             train_dataset=loader.dataset,
             eval_dataset=val.labels,
             compute_metrics=lambda scored: accuracies(scored.predictions, scored.label_ids),
-            preprocess_logits_for_metrics=lambda logits, _: logits.argmax(-1),
+            preprocess_logits_for_metrics=lambda logits, _: logits.argmax(-1) if logits.dim() > 1 else logits,
         )
         self.val, self.normalisation, self.way = val, normalisation, way
         extras = extras or Extras()
@@ -101,6 +107,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self.factors, self.average, self.time_limit = extras.factors, extras.average, extras.time_limit
         self.distillation = extras.distillation
         self.soup, self.alone, self.alone_epochs = extras.soup, extras.alone, extras.alone_epochs
+        self.peers, self.stopping = extras.peers, False
         if isinstance(self.average, EpochAverage):
             self.add_callback(self.average)
         if self.time_limit:
@@ -110,7 +117,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self.loader = loader
         self.timing = Timing(loader.dataset.decoder)
         self.progress = Bar(self.timing)
-        self.add_callback(self.progress)
+        if self.peers.writes:
+            self.add_callback(self.progress)
         self.add_callback(StepSeed())
         self.best: State | None = None  # weights of the epoch that is best on val so far
         self.best_ranks: Any = None  # AdaLoRA's at that time
@@ -122,6 +130,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self.overflows, self.overflows_in_a_row = 0, 0  # steps that fp16 lost
         self.optimise: OptimiserStep
         self._norm = 0.0  # of the last step's gradients
+        self.stop: list[int] = []  # signals that this process got
 
     def fit(self, checkpoints: Checkpoints, save_steps: int) -> None:
         """Train from the newest checkpoint, or from the start, and leave the last epoch's weights in the model.
@@ -135,11 +144,11 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
             StoppedError: A signal asked to stop; a checkpoint has been kept.
         """
         self.checkpoints = checkpoints
-        newest = checkpoints.newest()
+        newest = self._newest_of_all(checkpoints)
         if newest:
             print(f"resuming after step {int(newest.name)}")
-        with _stop_signals() as stop:
-            keeper = Keeper(self, newest, save_steps, stop)
+        with _stop_signals() as self.stop:
+            keeper = Keeper(self, newest, save_steps, self.stop)
             self.add_callback(keeper)
             try:
                 self.train(resume_from_checkpoint=str(newest) if newest else None)
@@ -149,6 +158,12 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
                 self.progress.close()
                 if self.timing.feed:
                     self.timing.feed.close()
+
+    def _newest_of_all(self, checkpoints: Checkpoints) -> Path | None:
+        """Return the newest checkpoint, as the first process finds it."""
+        newest = checkpoints.newest() if self.peers.writes else None
+        step = int(self.peers.first(int(newest.name) if newest else -1))
+        return checkpoints.at(step) if step >= 0 else None
 
     def restore_best(self) -> None:
         """Give the model the weights of the epoch that was best on val."""
@@ -180,8 +195,49 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         return self.timing.feed
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Feed:
-        """Return val, on the device a batch ahead."""
-        return feed_squares(self.val, self.args.eval_batch_size, self.args.device)
+        """Return val, or this process's batches of it, on the device a batch ahead."""
+        batch = self.args.eval_batch_size
+        own = self.peers.batches(len(self.val.labels), batch) if self.peers.count > 1 else None
+        return feed_squares(self.val, batch, self.args.device, own)
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        """Validate; several processes score whole batches of a single one's, and then each goes through all results."""
+        if self.peers.count > 1:
+            dataloader = self._scored_by_all(dataloader)
+        return super().evaluation_loop(dataloader, *args, **kwargs)
+
+    def _scored_by_all(self, own: Feed) -> "Scored":
+        self._check_agreement()
+        self.model.eval()
+        losses, found = [], []
+        for batch in own:
+            loss, logits, _ = super().prediction_step(self.model, batch, False)
+            losses.append(loss.reshape(1))
+            found.append(logits.argmax(-1))
+        labels, size = torch.from_numpy(self.val.labels), self.args.eval_batch_size
+        batches = -(-len(labels) // size)
+        none = torch.zeros(0)
+        all_losses = self.peers.in_order(torch.cat([none, *(loss.float().cpu() for loss in losses)]), batches, 1)
+        all_found = self.peers.in_order(torch.cat([none.long(), *(each.cpu() for each in found)]), len(labels), size)
+        return Scored(labels, all_found, all_losses, size)
+
+    def _check_agreement(self) -> None:
+        """Refuse to go on with processes whose weights are not the same any more."""
+        bits = sum(weight.detach().view(torch.int32).sum(dtype=torch.int64) for weight in self._trained())
+        if not self.peers.agree(int(bits) % 2**52):
+            raise VitloraError(
+                f"after step {self.state.global_step} the processes hold different weights; the rule: the same bits; "
+                "nothing is saved from here; set train.num_processes to 1"
+            )
+
+    def _trained(self) -> list[Tensor]:
+        return list(trainable(self.model).values())
+
+    def prediction_step(self, model: Any, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
+        """Score a batch, or return what another process has found."""
+        if "found" in inputs:
+            return inputs["loss"], inputs["found"], inputs["labels"]
+        return super().prediction_step(model, inputs, *args, **kwargs)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         moved: Batch = super()._prepare_inputs(inputs)
@@ -232,9 +288,11 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         """Make ``optimise``; model and optimiser are prepared."""
         scaler = self.accelerator.scaler or torch.amp.GradScaler(self.args.device.type, enabled=False)
         optimizer, most = self.optimizer.optimizer, self.args.max_grad_norm
+        draw = Draws(self.model, self.args.seed, self.peers.count > 1)
         running = self.average if isinstance(self.average, RunningAverage) else None
+        observer, captured = self.ranks or running, self.way.captured
         self.optimise = OptimiserStep(
-            self.model, optimizer, scaler, self._loss, most, self.ranks or running, self.way.captured
+            self.model, optimizer, scaler, self._loss, most, observer, captured, self.peers, draw
         )
 
     def _loss(self, batch: Batch) -> Tensor:
@@ -271,10 +329,17 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         train_dataloader.set_epoch(epoch)
         self.optimise.train_only(self.alone if epoch < self.alone_epochs else None)
         batches = iter(train_dataloader.skip(skipped))
+        self.timing.images_of_all = 0
         for at in range(skipped // accumulated, self.steps_per_epoch):
-            micro = list(islice(batches, accumulated))  # before the step is seeded: torch's loaders draw too
+            spans, whole = self._shared(at)
+            self.timing.images_of_all += whole
+            micro = list(islice(batches, len(spans) if whole else accumulated))
+            # Seeded behind the loaders: torch's draw too.
             self._call("on_step_begin")
-            self.optimise(self.state.global_step, micro)
+            if whole:
+                self.optimise(self.state.global_step, micro, spans, whole, self.stop)
+            else:
+                self.optimise(self.state.global_step, micro)
             self._call("on_optimizer_step")
             rate = self.lr_scheduler.get_last_lr()[0]
             self.lr_scheduler.step()
@@ -287,6 +352,15 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self._call("on_epoch_end")
         self._settle(trial, epoch, ignore_keys_for_eval, start_time, None)
 
+    def _shared(self, at: int) -> tuple[list[Span], int]:
+        """Return this process's micro-batches of a step of an epoch, and all its images; nothing where it is alone."""
+        share = self.loader.share
+        if share is None:
+            return [], 0
+        begin = at * share.step
+        end = min(begin + share.step, len(self.train_dataset))
+        return list(share.spans(begin, end, self.loader.batch_size)), end - begin
+
     def _call(self, event: str) -> None:
         self.control = getattr(self.callback_handler, event)(self.args, self.state, self.control)
 
@@ -295,6 +369,10 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         due = self.control.should_log or self.control.should_evaluate or self.control.should_save
         for outcome in self.optimise.finished(0 if due else 1):
             self._check(outcome)
+        if self.stopping and not due:  # all processes have just heard of it, from the step before
+            due = self.control.should_save = True
+            for outcome in self.optimise.finished(0):
+                self._check(outcome)
         if due:
             self._maybe_log_save_evaluate(
                 self._tr_loss, self._norm, self.model, trial, epoch, ignore_keys, start_time, learning_rate=rate
@@ -302,6 +380,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
 
     def _check(self, outcome: Outcome) -> None:
         """Stop at numbers that are none; the step has changed no weight then."""
+        self.stopping = self.stopping or outcome.asked
         if not math.isfinite(outcome.loss):
             raise VitloraError(self._diverged(outcome, f"the loss is {outcome.loss}"))
         if math.isfinite(outcome.norm):
@@ -350,7 +429,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
     # --- checkpoints ---
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.checkpoints.save(self.state.global_step, self._write)
+        if self.peers.writes:
+            self.checkpoints.save(self.state.global_step, self._write)
 
     def _write(self, folder: Path) -> None:
         save_file(contiguous(trainable(self.model)), folder / WEIGHTS)
@@ -436,6 +516,28 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         return [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
 
 
+class Scored:
+    """Val's batches as they were scored, for the Trainer's own loop.
+
+    Args:
+        labels: int64 (N,).
+        found: Predicted labels, int64 (N,).
+        losses: Mean of each batch, float32.
+        size: Images of a batch.
+    """
+
+    def __init__(self, labels: Tensor, found: Tensor, losses: Tensor, size: int) -> None:
+        self.dataset, self.found, self.losses, self.size = labels, found, losses, size
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+    def __iter__(self) -> Iterator[Batch]:
+        parts = zip(torch.split(self.dataset, self.size), torch.split(self.found, self.size), self.losses, strict=True)
+        for labels, found, loss in parts:
+            yield {"labels": labels, "found": found, "loss": loss}
+
+
 def accuracies(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, float]:
     """Return the share of right answers, and its mean over the classes that there are; arguments (N,) each."""
     right = predicted == labels
@@ -481,11 +583,11 @@ class Keeper(TrainerCallback):  # type: ignore[misc]  # likewise
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save now and then; the epoch's last step is saved after its validation, unless the run must end."""
         within = state.global_step % self.trainer.steps_per_epoch > 0
-        control.should_save = bool(self.stop) or (within and state.global_step % self.save_steps == 0)
+        stop = bool(self.stop) if self.trainer.peers.count == 1 else self.trainer.stopping
+        control.should_save = stop or (within and state.global_step % self.save_steps == 0)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave, if asked to."""
-        if self.stop:
-            raise StoppedError(
-                self.stop[0], f"stopped after step {state.global_step}, which is kept; `dvc repro` goes on"
-            )
+        """Leave, if asked to; several processes wait here until the first one has saved."""
+        if self.trainer.peers.any(bool(self.stop) or self.trainer.stopping):
+            number = self.stop[0] if self.stop else signal.SIGTERM
+            raise StoppedError(number, f"stopped after step {state.global_step}, which is kept; `dvc repro` goes on")

@@ -151,6 +151,34 @@ def test_logits_and_gradients_are_those_of_the_modules(kind, targets, p, monkeyp
         torch.testing.assert_close(mine, other, **LOOSE, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("kind", ["vit", "dinov2"])
+@pytest.mark.parametrize("cut", [1, 3])
+def test_parts_of_a_batch_draw_what_the_whole_batch_draws(kind, cut):
+    """So that several processes, each with a part, learn what one does."""
+    torch.manual_seed(0)
+    model = adapted(BASES[kind](), r".*\.(q_proj|v_proj|query|value)", lora_dropout=0.3).train()
+    size = model.config.image_size
+    fused.fuse(model, MEAN, STD, size, torch.float32)
+    pixels, _, labels = batch(size, 5)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+
+    def learnt(rows: slice, first: int | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        if first is not None:
+            model.get_base_model().base_model.forward.count_from(first)
+        torch.manual_seed(1)
+        out = model(pixel_values=pixels[rows], labels=labels[rows])
+        share = len(labels[rows]) / len(labels)
+        return out.logits.detach(), list(torch.autograd.grad(share * out.loss, trained))
+
+    whole = learnt(slice(None), None)
+    parts = learnt(slice(0, cut), 0), learnt(slice(cut, None), cut)
+    torch.testing.assert_close(torch.cat([logits for logits, _ in parts]), whole[0], **LOOSE)
+    for own, *others in zip(whole[1], *(grads for _, grads in parts), strict=True):
+        torch.testing.assert_close(sum(others), own, **LOOSE)
+    apart = learnt(slice(cut, None), 0)[0]  # what it is without knowing its place
+    assert not torch.allclose(apart, whole[0][cut:], **LOOSE)
+
+
 @pytest.mark.slow
 def test_evaluation_merges_the_adapters_as_they_are_now():
     torch.manual_seed(0)

@@ -161,6 +161,7 @@ class FusedBackbone:
         with torch.no_grad():
             self._read_embeddings(size)
             self.layers = [self._read_layer(block) for block in blocks]
+        self.first_row: Tensor | None = None  # of the batch, where it is the part of a larger one; None: 0
         self._merged_at: int | None = None  # version of the adapters that the merged weights hold
 
     def _half(self, tensor: Tensor) -> Tensor:
@@ -241,6 +242,15 @@ class FusedBackbone:
                 dropout = Dropout(self.p, torch.zeros(len(self.layers), dtype=torch.int32, device=first.device))
                 self.backward(torch.empty_like(self.forward(images, dropout, saved)), dropout, saved)
             self.forward(images.contiguous(), None, None)  # photographs lie channels last, squares don't
+
+    def count_from(self, image: int) -> None:
+        """Draw dropout as if the next batches stood behind so many images in a larger batch."""
+        if self.first_row is None:
+            self.first_row = torch.zeros((), dtype=torch.int32, device=self.table.device)
+            self._counted_from = 0
+        if image != self._counted_from:
+            self._counted_from = image
+            self.first_row.fill_(image * len(self.table))
 
     @torch.no_grad()
     def _merge(self) -> None:
@@ -408,6 +418,8 @@ class _Encoder(torch.autograd.Function):
         """Return hidden states (N or N x S, D) of uint8 (N, 3, H, W); weights are named, so autograd asks for them."""
         fused._load_adapters()
         seeds = torch.randint(2**31 - 1, (len(fused.layers),), dtype=torch.int32, device=images.device)
+        if fused.first_row is not None:
+            seeds += fused.first_row  # kernels add the row's number to it
         training = fused.backbone.training
         ctx.fused, ctx.dropout, ctx.saved = fused, Dropout(fused.p if training else 0.0, seeds), []
         return fused.forward(images, ctx.dropout, ctx.saved)
