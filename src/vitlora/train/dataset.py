@@ -228,10 +228,10 @@ class TrainLoader:
         """Images of this process's batches at most."""
         return min(self.batch_size, self.share.most()) if self.share else self.batch_size
 
-    def spans(self, first: int = 0) -> list[Span]:
-        """Return this process's batches of an epoch, from an image on at which a step begins."""
+    def spans(self, first: int = 0) -> Iterator[Span]:
+        """Yield this process's batches of an epoch, from an image on at which a step begins."""
         whole = self.share or Share(0, 1, self.batch_size)
-        return list(whole.spans(first, len(self.dataset), self.batch_size))
+        return whole.spans(first, len(self.dataset), self.batch_size)
 
     def close(self) -> None:
         """End the workers, whatever they are at."""
