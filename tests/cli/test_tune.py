@@ -13,11 +13,13 @@ from PIL import Image
 from vitlora.cli import command_line, tune
 from vitlora.core.errors import VitloraError
 from vitlora.core.params import read_document
+from vitlora.trials import names
+from vitlora.trials.tree import Origin, find_origin
+from vitlora.trials.values import with_values
 from vitlora.tune import begin, results
 from vitlora.tune.journal import open_study
 from vitlora.tune.search import Plan, draw
-from vitlora.tune.space import current, read_space, with_values
-from vitlora.tune.tree import Origin, find_origin
+from vitlora.tune.space import current, read_space
 
 WORDS = ("lora.r=4,8,16", "train.learning_rate=1e-4:1e-2:log", "train.lr_scheduler_type=linear,cosine")
 ORIGIN = Origin(Path("/"), Path(), "0" * 40, b"", Path("/"))
@@ -95,11 +97,11 @@ def test_a_folder_without_a_commit_is_told_what_to_type(tmp_path, monkeypatch):
 
 def test_experiments_that_have_the_names_are_not_written_over(monkeypatch, tmp_path):
     refs = [("refs/exps/aa/bb/tune-003", "c"), ("refs/exps/aa/bb/tune-x-001", "d"), ("refs/exps/aa/bb/mine", "e")]
-    monkeypatch.setattr(begin, "experiments", lambda: refs)
+    monkeypatch.setattr(names, "experiments", lambda: refs)
     with pytest.raises(VitloraError, match=r"such as tune-003; --name another, or `dvc exp remove tune-003`"):
-        begin._refuse_taken(tmp_path / "tune")
-    begin._refuse_taken(tmp_path / "min")
-    begin._refuse_taken(tmp_path / "x")
+        names.refuse_taken(tmp_path / "tune")
+    names.refuse_taken(tmp_path / "min")
+    names.refuse_taken(tmp_path / "x")
 
 
 # --- what is shown ---

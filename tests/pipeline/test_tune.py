@@ -9,7 +9,7 @@ import signal
 
 import pytest
 import tiny
-from faults.harness import VERB, Running, processes, vitlora, wait_until_none
+from faults.harness import VERB, Running, make_digits, processes, vitlora, wait_until_none
 from ruamel.yaml import YAML
 
 SPACE = ("lora.r=4,8,16", "train.learning_rate=5e-4:5e-3:log")
@@ -138,20 +138,6 @@ def test_hopeless_trials_are_stopped_early_and_are_no_experiments(project):
 # --- digits: twelve trials, five kills ---
 
 
-def make_digits(root):
-    root.mkdir(parents=True)
-    for name in tiny.CODE:
-        source, target = tiny.ROOT / name, root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
-    shutil.copy2(tiny.DIGITS, root / "params.yaml")
-    tiny.git(root, "init", "-q", "-b", "main")
-    tiny.commit(root)
-    tiny.dvc(root, "repro", "preprocess")
-    tiny.commit(root)
-    return root
-
-
 def command(root):
     fixed = ("-S", "train.num_train_epochs=1", "-S", "train.save_steps=10")
     return (*VERB, "tune", "--space", *SPACE, *fixed, "--trials", str(TRIALS))
@@ -196,7 +182,7 @@ def moments(root):
 @pytest.mark.faults
 @pytest.mark.survives("T01", "vitlora tune of 12 trials on digits: kill -9 of runner, dvc and stage, 5 in all")
 def test_twelve_trials_on_digits_survive_five_kills_with_twelve_right_results(tmp_path):
-    root, quiet = make_digits(tmp_path / "killed"), tmp_path / "quiet"
+    root, quiet = make_digits(tmp_path / "killed", {}), tmp_path / "quiet"
     shutil.copytree(root, quiet, symlinks=True)
     running = Running(root, *command(root), env=ENV)
     for who, moment in moments(root):

@@ -1,8 +1,6 @@
-"""A search's memory: cut lines, kept locks, one runner at a time, and draws that a kill does not change."""
+"""A search's memory: cut lines, kept locks, and draws that a kill does not change."""
 
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +10,11 @@ from optuna.trial import TrialState
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.params import read_document
-from vitlora.tune import journal
-from vitlora.tune.journal import agree, only_runner, open_study
+from vitlora.trials.names import JOURNAL
+from vitlora.trials.tree import CHANGES, Origin
+from vitlora.tune.journal import agree, open_study
 from vitlora.tune.search import Plan, Search, draw
 from vitlora.tune.space import read_space
-from vitlora.tune.tree import Origin
 
 WORDS = ("lora.r=1,2,4,8", "train.learning_rate=1e-4:1e-2:log", "train.num_train_epochs=1:9")
 ORIGIN = Origin(Path("/"), Path(), "0" * 40, b"", Path("/"))
@@ -68,11 +66,11 @@ def test_draws_are_the_same_however_often_the_runner_was_killed(plan, tmp_path):
 @pytest.mark.parametrize("kept", [1, 20, 0.5, -1, -10])
 def test_a_line_that_was_cut_is_taken_away_and_nothing_else(plan, kept):
     before = go_on(plan, 3)
-    path = plan.folder / journal.JOURNAL
+    path = plan.folder / JOURNAL
     whole = path.read_bytes()
     last = whole.splitlines(keepends=True)[-1]
     path.write_bytes(whole + last[: int(kept * len(last)) if isinstance(kept, float) else kept])
-    (plan.folder / f"{journal.JOURNAL}.lock").symlink_to(path)  # Optuna's, of a killed runner
+    (plan.folder / f"{JOURNAL}.lock").symlink_to(path)  # Optuna's, of a killed runner
     assert go_on(plan, 0) == before
     assert go_on(plan, 1)[:3] == before
     assert path.read_bytes().startswith(whole)
@@ -80,26 +78,10 @@ def test_a_line_that_was_cut_is_taken_away_and_nothing_else(plan, kept):
 
 def test_a_damaged_journal_is_named_with_a_cure(plan):
     go_on(plan, 2)
-    path = plan.folder / journal.JOURNAL
+    path = plan.folder / JOURNAL
     path.write_bytes(path.read_bytes().replace(b'"study_id"', b'study_id"', 1))
     with pytest.raises(VitloraError, match="is damaged; `rm -r"):
         open_study(plan.folder, False)
-
-
-def test_a_second_runner_is_refused_while_the_first_or_its_child_lives(tmp_path, monkeypatch):
-    monkeypatch.setattr(journal, "LOCK_WAIT_S", 0.0)
-    with only_runner(tmp_path / "s") as lock:
-        with (
-            pytest.raises(VitloraError, match=r"already running here \(process \d+\); wait for it"),
-            only_runner(tmp_path / "s"),
-        ):
-            pass
-        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
-    with pytest.raises(VitloraError, match="already running"), only_runner(tmp_path / "s"):
-        pass
-    child.communicate(b"\n")
-    with only_runner(tmp_path / "s"):
-        pass
 
 
 @pytest.mark.parametrize(
@@ -130,11 +112,11 @@ def test_a_project_that_has_changed_meanwhile_is_said_and_the_search_goes_on_as_
     assert (
         "note: files differ from when this search began, at aaaaaaa; it goes on from there" in capsys.readouterr().out
     )
-    assert (tmp_path / journal.CHANGES).read_bytes() == b"patch"
+    assert (tmp_path / CHANGES).read_bytes() == b"patch"
 
 
 def test_a_damaged_patch_is_refused(tmp_path):
     agree(open_study(tmp_path, False), tmp_path, ABOUT, b"patch")
-    (tmp_path / journal.CHANGES).write_bytes(b"patc")
+    (tmp_path / CHANGES).write_bytes(b"patc")
     with pytest.raises(VitloraError, match=r"changes\.patch is damaged"):
         agree(open_study(tmp_path, False), tmp_path, ABOUT, b"patch")

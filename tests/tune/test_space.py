@@ -7,7 +7,8 @@ import tiny
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.params import read_document
-from vitlora.tune.space import Choices, Range, current, members, read_fixed, read_space, size, with_values
+from vitlora.trials.values import with_values
+from vitlora.tune.space import Choices, Range, current, members, read_fixed, read_space, size
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ killed. docs/tune.md says how trials are judged, and how much of the best one's 
 """
 
 import argparse
-import re
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import rmtree
@@ -19,7 +18,6 @@ from vitlora.core.text import counted, printable
 
 TRIALS, NAME, SEED = 20, "tune", 0
 FOLDER = Path(".work/tune")
-NAMES = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,40}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,15 +48,16 @@ def act(args: argparse.Namespace) -> None:
             or all trials have failed.
     """
     _refuse_options(args)
-    from vitlora.tune.journal import only_runner
+    from vitlora.trials.lock import only_runner
 
     folder = FOLDER / args.name
-    with only_runner(folder) as lock:
+    with only_runner(folder, "search") as lock:
         _search(args, folder, lock)
 
 
 def _refuse_options(args: argparse.Namespace) -> None:
     from vitlora.safety.workspace import require_project
+    from vitlora.trials.names import refuse_name
 
     require_project()
     if not find_spec("optuna"):
@@ -66,10 +65,7 @@ def _refuse_options(args: argparse.Namespace) -> None:
             "vitlora tune needs optuna, which is not installed; `make setup`, or `.venv/bin/uv pip install --python "
             ".venv optuna`"
         )
-    if not NAMES.fullmatch(args.name) or args.name == "out":
-        raise VitloraError(
-            f"--name: got {printable(args.name)}; the rule: a letter, then at most 40 letters, digits, - and _; not out"
-        )
+    refuse_name(args.name)
     if args.trials < 1:
         raise VitloraError(f"--trials: got {args.trials}; the rule: at least 1")
     if not 0 <= args.seed < 2**32:

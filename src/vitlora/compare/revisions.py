@@ -19,6 +19,7 @@ HERE = Path(".")
 EXPERIMENTS = "refs/exps/"
 NOT_EXPERIMENTS = ("apply", "celery", "exec", "stash", "temp")  # what DVC keeps beside them
 SHORT = 7  # digits of a commit
+TRIES = 3  # of a git that is killed
 
 
 class Revision(NamedTuple):
@@ -36,7 +37,10 @@ def run_git(words: Sequence[str], given: bytes = b"", place: Path = HERE) -> byt
     """
     try:
         command = ["git", "-C", str(place), *words]
-        done = subprocess.run(command, input=given, capture_output=True, check=False)
+        for _ in range(TRIES):
+            done = subprocess.run(command, input=given, capture_output=True, check=False)
+            if done.returncode >= 0:
+                break
     except FileNotFoundError:
         raise VitloraError("git is not installed, or not on the PATH; commits can't be read without it") from None
     return done.stdout if done.returncode == 0 else None

@@ -21,7 +21,8 @@ It does not notice what changes at ``data.path``. Here that is written down firs
 It removes the outputs of a stage before that can refuse a parameter. Here parameters are checked first, what `-S` sets
 too.
 
-It lives on when the program that started it is killed. `vitlora tune` asks, by VITLORA_WITH_PARENT, that it leaves too.
+It lives on when the program that started it is killed. Runners of experiments ask, by VITLORA_WITH_PARENT, that it
+leaves too.
 
 A Ctrl-C that meets DVC while it makes a progress bar ends it, without the traceback of a bar that was never finished.
 """

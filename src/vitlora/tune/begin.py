@@ -1,22 +1,23 @@
 """The first steps of a search: all that can be refused is, before anything runs."""
 
 import argparse
-import re
 from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
 
-from vitlora.compare.revisions import experiments
 from vitlora.core.errors import VitloraError
 from vitlora.core.params import read_document
 from vitlora.safety.preflight import check_params
 from vitlora.safety.source import write_source
 from vitlora.safety.workspace import PARAMS, require_project
-from vitlora.tune.journal import CHANGES, agree, open_study
-from vitlora.tune.search import Plan, slots
-from vitlora.tune.space import current, members, read_fixed, read_space, size, with_values
-from vitlora.tune.tree import Origin, find_origin, refuse_half_kept
+from vitlora.trials.devices import slots
+from vitlora.trials.names import refuse_taken
+from vitlora.trials.tree import begun_from, find_origin, refuse_half_kept
+from vitlora.trials.values import with_values
+from vitlora.tune.journal import agree, open_study
+from vitlora.tune.search import Plan
+from vitlora.tune.space import current, members, read_fixed, read_space, size
 
 
 def prepare(args: argparse.Namespace, folder: Path) -> tuple[Plan, optuna.Study]:
@@ -51,24 +52,13 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[Plan, optuna.Study]
         "document": document,
     }
     if "about" not in study.user_attrs:
-        _refuse_taken(folder)
+        refuse_taken(folder)
     known = agree(study, folder, about, origin.changes)
-    start = Origin(origin.top, origin.below, known["commit"], (folder / CHANGES).read_bytes(), origin.cache)
+    start = begun_from(origin, folder, known["commit"])
     trials = min(args.trials, size(space))
     plan = Plan(folder, space, fixed, known["document"], start, args.seed, trials, places)
     _enqueue(study, plan)
     return plan, study
-
-
-def _refuse_taken(folder: Path) -> None:
-    """Refuse names that experiments have: those of a search that was forgotten, say."""
-    taken = [ref.rpartition("/")[2] for ref, _ in experiments()]
-    mine = [name for name in taken if re.fullmatch(rf"{folder.name}-\d+", name)]
-    if mine:
-        raise VitloraError(
-            f"{folder.name}: there are experiments of this name already, such as {mine[0]}; --name another, or "
-            f"`dvc exp remove {' '.join(mine)}`"
-        )
 
 
 def _enqueue(study: optuna.Study, plan: Plan) -> None:

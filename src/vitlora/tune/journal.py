@@ -1,11 +1,8 @@
-"""A search's memory on the disk: Optuna's journal, what the search is about, and one runner at a time."""
+"""A search's memory on the disk: Optuna's journal, and what the search is about."""
 
-import fcntl
 import hashlib
 import os
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,45 +11,12 @@ from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from vitlora.core.durable import sync_one
 from vitlora.core.errors import VitloraError
 from vitlora.core.params import shown
+from vitlora.trials.names import JOURNAL
+from vitlora.trials.tree import check_changes, keep_changes
 
-JOURNAL, CHANGES, LOCK = "journal.jsonl", "changes.patch", "lock"
-LOCK_WAIT_S = 8.0  # a child of a runner that was killed leaves within 2
 PRUNE_FROM = 5  # finished trials, whose median at the same epoch a trial must reach
-
-
-@contextmanager
-def only_runner(folder: Path) -> Iterator[int]:
-    """Hold a search's lock; yield its handle, which children inherit: it is free once the last of them has left.
-
-    Raises:
-        VitloraError: Another runner is at work.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+", encoding="utf-8") as file:
-        deadline = time.monotonic() + LOCK_WAIT_S
-        while not _locked(file.fileno()):
-            if time.monotonic() > deadline:
-                file.seek(0)
-                raise VitloraError(
-                    f"{folder.name}: this search is already running here (process {file.read().strip() or 'unknown'}); "
-                    "wait for it, or --name another"
-                )
-            time.sleep(0.1)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield file.fileno()
-
-
-def _locked(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def open_study(folder: Path, lower: bool) -> optuna.Study:
@@ -101,9 +65,7 @@ def agree(study: optuna.Study, folder: Path, about: Mapping[str, Any], changes: 
     """
     known: dict[str, Any] | None = study.user_attrs.get("about")
     if known is None:
-        (folder / CHANGES).write_bytes(changes)
-        sync_one(folder / CHANGES)
-        study.set_user_attr("about", {**about, "changes": hashlib.sha256(changes).hexdigest()})
+        study.set_user_attr("about", {**about, "changes": keep_changes(folder, changes)})
         return study.user_attrs["about"]  # type: ignore[no-any-return]  # as the journal gives it back
     different = [key for key in ("space", "fixed", "seed") if known[key] != about[key]]
     if different:
@@ -112,13 +74,7 @@ def agree(study: optuna.Study, folder: Path, about: Mapping[str, Any], changes: 
             f"{folder.name}: a search of this name has begun with another {' and '.join(different)}: {were}; the rule: "
             f"the same command goes on with it. --name another begins a new one; `rm -r {folder}` forgets the old"
         )
-    if hashlib.sha256((folder / CHANGES).read_bytes()).hexdigest() != known["changes"]:
-        raise VitloraError(f"{folder / CHANGES} is damaged; `rm -r {folder}` forgets this search, or --name another")
-    if hashlib.sha256(changes).hexdigest() != known["changes"] or about["commit"] != known["commit"]:
-        print(
-            f"note: files differ from when this search began, at {known['commit'][:7]}; it goes on from there. "
-            "--name another begins a new one"
-        )
+    check_changes(folder, "search", known, about["commit"], changes)
     return known
 
 

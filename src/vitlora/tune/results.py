@@ -14,8 +14,9 @@ from vitlora.core.params import read_document
 from vitlora.core.text import counted, shown_seconds
 from vitlora.evaluate.intervals import wilson
 from vitlora.safety.workspace import PARAMS
+from vitlora.trials.values import override, shown_values
 from vitlora.tune.luck import without_luck
-from vitlora.tune.search import Plan, override, shown_values
+from vitlora.tune.search import Plan
 from vitlora.tune.space import Choices, Range, current
 
 HEAD = ("", "experiment", "val (95 %)", "without luck", "time", "parameters")

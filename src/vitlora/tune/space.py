@@ -1,16 +1,12 @@
 """What ``--space`` and ``-S`` may say: keys of params.yaml, with values that are all checked before the first trial."""
 
-import copy
 import itertools
 import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
-
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from typing import Any
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import significant
@@ -18,9 +14,9 @@ from vitlora.core.params import shown
 from vitlora.core.text import printable
 from vitlora.safety.check import check_document
 from vitlora.safety.keys import keys
-from vitlora.safety.overrides import nearest
 from vitlora.safety.preflight import base_of
 from vitlora.safety.workspace import PARAMS
+from vitlora.trials.values import as_text, halves, kinds, parsed, with_values
 
 RANGE = re.compile(r"([-+.\de]+):([-+.\de]+)(:log)?", re.IGNORECASE)
 SEARCHED = ("model", "image", "augment", "lora", "train")
@@ -78,7 +74,7 @@ def read_space(words: Iterable[str], document: Mapping[str, Any]) -> Space:
     """
     space: Space = {}
     for word in words:
-        key, spec = _halves("--space", word, space)
+        key, spec = halves("--space", word, space, "lora.r=4,8,16 or train.learning_rate=1e-4:1e-2:log")
         _refuse_key(key)
         space[key] = _range(key, spec) or _choices(key, spec)
         for value in _probes(space[key]):
@@ -90,20 +86,11 @@ def read_fixed(words: Iterable[str], document: Mapping[str, Any]) -> dict[str, A
     """Read what ``-S`` sets for all trials, such as `train.num_train_epochs=1`; errors as in ``read_space``."""
     fixed: dict[str, Any] = {}
     for word in words:
-        key, text = _halves("-S", word, fixed)
-        fixed[key] = _parsed(f"-S {word}", text)
+        key, text = halves("-S", word, fixed, "lora.r=8")
+        fixed[key] = parsed(f"-S {word}", text)
     for key, value in fixed.items():  # beside the others: one may need another
         _check("-S", key, value, with_values(document, fixed))
     return fixed
-
-
-def with_values(document: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a document with values by dotted key."""
-    changed = copy.deepcopy(dict(document))
-    for key, value in values.items():
-        section, _, name = key.partition(".")
-        changed[section][name] = value
-    return changed
 
 
 def current(document: Mapping[str, Any], space: Space) -> dict[str, Any] | None:
@@ -112,7 +99,7 @@ def current(document: Mapping[str, Any], space: Space) -> dict[str, Any] | None:
     for key, within in space.items():
         section, _, name = key.partition(".")
         value = document[section][name]
-        found[key] = value if isinstance(within, Range) else _text(key, value)
+        found[key] = value if isinstance(within, Range) else as_text(key, value)
         if not (within.holds(value) if isinstance(within, Range) else found[key] in within.texts):
             return None
     return found
@@ -137,21 +124,6 @@ def members(space: Space) -> Iterator[dict[str, Any]]:
     )
     for chosen in itertools.product(*values):
         yield dict(zip(space, chosen, strict=True))
-
-
-def _halves(option: str, word: str, known: Mapping[str, Any]) -> tuple[str, str]:
-    key, equals, text = word.partition("=")
-    named = keys()
-    if not equals or not text:
-        example = "lora.r=4,8,16 or train.learning_rate=1e-4:1e-2:log" if option == "--space" else "lora.r=8"
-        raise VitloraError(f"{option} {printable(word)}: has no value; the rule: KEY=VALUES, such as {example}")
-    if key not in named:
-        near = nearest(key, list(named))
-        rule = f"a key of {PARAMS}; did you mean {near}?" if near else f"a key of {PARAMS}; `vitlora params` lists them"
-        raise VitloraError(f"{option} {printable(word)}: got {printable(key)}; the rule: {rule}")
-    if key in known:
-        raise VitloraError(f"{option} {printable(word)}: {key} is there twice; the rule: once, with all its values")
-    return key, text
 
 
 def _refuse_key(key: str) -> None:
@@ -180,51 +152,26 @@ def _range(key: str, spec: str) -> Range | None:
         raise VitloraError(f"{said}: {low:g} is not below {high:g}; the rule: the lower end first")
     if found[3] and low <= 0:
         raise VitloraError(f"{said}: a logarithm needs numbers above 0; raise the lower end, or leave :log out")
-    kinds = _kinds(keys()[key].annotation)
-    if not kinds & {int, float}:
+    classes = kinds(keys()[key].annotation)
+    if not classes & {int, float}:
         raise VitloraError(
             f"{said}: not a number; the rule: values with commas between; `vitlora params {key}` lists them"
         )
-    whole = float not in kinds
+    whole = float not in classes
     if whole and not (low.is_integer() and high.is_integer()):
         raise VitloraError(f"{said}: ends are not whole; the rule: whole numbers, as {key} is one")
     return Range(int(low), int(high), bool(found[3]), whole) if whole else Range(low, high, bool(found[3]), whole)
 
 
-def _kinds(annotation: Any) -> set[Any]:
-    """Return the classes that a key's values may be of."""
-    inside = get_args(annotation)
-    return set().union(*map(_kinds, inside)) if inside else {annotation}
-
-
 def _choices(key: str, spec: str) -> Choices:
-    values = _parsed(f"--space {key}={spec}", f"[{spec}]")
-    texts = tuple(dict.fromkeys(_text(key, value) for value in values))
+    values = parsed(f"--space {key}={spec}", f"[{spec}]")
+    texts = tuple(dict.fromkeys(as_text(key, value) for value in values))
     if len(texts) < 2:
         raise VitloraError(
             f"--space {key}={printable(spec)}: one value; the rule: two or more with commas between, or LOW:HIGH. "
             f"One for all trials is -S {key}={printable(spec)}"
         )
     return Choices(texts)
-
-
-def _text(key: str, value: Any) -> str:
-    """Return a value as Optuna keeps it: 0 and 0.0 are one where the key is a number that may have a fraction."""
-    kinds = _kinds(keys()[key].annotation)
-    number = isinstance(value, int) and not isinstance(value, bool) and float in kinds and int not in kinds
-    return json.dumps(float(value) if number else value, default=str)
-
-
-def _parsed(said: str, text: str) -> Any:
-    try:
-        found = YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
-        raise VitloraError(f"{printable(said)}: can't be read; the rule: as in {PARAMS}, lists as [a, b]") from None
-    if any(isinstance(each, dict) for each in (found, *(found if isinstance(found, list) else ()))):
-        raise VitloraError(
-            f"{printable(said)}: got a mapping; the rule: numbers, words or lists; write it into {PARAMS}"
-        )
-    return found
 
 
 def _probes(within: Range | Choices) -> Iterator[Any]:

@@ -149,6 +149,22 @@ def build(root, params):
     (root.parent / "seconds.json").write_text(json.dumps({stage: ended[stage] - begun[stage] for stage in begun}))
 
 
+def make_digits(root, params):
+    """Make a project of handwritten digits whose data is ready and committed."""
+    root.mkdir(parents=True)
+    for name in tiny.CODE:
+        source, target = tiny.ROOT / name, root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
+    shutil.copy2(tiny.DIGITS, root / "params.yaml")
+    tiny.set_params(root / "params.yaml", params)
+    tiny.git(root, "init", "-q", "-b", "main")
+    tiny.commit(root)
+    tiny.dvc(root, "repro", "preprocess")
+    tiny.commit(root)
+    return root
+
+
 def seconds(golden, stage):
     """Return how long a stage takes under dvc, recording included."""
     return json.loads((golden.parent / "seconds.json").read_text())[stage]

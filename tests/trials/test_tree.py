@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import tiny
 
 from vitlora.core.errors import VitloraError
-from vitlora.tune.tree import Origin, Tree, find_origin, refuse_half_kept
+from vitlora.trials.tree import Origin, Tree, find_origin, refuse_half_kept
 
 
 @pytest.fixture
@@ -115,3 +116,26 @@ def test_a_state_has_a_name_of_its_own(project):
     assert clean.fingerprint == clean.commit[:7]
     assert changed.fingerprint.startswith(f"{clean.commit[:7]}+")
     assert isinstance(changed, Origin)
+
+
+@pytest.mark.parametrize("at", range(1, 8))
+def test_a_git_that_is_killed_is_called_again(project, tmp_path, monkeypatch, at):
+    """Whichever of the calls that make a clone and fetch from it."""
+    (project / "params.yaml").write_text("lora: {r: 8}\n")
+    origin = find_origin()
+    real, bin_, calls = shutil.which("git"), tmp_path / "bin", tmp_path / "calls"
+    bin_.mkdir()
+    (bin_ / "git").write_text(
+        f'#!/bin/sh\necho >> {calls}\n[ "$(wc -l < {calls})" -eq {at} ] && kill -9 $$\nexec {real} "$@"\n'
+    )
+    (bin_ / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_}{os.pathsep}{os.environ['PATH']}")
+    tree = Tree(Path(".work/experiments/s/tree-0"), origin)
+    tree.renew({}, project / ".work/experiments/s/checkpoints/000")
+    assert (tree.project / "params.yaml").read_text() == "lora: {r: 8}\n"
+    subprocess.run(
+        [real, "-C", tree.project, "update-ref", f"refs/exps/{origin.commit[:2]}/{origin.commit[2:]}/s-000", "HEAD"],
+        check=True,
+    )
+    assert tree.fetch("s-000") == origin.commit
+    assert len(calls.read_text()) >= at

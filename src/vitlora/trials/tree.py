@@ -1,8 +1,8 @@
-"""A clone of the project for one trial at a time, made anew for each.
+"""A clone of the project for one run at a time, made anew for each.
 
 `dvc exp run --temp` would do but for one thing: it sets the user's own files and HEAD aside for a second, and a kill
--9 in that second leaves them so. A clone has nothing to lose. It shares DVC's cache, so that what a trial does not
-change is not made again, and its experiment is fetched into the project once it is whole.
+-9 in that second leaves them so. A clone has nothing to lose, and its own DVC lock. It shares DVC's cache, so that
+what a run does not change is not made again, and its experiment is fetched into the project once it is whole.
 """
 
 import hashlib
@@ -10,25 +10,28 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from configobj import ConfigObj
 
-from vitlora.compare.revisions import EXPERIMENTS, run_git
+from vitlora.compare.revisions import EXPERIMENTS, SHORT, TRIES, run_git
+from vitlora.core.durable import sync_one
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import printable
 from vitlora.safety.source import local_path
 from vitlora.safety.workspace import PARAMS, below, cache_of, open_project
 
+CHANGES = "changes.patch"
 PATCH = ("--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
 NAMES = ("user.name", "user.email")  # of whom DVC's commits are
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The project as it was when the search began.
+    """The project as it was when a search or a sweep began.
 
     Args:
         top: Folder of its Git repository.
@@ -51,7 +54,7 @@ class Origin:
 
 
 def find_origin() -> Origin:
-    """Read what trials start from.
+    """Read what runs start from.
 
     Raises:
         VitloraError: Git or DVC can't read the project, or there is no commit.
@@ -80,8 +83,43 @@ def refuse_half_kept(values: Mapping[str, Any]) -> None:
         if place and not Path(place).expanduser().is_absolute() and all(below(place)):
             raise VitloraError(
                 f"{PARAMS}: {name}.path: got {printable(place)}, of which Git keeps a part; the rule: "
-                f"all or none, since trials run in a clone. Give the whole path: {Path(place).resolve()}"
+                f"all or none, since this runs in a clone. Give the whole path: {Path(place).resolve()}"
             )
+
+
+def keep_changes(folder: Path, changes: bytes) -> str:
+    """Write what was not committed into a folder, for runs to come; return its SHA-256."""
+    (folder / CHANGES).write_bytes(changes)
+    sync_one(folder / CHANGES)
+    return hashlib.sha256(changes).hexdigest()
+
+
+def check_changes(folder: Path, what: str, known: Mapping[str, Any], commit: str, changes: bytes) -> None:
+    """Check that the patch is still as it was, and say so if the project is not.
+
+    Args:
+        folder: Of a search or a sweep.
+        what: It is, in a word.
+        known: The commit and the patch's SHA-256 at its beginning.
+        commit: That is checked out now.
+        changes: What is not committed now.
+
+    Raises:
+        VitloraError: The patch is damaged.
+    """
+    path = folder / CHANGES
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != known["changes"]:
+        raise VitloraError(f"{path} is damaged; `rm -r {folder}` forgets this {what}, or --name another")
+    if hashlib.sha256(changes).hexdigest() != known["changes"] or commit != known["commit"]:
+        print(
+            f"note: files differ from when this {what} began, at {known['commit'][:SHORT]}; it goes on from there. "
+            "--name another begins a new one"
+        )
+
+
+def begun_from(now: Origin, folder: Path, commit: str) -> Origin:
+    """Return what runs start from: the project now, but for its commit and its patch, which are kept."""
+    return Origin(now.top, now.below, commit, (folder / CHANGES).read_bytes(), now.cache)
 
 
 class Tree:
@@ -97,15 +135,22 @@ class Tree:
         self.project = folder / origin.below
 
     def renew(self, values: Mapping[str, Any], checkpoints: Path) -> None:
-        """Make it as the project was when the search began.
+        """Make it as the project was at the beginning.
 
         Args:
-            values: params.yaml with the trial's values: where its pictures and its base lie.
-            checkpoints: Folder that outlives the clone, so that a trial that was killed goes on.
+            values: params.yaml with the run's values: where its pictures and its base lie.
+            checkpoints: Folder that outlives the clone, so that a run that was killed goes on.
 
         Raises:
             VitloraError: Git can't, as on a full disk.
         """
+        for _ in range(TRIES - 1):  # one of its processes may be killed
+            with suppress(VitloraError):
+                self._renew(values, checkpoints)
+                return
+        self._renew(values, checkpoints)
+
+    def _renew(self, values: Mapping[str, Any], checkpoints: Path) -> None:
         if self.folder.exists():  # a stage whose dvc was killed may write there for half a second more
             gone = self.folder.with_name(f"{self.folder.name}.{time.monotonic_ns()}")
             self.folder.rename(gone)
@@ -128,9 +173,13 @@ class Tree:
         Raises:
             VitloraError: It is not there.
         """
+        words = ["fetch", "--quiet", "--no-tags", str(self.folder.resolve())]  # relative is from the repository's top
         ref = f"{EXPERIMENTS}{self.origin.commit[:2]}/{self.origin.commit[2:]}/{name}"
-        # Git reads a relative path from the repository's top.
-        self._git(["fetch", "--quiet", "--no-tags", str(self.folder.resolve()), f"+{ref}:{ref}"])
+        for _ in range(TRIES - 1):
+            if run_git([*words, f"+{ref}:{ref}"]) is not None:
+                break
+        else:
+            self._git([*words, f"+{ref}:{ref}"])
         return (run_git(["rev-parse", ref]) or b"").decode().strip()
 
     def _setting(self, key: str) -> str:
