@@ -12,7 +12,7 @@ from vitlora.safety.shortage import shortage_named
 
 ALONE = ("page", "predict", "serve")  # need nothing of the pipeline
 VERBS = (
-    *("adapter", "compare", "doctor", "evaluate", "gate", "inspect"),
+    *("adapter", "compare", "doctor", "evaluate", "experiments", "gate", "inspect"),
     *("page", "params", "predict", "preset", "push", "recover", "report", "run", "serve", "tune", "verify"),
 )
 

@@ -60,13 +60,18 @@ def grid(console: Console, columns: Sequence[Column], rows: Iterable[Sequence[st
         say(console, title, "bold")
     listed = list(rows)
     if listed:
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-        for heading, justify in columns:
-            table.add_column(heading, justify="right" if justify == "right" else "left", overflow="fold")
-        for row in listed:
-            table.add_row(*(Text(printable(cell)) for cell in row))
-        console.print(table)
+        console.print(make_table(columns, listed))
     console.print()
+
+
+def make_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table without lines, of text that may hold names from outside."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for heading, justify in columns:
+        table.add_column(heading, justify="right" if justify == "right" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    return table
 
 
 def _scores(console: Console, found: Comparison) -> None:

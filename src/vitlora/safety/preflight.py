@@ -30,15 +30,24 @@ def check_params() -> None:
         return
     # pydantic takes longer than all of dvc's work where nothing is to run
     from vitlora.core.params import read_document, refuse_conflict
-    from vitlora.safety.check import check_document
 
     refuse_conflict(PIPELINE, PIPELINE.read_text(encoding="utf-8", errors="replace"))
-    document = read_document(PARAMS)
+    check_values(read_document(PARAMS))
+    PASSED.parent.mkdir(exist_ok=True)
+    PASSED.write_text(digest, encoding="utf-8")
+
+
+def check_values(document: dict[str, Any]) -> None:
+    """Check what params.yaml holds, or would hold.
+
+    Raises:
+        VitloraError: All mistakes, one a line.
+    """
+    from vitlora.safety.check import check_document
+
     check_document(document, PARAMS, base_of(document))
     _refuse_missing(document)
     _refuse_unpinned(document)
-    PASSED.parent.mkdir(exist_ok=True)
-    PASSED.write_text(digest, encoding="utf-8")
 
 
 def _refuse_missing(document: dict[str, Any]) -> None:
