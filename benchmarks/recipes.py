@@ -86,6 +86,12 @@ ARMS: dict[str, Arms] = {
         "280 px": {"image.size_px": 280},
     },
 }
+WAS = {  # presets/folder.yaml until it became LONG
+    "train.learning_rate": 1e-3,
+    "train.num_train_epochs": 8,
+    "train.lr_scheduler_type": "linear",
+    "train.early_stopping_patience": 3,
+}
 LONG = {
     "train.learning_rate": 2e-3,
     "train.num_train_epochs": 16,
@@ -93,7 +99,7 @@ LONG = {
     "train.early_stopping_patience": None,
 }
 ARMS["long"] = {
-    "as it is": {},
+    "as it was": WAS,
     "long": LONG,
     **{
         f"long, {name}": {**LONG, **changes}
@@ -152,7 +158,7 @@ ARMS["default"] = {  # what --search found, for pictures that it did not see
         "train.early_stopping_patience": None,
         "augment.scale": [0.08, 1.0],
     },
-    "as it is": {},
+    "as it was": WAS,
     "long": LONG,
     "long, smoothing 0.1": {**LONG, **SMOOTH},
     **ARMS["cutmix"],
