@@ -5,6 +5,7 @@ import shutil
 import signal
 from contextlib import chdir
 from pathlib import Path
+from types import SimpleNamespace
 
 import loading
 import numpy as np
@@ -15,13 +16,16 @@ from safetensors.torch import load_file
 from several import said, together
 from training import PER_EPOCH, STEPS, evaluate_here, export_here, hashes, link
 
+from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_csv, read_json
 from vitlora.model.batches import Feed
+from vitlora.processes.launch import Place
+from vitlora.processes.peers import ALONE, Peers
 from vitlora.storage.manifest import digest
 from vitlora.train.dataset import TrainLoader
 from vitlora.train.sampling import epoch_numbers
 from vitlora.train.shares import Share
-from vitlora.train.stage import CHECKPOINTS
+from vitlora.train.stage import CHECKPOINTS, _check_shared
 
 pytestmark = [
     pytest.mark.slow,
@@ -121,6 +125,15 @@ def test_dropout_that_others_draw_differs_between_images_and_is_the_same_each_ti
     alone, first, again = several.fit(1, **changes), several.fit(2, **changes), several.fit(2, **changes)
     assert first == again
     assert first != pytest.approx(alone, abs=CLOSE)
+
+
+def test_batch_norms_are_refused_with_several_processes_and_not_with_one():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3))
+    model.config = SimpleNamespace(model_type="resnet")
+    _check_shared(model, ALONE)
+    with pytest.raises(VitloraError, match=r"train\.num_processes: got 3; the rule: 1 with resnet, whose"):
+        _check_shared(model, Peers(Place(1, 3, 1, "nowhere")))
+    _check_shared(model[0], Peers(Place(1, 3, 1, "nowhere")))
 
 
 # Which images are whose
