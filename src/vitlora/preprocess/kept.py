@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import astuple
 from importlib.metadata import version
 from pathlib import Path
@@ -80,14 +80,12 @@ class Kept:
             _replace(folder / DONE, f"{rows.stop} {first}")
             faultpoint("block-filled")
 
-    def hand_over(self, folder: Path, target: Path) -> None:
-        """Move a finished split to where it belongs."""
-        (folder / DONE).unlink()
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.move(folder, target)
-
-    def remove(self) -> None:
-        """Delete all; the run is over."""
+    def hand_over(self, filled: Mapping[Path, Path]) -> None:
+        """Move finished splits to where they belong, by that place, and delete all else: the run is over."""
+        for target, folder in filled.items():
+            (folder / DONE).unlink()
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.move(folder, target)
         shutil.rmtree(self.folder)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -83,11 +83,7 @@ def preprocess(
     class_names = check_class_names(read_json(raw / "classes.json"))
     left_out = read_json(raw / "left_out.json")
     refuse_left_out(left_out, ingest)
-    with (
-        nullcontext(keep) if keep else TemporaryDirectory() as root,
-        Isolated(min(os.cpu_count() or 1, -(-len(source) // CHUNK) or 1)) as workers,
-    ):
-        kept = Kept(Path(root), digest(raw), squares.side)
+    with _begun(keep, source, squares) as (workers, kept):
         checked = kept.checked(len(source), partial(_spread, workers, partial(_check, source, squares.side)))
         bad = {source.about(row)["path"]: reason for row, reason in _reasons(checked)}
         refuse_bad(bad, len(source), ingest)
@@ -106,11 +102,19 @@ def preprocess(
         write_json(report, as_metrics(numbers))
         write_text(page, render(numbers, _draw(workers, source, facts)))
         _write_train(source, good, rows["train"], train)
-        for out, folder in filled.items():  # last, or a run that is stopped before would fill them again
-            kept.hand_over(folder, out)
-        kept.remove()
+        kept.hand_over(filled)  # last, or a run that is stopped before would fill them again
     write_json(labels, {"class_names": class_names, "image_size": squares.side, "interpolation": squares.interpolation})
     _tell(numbers)
+
+
+@contextmanager
+def _begun(keep: Path | None, source: Packed, squares: "Squares") -> Iterator[tuple[Isolated, Kept]]:
+    """Start the processes, and take up what a run before this one has left."""
+    with (
+        nullcontext(keep) if keep else TemporaryDirectory() as root,
+        Isolated(min(os.cpu_count() or 1, -(-len(source) // CHUNK) or 1)) as workers,
+    ):
+        yield workers, Kept(Path(root), digest(source.folder), squares.side)
 
 
 class Squares(NamedTuple):
