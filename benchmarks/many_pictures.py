@@ -21,27 +21,15 @@ from typing import Any
 
 import numpy as np
 from common import host
+from loader import LAW
 from PIL import Image
 
 from vitlora.core.files import write_json
 from vitlora.storage.packed import INDEX, PLACE, TEXTS, Packed, write_packed
 from vitlora.train.dataset import TrainImages, TrainLoader
-from vitlora.train.params import Augment
 
 COLUMNS = ("path", "label", "sha256", "width", "height", "plain")
 SIDE, BATCH, PICTURES, WORKERS = 32, 32, 64, 2
-LAW = Augment(
-    scale=(0.08, 1.0),
-    ratio=(0.75, 4 / 3),
-    horizontal_flip_p=0.5,
-    policy="none",
-    randaugment_num_ops=2,
-    randaugment_magnitude=9,
-    color_jitter=0.0,
-    erasing_p=0.0,
-    mixup_alpha=0.0,
-    cutmix_alpha=0.0,
-)
 
 
 def main() -> None:

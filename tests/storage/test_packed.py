@@ -159,6 +159,14 @@ def test_a_span_outside_the_files_is_refused(tmp_path, column, value):
         Packed(tmp_path)
 
 
+@pytest.mark.parametrize("name", [INDEX, TEXTS])
+def test_a_folder_of_an_earlier_version_is_refused_with_what_to_do(tmp_path, name):
+    packed(tmp_path)
+    (tmp_path / name).rename(tmp_path / "index.csv")
+    with pytest.raises(VitloraError, match=rf"{name}: missing; an earlier version .* anew: `dvc repro`"):
+        Packed(tmp_path)
+
+
 @pytest.mark.parametrize("shard", [-1, 1, 2**31 - 1])
 def test_a_file_of_images_that_is_missing_is_named(tmp_path, shard):
     packed(tmp_path)

@@ -100,7 +100,7 @@ class Packed:
             ``PLACE``.
 
     Raises:
-        VitloraError: The table can't be read, or points outside the files, so one of them is cut or foreign.
+        VitloraError: The table is missing, damaged, or points outside the files, so one of them is cut or foreign.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -110,14 +110,18 @@ class Packed:
     def __setstate__(self, state: dict[str, Path]) -> None:
         self.folder = state["folder"]
         self._files: dict[str, int] = {}
+        for name in (INDEX, TEXTS):
+            if not (self.folder / name).is_file():
+                raise VitloraError(
+                    f"{self.folder / name}: missing; an earlier version wrote index.csv in its place. Make the folder "
+                    "anew: `dvc repro`"
+                )
         try:
             self.index: np.memmap[Any, Any] = np.load(self.folder / INDEX, mmap_mode="r")
             self.columns = [name for name in self.index.dtype.names or () if name not in dict(PLACE)]
             whole = self.index.offset + self.index.nbytes == (self.folder / INDEX).stat().st_size
             if self.index.ndim != 1 or self.index.dtype != _dtype(self.columns) or not whole:
                 raise ValueError(f"{self.index.dtype} {self.index.shape}")
-        except FileNotFoundError:
-            raise
         except Exception as error:  # a damaged header is parsed as Python, which raises of all kinds
             raise self._damaged(f"{type(error).__name__}: {error}".splitlines()[0][:80]) from None
 
