@@ -7,8 +7,9 @@
 by NCCL (or ``--processes`` on CPUs by gloo), and fits them: seconds = latency + bytes x 2 (n - 1) / n / bandwidth.
 ``predict`` takes the captured step of one GPU (``captured.json``), between the batches that were measured straight
 lines; adds the all-reduce, which begins when the step's gradients are there and hides behind nothing; and lets no more
-images through than loaders make. Without a file from ``measure`` latency and bandwidth are assumed, and the result says
-so.
+images through than loaders make. Among more GPUs than ``measure`` had, an all-reduce is taken to be as with the most it
+had; between hosts latency and bandwidth are assumed. Beside the predictions stands what was measured end to end on
+several GPUs (``several_gpus.json``).
 """
 
 import argparse
@@ -16,6 +17,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,6 @@ RESULTS = Path(__file__).resolve().parent / "results"
 # Trained values of LoRA r=16 on query and value and a head of 101 classes: width and blocks.
 SHAPES = {"ViT-S/14": (384, 12), "ViT-B/16": (768, 12)}
 SIZES = (4_096, 65_536, 1_500_000, 3_000_000, 30_000_000)  # bytes
-ASSUMED = {"latency_s": 60e-6, "bytes_per_s": 100e9}  # for messages of some MB over NVLink; small beside a step
 BETWEEN_HOSTS = {"latency_s": 200e-6, "bytes_per_s": 12e9}  # 100 Gbit/s
 CORES_A_GPU = 16
 HOSTS = ((1, 1), (2, 1), (4, 1), (8, 1), (8, 2))  # GPUs of a host, hosts
@@ -46,7 +47,12 @@ def main() -> None:
     parser.add_argument(
         "--processes", type=int, nargs="+", help="measure: counts; else 2, 4, ... of the GPUs there are"
     )
-    parser.add_argument("--all-reduce", type=Path, help="predict: what measure wrote on such a host")
+    parser.add_argument(
+        "--all-reduce",
+        type=Path,
+        default=RESULTS / "all_reduce.json",
+        help="predict: what measure wrote on such a host",
+    )
     args = parser.parse_args()
     found = measure(args.processes or counts()) if args.what == "measure" else predict(args.all_reduce)
     write_json(args.out, found)
@@ -111,9 +117,9 @@ def _one(gradients: torch.Tensor) -> float:
 # --- predicted ---
 
 
-def predict(measured: Path | None) -> dict[str, Any]:
+def predict(measured: Path) -> dict[str, Any]:
     """Predict rates for a fixed batch a GPU, and for a fixed batch in all."""
-    fits = {row["processes"]: row for row in read_json(measured)["rows"]} if measured else {}
+    fits = {row["processes"]: row for row in read_json(measured)["rows"]}
     per_core = loader_rate()
     rows = []
     for model in SHAPES:
@@ -123,8 +129,19 @@ def predict(measured: Path | None) -> dict[str, Any]:
                 rows += [_row(model, size, what, shape, batches, times, fits, per_core) for shape in HOSTS]
     for row in rows:
         print("{model} {batch} {of}: {gpus:>2} GPUs {images_per_s:>7,} images/s, {times:.2f} x, {binds}".format(**row))
-    assumed = {} if fits else {"assumed": {"one host": ASSUMED, "between hosts": BETWEEN_HOSTS}}
-    return {"host": host(), "loader_images_per_s_a_core": round(per_core), **assumed, "rows": rows}
+    checked = list(check(fits, per_core))
+    for row in checked:
+        print("{model} {batch} in all, {gpus} GPUs: {images_per_s:,}, measured {measured:,.0f}".format(**row))
+    rest = {"between_hosts_assumed": BETWEEN_HOSTS, "rows": rows, "checked": checked}
+    return {"host": host(), "loader_images_per_s_a_core": round(per_core), **rest}
+
+
+def check(fits: dict[int, Any], per_core: float) -> Iterator[dict[str, Any]]:
+    """Yield a prediction for everything that was measured end to end on several GPUs, with the reading."""
+    for row in read_json(RESULTS / "several_gpus.json")["rows"]:
+        shape = (row["processes"], 1)
+        predicted = _row(row["model"], row["images"], "in all", shape, *steps(row["model"]), fits, per_core)
+        yield predicted | {"measured": row["train_images_per_s"]["median"]}
 
 
 def steps(model: str) -> tuple[list[int], list[float]]:
@@ -190,7 +207,8 @@ def trained_bytes(model: str) -> int:
 def _all_reduce(size: int, gpus: int, hosts: int, fits: dict[int, Any]) -> float:
     """Within a host, then between hosts, as rings do."""
     total = 0.0
-    for count, usual in ((gpus, fits.get(gpus, ASSUMED)), (hosts, BETWEEN_HOSTS)):
+    known = max(count for count in fits if count <= max(gpus, min(fits)))
+    for count, usual in ((gpus, fits[known]), (hosts, BETWEEN_HOSTS)):
         if count > 1:
             total += usual["latency_s"] + size * 2 * (count - 1) / count / usual["bytes_per_s"]
     return total

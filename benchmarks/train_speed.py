@@ -59,6 +59,7 @@ class Shared:
     data: Path | None
     files: Path
     train: Path
+    few: Path
     val: Path
     labels: Path
     base: Path
@@ -165,10 +166,13 @@ def share(args: argparse.Namespace) -> tuple[Shared, dict[str, float]]:
     if train is None or val is None:
         timed("ours: preprocess", lambda: prepare.preprocess_folder(raw, args.params, size, prepared))
         train, val = prepared / "train", prepared / "val"
+    few = min(args.train_images, args.slow_train_images)
     prepare.repeat_packed(train, work / "train", args.train_images)
+    prepare.repeat_packed(train, work / "few", few)
     prepare.repeat_squares(val, work / "val", args.val_images)
     labels = train.resolve().parent / "labels.json"
-    return Shared(args.data, work / "files", work / "train", work / "val", labels, work / "base", size), seconds
+    packed = work / "train", work / "few", work / "val"
+    return Shared(args.data, work / "files", *packed, labels, work / "base", size), seconds
 
 
 def first_load(data: Path, work: Path) -> None:
@@ -261,7 +265,7 @@ def describe(slow: bool, shared: Shared, args: argparse.Namespace, out: Path) ->
         data=str(shared.data or ""),
         model=args.model,
         files=str(shared.files),
-        train=str(shared.train),
+        train=str(shared.few if slow else shared.train),
         val=str(shared.val),
         labels=str(shared.labels),
         base=str(shared.base),

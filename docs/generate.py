@@ -194,6 +194,33 @@ def scaling() -> str:
     return table(head, ((*key, *cells) for key, cells in found.items()))
 
 
+def several_gpus() -> str:
+    """What was measured on several GPUs, end to end, beside one, and what the scaling model says of each."""
+    found = results("several_gpus")["rows"]
+    predicted = [row["images_per_s"] for row in results("scaling")["checked"]]
+    lines = []
+    for row, model in zip(found, predicted, strict=True):
+        rate = row["train_images_per_s"]
+        times = [row[key] for key in row if key.startswith("times_one_gpu")]
+        lines.append(
+            (
+                row["model"],
+                row["images"],
+                row["processes"],
+                f"{rate['median']:,.0f} ({rate['min']:,.0f} to {rate['max']:,.0f})",
+                f"{times[0]:.2f}" if times else "",
+                f"{model:,}",
+                f"{row['data_wait_share']:.1%}",
+                f"{row['recipe_epoch_s']:.1f}",
+                f"{row['start_up_and_end_s']:.0f}",
+                f"{row['peak_gpu_gib']:.1f}",
+                f"{row['peak_host_pss_gib']:.1f}",
+            )
+        )
+    head = ("model", "images a step", "GPUs", "images/s", "times one", "the model says", "waits for images")
+    return table((*head, "Food-101's epoch with val, s", "start and end, s", "GPU GiB", "host GiB"), lines)
+
+
 def captured() -> str:
     """The step alone, kernel by kernel and captured, for every method."""
 
@@ -288,6 +315,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "captured": captured,
     "many": many,
     "scaling": scaling,
+    "several-gpus": several_gpus,
     "faults": faults,
     "serve": serve,
     "formats": lambda: formats("formats"),
