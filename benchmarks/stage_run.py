@@ -1,0 +1,125 @@
+"""Runs this project's train stage by its own command, in a folder of its own, and reads what it says and takes."""
+
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from peers import prepare
+
+from vitlora.core.files import read_csv, read_json, write_json
+from vitlora.core.params import read_document
+from vitlora.storage.manifest import MANIFEST, write_manifest
+
+ROOT = Path(__file__).resolve().parents[1]
+READ_S = 0.5  # between two looks at memory
+
+
+def share(packed: Path, squares: Path, labels: Path, work: Path, train_images: int, val_images: int) -> dict[str, Path]:
+    """Repeat photographs to so many; return what the stage reads, without the base."""
+    work = work.resolve()
+    prepare.repeat_packed(packed.resolve(), work / "train", train_images)
+    prepare.repeat_squares(squares.resolve(), work / "val", val_images)
+    (work / "train" / MANIFEST).unlink()  # a link to that of the photographs themselves
+    for name in ("train", "val"):
+        write_manifest(work / name)
+    return {"train-images": work / "train", "val": work / "val", "labels": labels.resolve()}
+
+
+def run_stage(folder: Path, inputs: Mapping[str, Path], changes: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """Run the stage, with the preset food101 and changes of its section train; return readings, or what went wrong.
+
+    Args:
+        folder: A new one.
+        inputs: Of the stage, by option.
+        changes: Of ``train``, by key.
+        timeout: Seconds after which it is ended.
+    """
+    folder.mkdir(parents=True)
+    document = read_document(ROOT / "presets" / "food101.yaml")
+    document["train"].update(save_steps=10_000, **changes)
+    write_json(folder / "params.yaml", document)  # which is YAML too
+    options = {**inputs, "adapter": "adapter", "metrics": "metrics.json", "plots": "plots"}
+    command = [sys.executable, "-m", "stages.train", *(part for k, v in options.items() for part in (f"--{k}", str(v)))]
+    paths = [str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+    begun = time.monotonic()
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
+        memory = watch(process, begun + timeout)
+    wall = time.monotonic() - begun
+    timings = folder / ".work" / "train_timing.csv"
+    if process.returncode or not timings.exists():
+        text = (folder / "log").read_text(encoding="utf-8", errors="replace")
+        return {"failed": text[-2000:], "exit": process.returncode}
+    return {**readings(read_csv(timings), wall), **memory, **told(folder)}
+
+
+def watch(process: "subprocess.Popen[bytes]", deadline: float) -> dict[str, float]:
+    """Wait for a process and read memory meanwhile; one that takes too long is ended."""
+    host_peak = gpu_peak = 0.0
+    while process.poll() is None:
+        if time.monotonic() > deadline:
+            process.terminate()
+            deadline += 30
+        host_peak = max(host_peak, family_pss(process.pid))
+        gpu_peak = max(gpu_peak, gpu_used())
+        time.sleep(READ_S)
+    return {"peak_host_pss_gib": round(host_peak, 2), "peak_gpu_gib": round(gpu_peak, 2)}
+
+
+def family_pss(pid: int) -> float:
+    """Return GiB of memory of a process and all below it, each page counted once."""
+    total = 0
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            with suppress(OSError):
+                text = Path(f"/proc/{each.pid}/smaps_rollup").read_text(encoding="utf-8")
+                total += int(re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE)[1])  # type: ignore[index]
+    return total / 2**20
+
+
+def gpu_used() -> float:
+    """Return GiB that the fullest GPU has in use."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return 0.0
+    return max((float(line) / 1024 for line in listed.split()), default=0.0)
+
+
+def readings(rows: list[dict[str, str]], wall: float) -> dict[str, Any]:
+    """Return rates and times of the epochs after the first."""
+    counted = rows[1:]
+
+    def spread(column: str, digits: int) -> dict[str, float]:
+        values = [float(row[column]) for row in counted]
+        ends = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+        return {key: round(value, digits) for key, value in ends.items()}
+
+    train, val = spread("train_s", 3)["median"], spread("val_s", 3)["median"]
+    return {
+        "train_images_per_s": spread("images_per_s", 1),
+        "val_images_per_s": spread("val_images_per_s", 1),
+        "s_per_epoch": {"train": train, "val": val},
+        "data_wait_share": spread("data_wait_share", 4)["median"],
+        "epochs_measured": len(counted),
+        "start_up_and_end_s": round(wall - len(rows) * (train + val), 1),
+    }
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """Return what the run says of itself."""
+    metrics = read_json(folder / "metrics.json")
+    names = ("num_processes", "micro_batch", "step", "cuda_graph", "precision", "val_accuracy", "val_loss")
+    log = (folder / "log").read_text(encoding="utf-8", errors="replace")
+    return {name: metrics[name] for name in names} | {"workers_a_process": int(re.findall(r"(\d+) loader", log)[0])}
