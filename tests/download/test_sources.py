@@ -14,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_sets import make_hub, png
 from PIL import Image
 from sklearn.datasets import load_digits
 from trees import KINDS, fill, pack, read
 
 from vitlora.core.errors import VitloraError
+from vitlora.download.hub_layout import from_hub_layout
 from vitlora.download.layout import LITTERED, LOOSE, ODD, OUTSIDE
-from vitlora.download.sources import from_archive, from_digits, from_folder, from_hub_layout
+from vitlora.download.sources import from_archive, from_digits, from_folder
 from vitlora.download.table import from_table
 
 PLAIN = {"cat/1.png": b"c1", "cat/2.png": b"c2", "dog/1.png": b"d1"}
@@ -394,30 +396,6 @@ def test_digits_are_all_there_and_decode_to_the_original_values():
 
 
 # Hub layout
-
-
-def png(value):
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((3, 3, 3), value, np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def make_hub(root, labels, feature=None, **more):
-    """Write a split of parquet for each list of labels, as the Hub stores them, and the card that names them."""
-    from datasets import ClassLabel, Dataset, Features
-    from datasets import Image as ImageFeature
-
-    feature = feature or ClassLabel(names=["cat", "dog"])
-    (root / "data").mkdir(parents=True)
-    lines = ["---", "configs:", "- config_name: default", "  data_files:"]
-    for number, (split, values) in enumerate(labels.items()):
-        images = [{"bytes": png(100 * number + row), "path": None} for row in range(len(values))]
-        columns = {"image": images, "label": values, **{name: [0] * len(values) for name in more}}
-        features = Features({"image": ImageFeature(), "label": feature, **more})
-        Dataset.from_dict(columns, features).to_parquet(root / f"data/{split}-00000-of-00001.parquet")
-        lines += [f"  - split: {split}", f"    path: data/{split}-*"]
-    (root / "README.md").write_text("\n".join([*lines, "---", ""]))
-    return root
 
 
 BOTH = {"train": "train", "test": "validation"}

@@ -13,7 +13,7 @@ from corpus import noisy, saved
 from pickles import as_array, as_checkpoint, pickles
 
 from vitlora.core.errors import VitloraError
-from vitlora.download.sources import from_hub_layout
+from vitlora.download.hub_layout import from_hub_layout
 
 COUNT = 7  # more than `datasets` looks at to know the columns
 PICTURES = [saved(noisy(12, 9, seed), kind) for seed, kind in enumerate(("JPEG",) * COUNT)]

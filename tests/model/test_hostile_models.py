@@ -53,7 +53,7 @@ def test_no_pickle_is_opened_wherever_it_lies(tmp_path):
 
 @pytest.mark.parametrize("name", ["train.pkl", "train.pickle", "train.pt"])
 def test_a_pickle_among_the_files_of_a_data_set_is_not_opened(tmp_path, name):
-    from vitlora.download.sources import from_hub_layout
+    from vitlora.download.hub_layout import from_hub_layout
 
     folder = fill(tmp_path / "set", {name: pickles(str(tmp_path / "mark"))["builtins.exec"]})
     with pytest.raises(VitloraError, match="`datasets` cannot read"):

@@ -145,9 +145,10 @@ class Project:
         self.set(**{"data.source": "hub", "data.path": "owner/pets", "data.revision": OLD})
         self.set(**{"data.test_split": "validation"})
 
-    def run(self, **env):
+    def run(self, *command, **env):
+        command = command or ("-m", "stages.download")
         return subprocess.run(
-            [sys.executable, "-m", "stages.download", "--raw", "data/raw", "--base", "models/base"],
+            [sys.executable, *command, "--raw", "data/raw", "--base", "models/base"],
             cwd=self.root,
             env=environment(self.endpoint, self.cache, **env),
             capture_output=True,
@@ -160,9 +161,9 @@ class Project:
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
 
-    def refuse(self, **env):
+    def refuse(self, *command, **env):
         """Run, and return the one line that says why not."""
-        done = self.run(**env)
+        done = self.run(*command, **env)
         assert done.returncode == 1, done.stdout + done.stderr
         assert re.fullmatch(r"error: .+\n", done.stderr), done.stderr
         return done.stderr
@@ -280,6 +281,49 @@ def test_a_data_set_comes_by_its_commit_untouched_and_a_full_cache_needs_no_requ
         hub.fault = always(500)
         assert bool(hub.requests) == (env == {})
         hub.requests.clear()
+
+
+# The stage with blocks of two pictures or three and a client that hardly waits.
+SMALL_BLOCKS = """
+import runpy, time
+from vitlora.download import blocks
+blocks.SHARD_BYTES, sleep = 150, time.sleep
+time.sleep = lambda seconds: sleep(min(seconds, 0.02))
+runpy.run_module("stages.download", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_stream_from_the_hub_keeps_no_file_and_goes_on_after_a_lost_connection(hub, project, pets):
+    hub.repos["datasets/owner/pets"] = {NEW: {}, OLD: pets}
+    project.use_data()
+    project.set(**{"data.streaming": True})
+    (project.root / "owner/pets").mkdir(parents=True)  # not to be taken for the data set
+
+    def fault(request, before):
+        name = next((split for split in PICTURES if f"/data/{split}-" in request and "GET" in request), None)
+        if name == "train" and before == 2:
+            return 206, {"Content-Length": "9999", "Connection": "close"}, b"then silence"
+        return (500, {}, b"") if name == "validation" and hub.down and before else None
+
+    hub.fault, hub.down = fault, True
+    done = project.run("-c", SMALL_BLOCKS)
+    assert done.returncode == 1
+    *tries, error = done.stderr.splitlines()
+    assert re.fullmatch(r"error: .* cannot read owner/pets: .*; the pictures that have come are kept: .*", error)
+    assert all("Retrying" in line or "thrown while requesting" in line for line in tries)
+    assert len(list(project.root.glob(".work/download/kept/*/0*"))) == 2
+    assert not (project.root / "data/raw").exists()
+    hub.down = False
+    done = project.run("-c", SMALL_BLOCKS)
+    assert "5 images, 0.0 MB from the run before" in done.stdout
+    assert pictures(project) == EXPECTED
+    assert not list(project.cache.rglob("*.parquet"))
+    streamed = project.files("data/raw")
+    project.set(**{"data.streaming": False})
+    project.succeed()
+    assert pictures(project) == EXPECTED
+    for name in ("classes.json", "left_out.json", "texts.bin"):
+        assert project.files("data/raw")[name] == streamed[name]
 
 
 def test_a_model_that_cannot_be_taken_is_refused_before_its_weights_come(hub, project):

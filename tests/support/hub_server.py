@@ -77,9 +77,10 @@ class Answer(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def answer(self, path):
-        match = re.fullmatch(r"/api/(models|datasets)/(.+)/(revision|tree)/(\w+)", path)
+        below = ""
+        match = re.fullmatch(r"/api/(models|datasets)/(.+?)/(revision|tree)/(\w+)(?:/(.+))?", path)
         if match:
-            kind, repo, question, commit = match.groups()
+            kind, repo, question, commit, below = match.groups()
         else:
             match = re.fullmatch(r"/(datasets/)?(.+)/resolve/(\w+)/(.+)", path)
             if not match:
@@ -94,8 +95,21 @@ class Answer(BaseHTTPRequestHandler):
         if question == "revision":
             return self.json({"id": repo, "sha": commit, "siblings": [{"rfilename": name} for name in files]})
         if question == "tree":
-            return self.json([listed(name, data) for name, data in files.items()])
+            return self.tree(files, f"{below}/" if below else "", "recursive=false" in self.path.lower())
         return self.file(question, files, commit)
+
+    def tree(self, files, folder, flat):
+        inside = {name: data for name, data in files.items() if name.startswith(folder)}
+        if folder and not inside:
+            return 404, {"X-Error-Code": "EntryNotFound"}, b""
+        if not flat:
+            return self.json([listed(name, data) for name, data in inside.items()])
+        parted = {name: name.removeprefix(folder).partition("/") for name in inside}
+        folders = sorted({folder + first for first, slash, _ in parted.values() if slash})
+        here = [listed(name, inside[name]) for name, (_, slash, _) in parted.items() if not slash]
+        return self.json(
+            [*here, *({"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in folders)]
+        )
 
     def json(self, content):
         return 200, {"Content-Type": "application/json"}, json.dumps(content).encode()
@@ -109,6 +123,10 @@ class Answer(BaseHTTPRequestHandler):
             headers |= {"X-Linked-Etag": f'"{entry["lfs"]["oid"]}"', "X-Linked-Size": str(len(body))}
         if name in self.server.spoiled:
             body = body[:-1] + bytes([body[-1] ^ 1])
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if asked:
+            begin, end = map(int, asked.groups())
+            return 206, {**headers, "Content-Range": f"bytes {begin}-{end}/{len(body)}"}, body[begin : end + 1]
         return 200, headers, body
 
 

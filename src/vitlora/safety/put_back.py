@@ -36,6 +36,8 @@ def run_or_put_back(run: Callable[..., None], stage: Any, dry: bool = False, **o
         run(stage, dry=dry, **options)
         if not options.get("no_commit") and not options.get("allow_missing"):
             _refuse_lost(stage)
+            # What a stage keeps to go on from is of use until now: a kill while DVC hashes would take its outputs away.
+            shutil.rmtree(Path(stage.repo.root_dir, ".work", stage.addressing, "kept"), ignore_errors=True)
     except BaseException:
         _put_back(stage, kept)
         raise
