@@ -183,6 +183,15 @@ def many() -> str:
     return table(head, map(row, results("many_pictures")["rows"]))
 
 
+def stream() -> str:
+    """What packing a stream takes."""
+    rows = results("stream")["rows"]
+    return table(
+        ("pictures", "parquet files of, MB", "memory, MB", "time, s"),
+        ((f"{row['pictures']:,}", f"{row['file_mb']:,}", f"{row['mb']:,}", f"{row['s']:.0f}") for row in rows),
+    )
+
+
 def scaling() -> str:
     """What several GPUs should train, by the scaling model: a row a model and batch, a column a number of GPUs."""
     found: dict[tuple[str, str], list[str]] = {}
@@ -314,6 +323,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed-small": speed_small,
     "captured": captured,
     "many": many,
+    "stream": stream,
     "scaling": scaling,
     "several-gpus": several_gpus,
     "faults": faults,
