@@ -309,7 +309,7 @@ def test_a_stream_from_the_hub_keeps_no_file_and_goes_on_after_a_lost_connection
     done = project.run("-c", SMALL_BLOCKS)
     assert done.returncode == 1
     *tries, error = done.stderr.splitlines()
-    assert re.fullmatch(r"error: .* cannot read owner/pets: .*; the pictures that have come are kept: .*", error)
+    assert re.fullmatch(r"error: .* cannot read owner/pets: .*; what has come is kept: if .*", error)
     assert all("Retrying" in line or "thrown while requesting" in line for line in tries)
     assert len(list(project.root.glob(".work/download/kept/*/0*"))) == 2
     assert not (project.root / "data/raw").exists()

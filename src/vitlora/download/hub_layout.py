@@ -21,7 +21,7 @@ CARD = ("README.md", ".huggingface.yaml")
 # Members of a WebDataset tar that hold a label or facts; all others stay bytes.
 TAR_TEXTS = ("txt", "text", "transcript", "cls", "cls2", "index", "inx", "id", "json", "jsn")
 AT_ONCE = 8  # files asked for their class names; on the Hub each is a request
-GO_ON = "; the pictures that have come are kept: with the connection back, the same command goes on behind them"
+KEPT = "; what has come is kept: if the connection was lost, the same command goes on behind it"
 Labels = dict[Any, int]
 
 
@@ -42,6 +42,11 @@ class Place:
     revision: str | None
     files: str
     card: Path
+
+    @property
+    def hint(self) -> str:
+        """What to add where a row can't be read."""
+        return KEPT if self.revision else ""
 
 
 class Position(NamedTuple):
@@ -257,8 +262,7 @@ def _open_streams(place: Place, config: str | None) -> Any:
     raise VitloraError(f"data.config: got {shown(config)}; {place.name} has the configurations {', '.join(names)}")
 
 
-def _unread(place: Place, error: Exception) -> VitloraError:
-    hint = GO_ON if place.revision else ""
+def _unread(place: Place, error: Exception, hint: str = "") -> VitloraError:
     return VitloraError(f"data.path: `datasets` cannot read {place.name}: {first_line(error)}{hint}")
 
 
@@ -360,7 +364,7 @@ def _examples(stream: Any, place: Place) -> Iterator[dict[str, Any]]:
     try:
         yield from stream
     except Exception as error:  # as where it is opened
-        raise _unread(place, error) from None
+        raise _unread(place, error, place.hint) from None
 
 
 def _read(place: Place, path: str) -> bytes:
@@ -375,4 +379,4 @@ def _read(place: Place, path: str) -> bytes:
             return bytes(file.read())
     except Exception as error:  # as where it is opened
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise VitloraError(f"{place.name}: cannot read {path}: {reason}{GO_ON if place.revision else ''}") from None
+        raise VitloraError(f"{place.name}: cannot read {path}: {reason}{place.hint}") from None
