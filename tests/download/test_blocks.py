@@ -84,8 +84,7 @@ SETS = {
     "parquet": (parquet([0, 1] * 13), {}),
     "names as text": (parquet(["dog", "cat", "ant", "dog"] * 6, "string"), {}),
     "numbers": (parquet([10, 9, -1, 100] * 6, "int64"), {}),
-    "pictures": (folder_of_pictures, {}),
-    "one split of two": (folder_of_pictures, {"splits": ONE}),
+    "pictures, one split of two": (folder_of_pictures, {"splits": ONE}),
     "tar": (tars, {"splits": ONE, "columns": ("png", "cls")}),
 }
 

@@ -67,6 +67,15 @@ def test_a_stage_that_ends_well_leaves_nothing_aside(repo, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_what_a_stage_kept_to_go_on_from_goes_when_dvc_has_its_outputs_and_not_before(repo):
+    Path(".work/t/kept").mkdir(parents=True)
+    with pytest.raises(Exception, match="failed to run"):
+        run(repo, "exit 3")
+    assert Path(".work/t/kept").is_dir()
+    run(repo, GOOD.replace("echo 1", "echo 2"))
+    assert os.listdir(".work/t") == []
+
+
 def test_an_output_that_did_not_reach_the_cache_fails_its_stage(repo, monkeypatch):
     """DVC says nothing where the disk was full."""
     monkeypatch.setattr("dvc.output.Output.commit", lambda *args, **options: None)

@@ -120,6 +120,7 @@ BAD_VALUES = [  # key, the value as YAML, the value as shown, the rule
     ("data.path", "3", "3", WORD),
     ("data.path", '""', '""', "not empty"),
     ("data.image_column", "null", "null", WORD),
+    ("data.streaming", "1", "1", "true or false"),
     ("ingest.on_bad", "ignore", '"ignore"', "fail or skip"),
     ("ingest.max_bad_fraction", "1.5", "1.5", "at most 1"),
     ("ingest.on_duplicate", "drop", '"drop"', "fail or skip"),
