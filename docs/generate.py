@@ -192,6 +192,24 @@ def stream() -> str:
     )
 
 
+def smaller() -> str:
+    """What scaled down pictures save and cost."""
+    rows = results("smaller")["rows"]
+    return table(
+        ("shorter side, px", "bytes left", "mean difference", "99th percentile", "largest"),
+        (
+            (
+                f"{row['short_side_px']}",
+                f"{row['bytes']:.0%}",
+                f"{row['mean']}",
+                f"{row['percentile_99']:.0f}",
+                f"{row['max']}",
+            )
+            for row in rows
+        ),
+    )
+
+
 def scaling() -> str:
     """What several GPUs should train, by the scaling model: a row a model and batch, a column a number of GPUs."""
     found: dict[tuple[str, str], list[str]] = {}
@@ -324,6 +342,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "captured": captured,
     "many": many,
     "stream": stream,
+    "smaller": smaller,
     "scaling": scaling,
     "several-gpus": several_gpus,
     "faults": faults,

@@ -60,7 +60,12 @@ def model(folder):
 def data(source, path=None, **more):
     usual = {"image_column": "image", "label_column": "label", "train_split": "train", "val_split": None}
     usual["streaming"] = False
-    rest = dict.fromkeys(("revision", "sha256", "name_encoding", "config", "split_column", "test_split")) | more
+    rest = (
+        dict.fromkeys(
+            ("max_short_side_px", "revision", "sha256", "name_encoding", "config", "split_column", "test_split")
+        )
+        | more
+    )
     return DataSource(source=source, path=None if path is None else str(path), **{**usual, **rest})
 
 

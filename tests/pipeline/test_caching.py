@@ -100,7 +100,7 @@ def test_of_a_base_model_preprocess_depends_on_its_size_and_filter_alone(still, 
     [
         ("src/vitlora/core/text.py", EACH),
         ("src/vitlora/storage/packed.py", EACH),
-        ("src/vitlora/images/pixels.py", ["preprocess", "train"]),
+        ("src/vitlora/images/pixels.py", ["download", "preprocess", "train"]),
         ("src/vitlora/net/fetch.py", ["download"]),
         ("src/vitlora/download/sources.py", ["download"]),
         ("src/vitlora/preprocess/splits.py", ["preprocess"]),

@@ -24,8 +24,8 @@ from vitlora.download.found import Picture
 from vitlora.download.hub_layout import HubSet, Labels, Position, Row, in_order
 from vitlora.storage.packed import BYTES, INDEX, SHARD_BYTES, TEXTS, Item, Packed, write_packed
 
-PACKAGES = ("datasets", "huggingface_hub", "pyarrow")
-CODE = [Path(__file__).parents[1] / name for name in ("core", "storage", "net", "download")]
+PACKAGES = ("datasets", "huggingface_hub", "pyarrow", "pillow", "simplejpeg")
+CODE = [Path(__file__).parents[1] / name for name in ("core", "storage", "images", "net", "download")]
 NEXT, DRAFT, IMAGES = "next.json", "draft", BYTES.format(0)
 
 
@@ -47,7 +47,12 @@ def blocks_folder(root: Path, *about: object) -> Path:
 
 
 def pack_stream(
-    found: HubSet, columns: Sequence[str], as_item: Callable[[Picture], Item], raw: Path, folder: Path
+    found: HubSet,
+    columns: Sequence[str],
+    as_item: Callable[[Picture], Item],
+    raw: Path,
+    folder: Path,
+    scale: Callable[[Iterable[Row]], Iterator[Row]] = iter,
 ) -> list[str]:
     """Write a data set's pictures as ``write_packed`` would, each read once.
 
@@ -60,6 +65,7 @@ def pack_stream(
         as_item: What to write of a picture.
         raw: Gets the packed pictures.
         folder: Holds the blocks of a run before, and of this one. They share their bytes with ``raw``.
+        scale: Changes pictures on their way; it may read ahead.
 
     Returns:
         Class names; position = label.
@@ -72,7 +78,7 @@ def pack_stream(
         noted = read_json(blocks[-1].folder / NEXT)
         begin, labels = Position(*noted["next"]), {value: label for label, value in enumerate(noted["values"])}
         _tell(blocks, "from the run before")
-    rows = found.rows(begin)
+    rows = scale(found.rows(begin))
     for first in rows:
         items = _items(found, labels, chain([first], rows), as_item, folder / DRAFT / NEXT)
         blocks.append(_write(folder, len(blocks), columns, items))
@@ -101,7 +107,7 @@ def _named(folder: Path, number: int) -> Path:
 def _items(
     found: HubSet, labels: Labels, rows: Iterable[Row], as_item: Callable[[Picture], Item], note: Path
 ) -> Iterator[Item]:
-    """Yield what fills a file of images, and note where to go on before a later row is asked for."""
+    """Yield what fills a file of images, and note where to go on behind it."""
     size = 0
     for row in rows:
         yield as_item(Picture(row.path, row.split, found.label(row, labels), row.data))

@@ -67,7 +67,7 @@ class Row:
         path: As ``Picture`` has it.
         value: Of the label column.
         data: The picture's bytes.
-        stream: What it came from.
+        next: Where to go on behind it.
     """
 
     split: str
@@ -75,12 +75,7 @@ class Row:
     path: str
     value: Any
     data: bytes
-    stream: Any
-
-    @property
-    def next(self) -> Position:
-        """Where to go on, as long as no later row has been asked for."""
-        return Position(self.split, self.number + 1, self.stream.state_dict())
+    next: Position
 
 
 @dataclass(frozen=True)
@@ -112,8 +107,8 @@ class HubSet:
                 first = begin.row
                 stream.load_state_dict(begin.state)
             for number, example in enumerate(_examples(stream, self.place), first):
-                data = self._bytes(example[self.image_column])
-                yield Row(split, number, f"{theirs}/{number:06d}", example[self.label_column], data, stream)
+                data, behind = self._bytes(example[self.image_column]), Position(split, number + 1, stream.state_dict())
+                yield Row(split, number, f"{theirs}/{number:06d}", example[self.label_column], data, behind)
 
     def stated_labels(self) -> Labels:
         """Return the label of each value as ClassLabel says; nothing without it."""

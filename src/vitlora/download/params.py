@@ -37,6 +37,10 @@ class DataSource(Params):
     """With hub and hub_folder: rows are packed as they come, without a copy of the files, for a set that fits on the
     disk but once (docs/large.md).
     """
+    max_short_side_px: int | None = Field(ge=1)
+    """Larger pictures are scaled down so that their shorter side has so many px, where the originals don't fit on the
+    disk; null keeps all as they are (docs/large.md).
+    """
     image_column: str = Field(min_length=1)
     """With hub, hub_folder and table: column of the pictures, in a table of their paths or names."""
     label_column: str = Field(min_length=1)

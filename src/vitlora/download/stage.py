@@ -19,6 +19,7 @@ from vitlora.download.found import Found, Picture
 from vitlora.download.hub_layout import CARD, HubSet, from_hub_layout, in_folder, on_hub, open_hub_layout
 from vitlora.download.layout import recorded, told
 from vitlora.download.params import DataSource, ModelSource
+from vitlora.download.smaller import scaling
 from vitlora.download.sources import from_archive, from_digits, from_folder
 from vitlora.download.table import from_table
 from vitlora.download.timm_facts import check_timm
@@ -47,7 +48,7 @@ def download(data: DataSource, model: ModelSource, raw: Path, base: Path, keep: 
     Args:
         data: Where the images come from.
         model: Where the base model comes from.
-        raw: Gets the pictures' original bytes, packed, and ``classes.json`` and ``left_out.json``.
+        raw: Gets the pictures' bytes, packed, and ``classes.json`` and ``left_out.json``.
         base: Gets config.json, preprocessor_config.json, safetensors weights, and ``image.json``: what `auto` means.
         keep: Folder for what has come of a stream, from which a run that was stopped goes on.
 
@@ -59,11 +60,13 @@ def download(data: DataSource, model: ModelSource, raw: Path, base: Path, keep: 
     fetch_base(model, base)
     for line in told(found.left_out):
         print(line)
-    if isinstance(found, HubSet):
-        names = pack_stream(found, COLUMNS, _item, raw, blocks_folder(keep, data.model_dump(), _files(data)))
-    else:
-        names = found.class_names
-        write_packed(raw, COLUMNS, map(_item, found.pictures))
+    with scaling(data.max_short_side_px) as scale:
+        if isinstance(found, HubSet):
+            blocks = blocks_folder(keep, data.model_dump(), _files(data))
+            names = pack_stream(found, COLUMNS, _item, raw, blocks, scale)
+        else:
+            names = found.class_names
+            write_packed(raw, COLUMNS, map(_item, scale(found.pictures)))
     write_json(raw / "classes.json", names)
     write_json(raw / "left_out.json", recorded(found.left_out))
     packed = Packed(raw)

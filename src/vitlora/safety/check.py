@@ -112,6 +112,9 @@ def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
     # A base may have been trained at such a size, as SigLIP at 384 px with patches of 14: its border is never seen.
     if type(size) is int and isinstance(patch, int) and size % patch and size != known.get("image_size"):
         yield f"image.size_px: got {size}; the rule: a multiple of the base model's patch, {patch} px"
+    side = _value(document, "data", "max_short_side_px")
+    if type(side) is int and type(size) is int and 0 < side < size:
+        yield f"data.max_short_side_px: got {side}; the rule: no less than image.size_px, {size}"
     width = known.get("hidden_size")
     for key, rank in _ranks(document):
         if isinstance(rank, int) and isinstance(width, int) and rank > width:
