@@ -15,7 +15,7 @@ import numpy as np
 from common import host, version
 
 from vitlora.core.files import write_json
-from vitlora.download.sources import from_hub_layout
+from vitlora.download.hub_layout import from_hub_layout
 from vitlora.images.pixels import decode, resize_and_crop
 from vitlora.model.base import device_of_choice, load_base, read_normalisation
 from vitlora.report.suspects import BATCH, out_of_sample, pooled, suspected

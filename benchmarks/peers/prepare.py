@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from peers.job import places
 from vitlora.core.files import read_csv, write_csv, write_json
 from vitlora.core.params import load_params, read_document
 from vitlora.download.found import Picture
-from vitlora.download.sources import from_hub_layout
+from vitlora.download.hub_layout import from_hub_layout
 from vitlora.preprocess.params import PreprocessStage
 from vitlora.preprocess.stage import preprocess
 from vitlora.storage.packed import INDEX, Packed, write_packed
@@ -41,7 +42,13 @@ def random_model(folder: Path, tiny: bool, model: str = "ViT-B/16") -> int:
         Dinov2Model(small).save_pretrained(folder)
     else:
         ViTModel(ViTConfig(**(TINY if tiny else {})), add_pooling_layer=False).save_pretrained(folder)
-    processor = {
+    write_json(folder / "preprocessor_config.json", processor(side))
+    return int(side)
+
+
+def processor(side: int) -> dict[str, Any]:
+    """Return the preprocessor_config.json of a base for squares of so many px."""
+    return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "do_rescale": True,
@@ -52,8 +59,6 @@ def random_model(folder: Path, tiny: bool, model: str = "ViT-B/16") -> int:
         "resample": 2,
         "size": {"height": side, "width": side},
     }
-    write_json(folder / "preprocessor_config.json", processor)
-    return int(side)
 
 
 def download_folder(data: Path, raw: Path) -> None:
