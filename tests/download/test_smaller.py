@@ -1,7 +1,6 @@
 """Large pictures are scaled down as a person sees them; what is small, damaged or worth a look keeps its bytes."""
 
 import io
-import os
 
 import numpy as np
 import pytest
@@ -85,7 +84,7 @@ def test_damaged_pictures_go_on_as_they_are_and_all_stay_in_order(monkeypatch):
     pictures = [Picture(f"{n}.jpg", "train", n % 2, data) for n, data in enumerate(given)]
     found = []
     for cores in (1, 2):
-        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr("vitlora.download.smaller.cores", lambda cores=cores: cores)
         with scaling(64) as scale:
             found.append(list(scale(iter(pictures))))
     assert found[0] == found[1]

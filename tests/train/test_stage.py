@@ -142,7 +142,7 @@ def test_steps_that_the_data_fills_are_not_remarked_on(inputs, tmp_path, capsys)
 @pytest.mark.parametrize(("asked", "gpu", "expected"), [(None, False, 0), (None, True, 14), (3, True, 3), (0, True, 0)])
 def test_loader_workers_are_those_asked_for_or_what_the_machine_bears(monkeypatch, tmp_path, asked, gpu, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr("os.cpu_count", lambda: 32)
+    monkeypatch.setattr("vitlora.train.stage.cores", lambda: 32)
     section = load_params(TrainStage, parameters(tmp_path, {"train.dataloader_num_workers": asked}), tmp_path).train
     assert loader_workers(section) == expected
 

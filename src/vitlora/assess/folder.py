@@ -2,7 +2,6 @@
 
 import difflib
 import hashlib
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitlora.assess.shifts import Classifier
+from vitlora.core.cores import cores
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_csv, read_json
 from vitlora.core.text import counted, printable
@@ -194,7 +194,7 @@ def answer(found: Plan, classifier: Classifier, known: Labels, done: Callable[[i
     names = list(found.files)
     logits, rows, digests, bad = [], [], [], {}
     function = partial(_read_square, known.image_size, known.interpolation)
-    with Isolated(min(os.cpu_count() or 1, -(-len(names) // CHUNK))) as workers:
+    with Isolated(min(cores(), -(-len(names) // CHUNK))) as workers:
         squares = enumerate(workers.map(function, found.files.values(), CHUNK))
         for batch in _batches(squares):
             bad.update({names[row]: f"{each.reason}: {each}" for row, each in batch if isinstance(each, BadImageError)})

@@ -1,7 +1,6 @@
 """Look at this machine and, once data is prepared, at what holds training up: the loader or the step."""
 
 import argparse
-import os
 import platform
 import shutil
 import time
@@ -10,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from vitlora.core.cores import cores
 from vitlora.core.params import load_params, read_document
 from vitlora.safety.check import check_document
 from vitlora.train.params import Train, TrainStage
@@ -58,13 +58,13 @@ def about_machine() -> Iterator[str]:
     yield f"python   {platform.python_version()}, {', '.join(_versions())}"
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
-        yield f"device   {card.name}, {card.total_memory / 2**30:.0f} GiB; {os.cpu_count()} cores"
+        yield f"device   {card.name}, {card.total_memory / 2**30:.0f} GiB; {cores()} cores"
         if SHARED.is_dir() and shutil.disk_usage(SHARED).free < SHARED_BYTES:
             free = shutil.disk_usage(SHARED).free / 2**20
             yield f"note: {SHARED} has {free:.0f} MiB free, too little for loader workers; in Docker: --shm-size=2g"
     else:
         bf16 = "with" if torch.cpu._is_avx512_bf16_supported() else "without"
-        yield f"device   CPU, {os.cpu_count()} cores, {bf16} bf16; {torch.get_num_threads()} threads"
+        yield f"device   CPU, {cores()} cores, {bf16} bf16; {torch.get_num_threads()} threads"
 
 
 def _versions() -> Iterator[str]:
@@ -126,7 +126,7 @@ def advice(loader: float, step: float, way: str, workers: int, train: Train) -> 
         workers: Of the loader; without any, loading and step take turns.
         train: The section.
     """
-    cores = os.cpu_count() or 1
+    most = cores() - 1
     if workers == 0:
         share = step / (loader + step)
         if share < WORTH_A_WORKER:
@@ -135,8 +135,8 @@ def advice(loader: float, step: float, way: str, workers: int, train: Train) -> 
     if loader > MARGIN * step:
         slow = "" if "fused" in way or "fp32" in way else ": train.step: fused is faster where the model allows it"
         return f"the step is the bottleneck{slow}"
-    if workers < cores - 1:
-        return f"the loader is the bottleneck: raise train.dataloader_num_workers to {cores - 1}"
+    if workers < most:
+        return f"the loader is the bottleneck: raise train.dataloader_num_workers to {most}"
     if train.decoder == "pil":
         return "the loader is the bottleneck: set train.decoder: simplejpeg"
     return "the loader is the bottleneck, and decoding is all it does: give it more cores, or store smaller photos"

@@ -6,7 +6,6 @@ as without a model. 2: the command line has a mistake. 130: Ctrl-C. 141: the rea
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from time import monotonic
 from typing import TextIO
 
 from vitlora.cli.exported import note_if_old, refuse_missing
+from vitlora.core.cores import cores
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import counted, printable, shown_seconds
 from vitlora.predict.classifier import CHUNK, Classifier, Prediction
@@ -76,7 +76,7 @@ def act(args: argparse.Namespace) -> None:
     folder = located(args.model, args.precision)
     if folder == Path(args.model):
         refuse_missing(folder)
-    workers = min(PROCESSES, os.cpu_count() or 1, math.ceil(len(found) / CHUNK))
+    workers = min(PROCESSES, cores(), math.ceil(len(found) / CHUNK))
     own = {"workers": workers, "allow_private": args.allow_private, "precision": args.precision}
     with Classifier(folder, **own) as model:
         note_if_old(folder)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitlora.cli.exported import note_if_old, refuse_missing
+from vitlora.core.cores import cores
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import is_address, printable
 from vitlora.images.formats import MAX_PIXELS
@@ -128,7 +129,7 @@ def _decoders(given: int | None) -> int:
     if given is not None and not 1 <= given <= 64:
         raise VitloraError(f"--decoders: got {given}; the rule: 1 to 64")
     # More would want the model's own cores: the same rate, and later answers (benchmarks/results/serve.json).
-    return given or min(DECODERS, max(1, (os.cpu_count() or 1) // 2))
+    return given or min(DECODERS, max(1, cores() // 2))
 
 
 def _keys(path: Path | None) -> list[str]:

@@ -1,7 +1,6 @@
 """Scale large pictures down before they are packed, where the originals don't fit on the disk."""
 
 import io
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TypeVar
 
 from PIL import Image
 
+from vitlora.core.cores import cores
 from vitlora.download.found import Picture
 from vitlora.download.hub_layout import Row
 from vitlora.images.formats import BadImageError
@@ -33,7 +33,7 @@ def scaling(side: int | None) -> Iterator[Callable[[Iterable[Pictured]], Iterato
     if side is None:
         yield iter
         return
-    with Isolated(os.cpu_count() or 1) as workers:
+    with Isolated(cores()) as workers:
         yield partial(_scaled, workers, side)
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from vitlora.core.cores import cores
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json, write_json, write_text
 from vitlora.core.params import shown
@@ -112,7 +112,7 @@ def _begun(keep: Path | None, source: Packed, squares: "Squares") -> Iterator[tu
     """Start the processes, and take up what a run before this one has left."""
     with (
         nullcontext(keep) if keep else TemporaryDirectory() as root,
-        Isolated(min(os.cpu_count() or 1, -(-len(source) // CHUNK) or 1)) as workers,
+        Isolated(min(cores(), -(-len(source) // CHUNK) or 1)) as workers,
     ):
         yield workers, Kept(Path(root), digest(source.folder), squares.side)
 

@@ -21,6 +21,7 @@ from typing import Literal, NoReturn
 
 import psutil
 
+from vitlora.core.cores import cores
 from vitlora.core.entry import importing
 from vitlora.core.errors import StoppedError, VitloraError
 from vitlora.core.text import counted
@@ -181,9 +182,8 @@ def _start(place: Place, command: Sequence[str], devices: Sequence[str]) -> subp
     if devices:
         own["CUDA_VISIBLE_DEVICES"] = devices[place.number]
     local = "lo0" if sys.platform == "darwin" else "lo"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     shared = {
-        "OMP_NUM_THREADS": str(max(1, cores // place.count)),
+        "OMP_NUM_THREADS": str(max(1, cores() // place.count)),
         "GLOO_SOCKET_IFNAME": local,  # they meet on this machine, and no other need hear of it
         "NCCL_SOCKET_IFNAME": local,
     }

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from vitlora.core.cores import cores
 from vitlora.core.errors import VitloraError
 from vitlora.images.formats import BadImageError
 from vitlora.images.pixels import decode, resize_and_crop
@@ -142,7 +143,7 @@ def _compute(base: Path, known: Labels, train: Packed, test: NDArray[np.uint8], 
     normalisation = read_normalisation(base)
     parts = []
     function = partial(_square, train, known.image_size, known.interpolation)
-    with Isolated(min(os.cpu_count() or 1, -(-len(train) // CHUNK))) as workers:
+    with Isolated(min(cores(), -(-len(train) // CHUNK))) as workers:
         for batch in _batches(workers.map(function, range(len(train)), CHUNK)):
             parts.append(pooled(model, np.stack(batch), normalisation))
             bar.update(len(batch))

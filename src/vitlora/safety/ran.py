@@ -4,7 +4,6 @@ A file of its own in Git, and no output of a stage: seconds differ from run to r
 stays as it is where a stage runs again and its results are the same.
 """
 
-import os
 import platform
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from vitlora.core.cores import cores
 from vitlora.core.files import read_json, sha256_file, write_json
 from vitlora.storage.manifest import MANIFEST
 
@@ -72,7 +72,7 @@ def here() -> dict[str, Any]:
     return {
         "device": _device(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": cores(),
         "system": platform.platform(aliased=True, terse=True),
         "python": platform.python_version(),
         "versions": dict(_versions()),

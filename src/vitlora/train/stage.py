@@ -1,7 +1,6 @@
 """Train: fit a LoRA adapter with the Hugging Face Trainer and keep the epoch that is best on val."""
 
 import gc
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from zlib import crc32
 import torch
 from transformers import TrainingArguments, set_seed
 
+from vitlora.core.cores import cores
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import sha256_file, significant, write_csv, write_json
 from vitlora.core.params import read_document
@@ -425,7 +425,7 @@ def loader_workers(train: Train, processes: int = 1) -> int:
     """
     if train.dataloader_num_workers is not None:
         return train.dataloader_num_workers
-    return max(1, min(14, (os.cpu_count() or 1) // processes - 2)) if torch.cuda.is_available() else 0
+    return max(1, min(14, cores() // processes - 2)) if torch.cuda.is_available() else 0
 
 
 def _decides(

@@ -1,13 +1,13 @@
 """Where a training epoch's time goes: one line for people, one row in a file that nothing tracks."""
 
 import csv
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from vitlora.core.cores import cores
 from vitlora.core.text import counted
 from vitlora.model.batches import Feed
 
@@ -68,5 +68,5 @@ class Timing:
             faster = "" if self.decoder == "simplejpeg" else ", or set train.decoder: simplejpeg"
             yield (
                 f"  note: loading is the bottleneck; raise train.dataloader_num_workers (this machine has "
-                f"{os.cpu_count()} cores){faster}"
+                f"{cores()} cores){faster}"
             )

@@ -2,7 +2,6 @@
 
 # mypy: disable-error-code="no-untyped-call"
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from typing import Any
 
 import torch
 import triton
+
+from vitlora.core.cores import cores
 
 # Triton compiles a kernel anew for whole numbers that are 1 or multiples of 16. These differ from layer to layer and in
 # a last batch, and gain nothing by it; strides keep it, since it makes loads wide.
@@ -48,7 +49,7 @@ def is_only_compiling() -> bool:
 @contextmanager
 def only_compiling() -> Iterator[None]:
     """Compile the kernels that are called inside, side by side, and run none; at the end all are ready."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool, triton.AsyncCompileMode(pool):
+    with ThreadPoolExecutor(cores()) as pool, triton.AsyncCompileMode(pool):
         token = _only_compiling.set(True)
         try:
             yield
