@@ -155,7 +155,7 @@ def test_one_that_gets_further_each_time_is_begun_as_often_as_it_takes(begin, mo
         one.process.wait()
         ends.append(one.settle(halted=False).kind)
     assert ends == [AGAIN] * 13 + [DONE]
-    one.forget_checkpoints()
+    one.forget()
     assert not place.exists()
 
 

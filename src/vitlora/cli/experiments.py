@@ -7,12 +7,18 @@
     vitlora experiments retry       what failed once more, and what is left
 
 The same `run` goes on with a sweep that was stopped or killed; with more values it adds theirs.
+
+On a SLURM cluster, from its login node, each a job with one GPU (docs/experiments.md has more):
+
+    vitlora experiments run -S ... --engine slurm --partition gpu --sbatch='--time=02:00:00 --mem=16G'
+
 docs/experiments.md says what it survives.
 """
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 from vitlora.core.errors import VitloraError
@@ -20,6 +26,7 @@ from vitlora.core.text import counted
 
 NAME = "sweep"
 FOLDER = Path(".work/experiments")
+ENGINES = (LOCAL, SLURM) = ("local", "slurm")
 DEEDS = {
     "run": "begin a sweep, or go on with it",
     "status": "show how the sweeps fare",
@@ -43,7 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parsers[deed].add_argument("name", nargs="?", help="of the sweep, where there are several")
     for deed in ("run", "retry"):
         parsers[deed].add_argument(
-            "--jobs", type=int, metavar="N", help="at once: one GPU each (all that are free), or on the CPU (1)"
+            "--jobs",
+            type=int,
+            metavar="N",
+            help="at once: one GPU each (all that are free), or on the CPU (1); with SLURM, jobs in its queue (all)",
+        )
+        kept = " (as the sweep was last run)" if deed == "retry" else ""
+        parsers[deed].add_argument(
+            "--engine", choices=ENGINES, help=f"where: on this machine, or as jobs of SLURM{kept}"
+        )
+        parsers[deed].add_argument("--partition", metavar="NAME", help="of SLURM, for these jobs")
+        parsers[deed].add_argument(
+            "--sbatch", metavar="OPTIONS", help="more of sbatch's: '--account=x --gres=gpu:2'; --gres=none for no GPU"
         )
 
 
@@ -61,59 +79,83 @@ def act(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     from vitlora.experiments.begin import prepare
-    from vitlora.trials.devices import taken
     from vitlora.trials.lock import only_runner
     from vitlora.trials.names import refuse_name
 
     refuse_name(args.name)
-    folder = FOLDER / args.name
-    with only_runner(folder, "sweep") as lock, taken(args.jobs, args.name) as slots:
-        _go(prepare(args.set_param, folder), slots, lock)
+    folder, options = FOLDER / args.name, _options(args)
+    with only_runner(folder, "sweep") as lock, _engine(args.jobs, options, folder.name, lock) as engine:
+        _go(prepare(args.set_param, folder), engine, options)
 
 
 def _retry(args: argparse.Namespace) -> None:
-    from vitlora.experiments.begin import prepare_again
+    from vitlora.experiments.begin import as_begun, prepare_again
     from vitlora.experiments.control import find
     from vitlora.experiments.journal import FAILED, WAITING
-    from vitlora.trials.devices import taken
     from vitlora.trials.lock import only_runner
 
     folder = find(FOLDER, args.name)
-    with only_runner(folder, "sweep") as lock, taken(args.jobs, folder.name) as slots:
+    last = as_begun(folder).journal.about.get("slurm")
+    options = last["options"] if last and (args.engine, args.partition, args.sbatch) == (None,) * 3 else _options(args)
+    with only_runner(folder, "sweep") as lock, _engine(args.jobs, options, folder.name, lock) as engine:
         plan = prepare_again(folder)
         for member in list(plan.journal.members.values()):
             if member.state == FAILED:
                 plan.journal.note(member.number, state=WAITING, error="")
-        _go(plan, slots, lock)
+        _go(plan, engine, options)
 
 
-def _go(plan: Any, slots: Any, lock: int) -> None:
+def _options(args: argparse.Namespace) -> list[str] | None:
+    """Return what jobs are submitted with; None where experiments run on this machine."""
+    from vitlora.experiments.slurm.queue import options
+
+    if args.engine == SLURM:
+        return options(args.partition, args.sbatch or "")
+    for option, value in (("--partition", args.partition), ("--sbatch", args.sbatch)):
+        if value is not None:
+            raise VitloraError(f"{option}: got {value}, which says something to SLURM only; add --engine slurm")
+    return None
+
+
+@contextmanager
+def _engine(jobs: int | None, options: list[str] | None, name: str, lock: int) -> Iterator[Any]:
+    from vitlora.experiments.grid import MOST
+    from vitlora.experiments.local import Local
+    from vitlora.experiments.slurm.engine import Slurm
+    from vitlora.trials.devices import refuse_jobs, taken
+
+    if options is None:
+        with taken(jobs, name) as slots:
+            yield Local(slots, lock)
+        return
+    refuse_jobs(MOST if jobs is None else jobs)
+    yield Slurm(options, MOST if jobs is None else jobs)
+
+
+def _go(plan: Any, engine: Any, options: list[str] | None) -> None:
     from vitlora.compare.screen import make_console
     from vitlora.experiments import results
+    from vitlora.experiments.begin import hand_over
     from vitlora.experiments.board import Board, counts
-    from vitlora.experiments.journal import FAILED
-    from vitlora.experiments.runner import Sweep
+    from vitlora.experiments.journal import FAILED, STOPPED
+    from vitlora.experiments.runner import Sweep, clear
 
+    hand_over(plan, options)
     console, members = make_console(), plan.journal.members
-    at_once = f", {len(slots)} at once" if len(slots) > 1 else ""
-    said = f"{plan.folder.name}: {counted(len(members), 'experiment')}{at_once} from commit {plan.origin.fingerprint}"
-    print(f"{said}; {counts(plan.journal)}", flush=True)
-    _clear(plan.folder)
+    said = f"{plan.folder.name}: {counted(len(members), 'experiment')}{engine.manner} from commit"
+    print(f"{said} {plan.origin.fingerprint}; {counts(plan.journal)}", flush=True)
+    clear(plan)
     try:
         with Board(plan, console) as board:
-            Sweep(plan, slots, lock, board).run()
+            Sweep(plan, engine, board).run()
     finally:
-        _clear(plan.folder)
+        clear(plan)
     results.show(plan, console)
-    failed = sum(member.state == FAILED for member in members.values())
+    failed, stopped = (sum(member.state == state for member in members.values()) for state in (FAILED, STOPPED))
     if failed:
         raise VitloraError(f"{failed} of {counted(len(members), 'experiment')} failed; why, stands above")
-
-
-def _clear(folder: Path) -> None:
-    """Remove clones, those of a runner that was killed too."""
-    for tree in folder.glob("tree-*"):
-        rmtree(tree, ignore_errors=True)
+    if stopped:
+        raise VitloraError(f"{counted(stopped, 'job')} cancelled with scancel, not by this; the same command goes on")
 
 
 def _status(args: argparse.Namespace) -> None:
@@ -126,6 +168,7 @@ def _status(args: argparse.Namespace) -> None:
 
 
 def _stop(args: argparse.Namespace) -> None:
+    from vitlora.compare.screen import make_console
     from vitlora.experiments.control import find, stop
 
-    stop(find(FOLDER, args.name))
+    stop(find(FOLDER, args.name), make_console())

@@ -9,7 +9,7 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.params import read_document
 from vitlora.core.text import counted
 from vitlora.experiments.grid import Values, identity, members, read_grid, refuse_mistakes
-from vitlora.experiments.journal import Journal, mend, read_journal
+from vitlora.experiments.journal import QUEUED, Journal, mend, read_journal
 from vitlora.safety.preflight import check_params
 from vitlora.safety.source import write_source
 from vitlora.safety.workspace import PARAMS
@@ -86,6 +86,31 @@ def prepare_again(folder: Path) -> Plan:
     check_changes(folder, "sweep", journal.about, origin.commit, origin.changes)
     start = begun_from(origin, folder, journal.about["commit"])
     return Plan(folder, journal.about["document"], start, journal)
+
+
+def as_begun(folder: Path) -> Plan:
+    """Return a sweep as its journal has it, whatever has become of the project: to look at it, and to end it."""
+    journal = read_journal(folder)
+    about = journal.about or {"below": ".", "document": {}, "commit": ""}
+    return Plan(folder, about["document"], Origin(Path(), Path(about["below"]), about["commit"], b"", Path()), journal)
+
+
+def hand_over(plan: Plan, options: Sequence[str] | None) -> None:
+    """Note what jobs are submitted with and need to know; None where experiments run on this machine.
+
+    Raises:
+        VitloraError: Jobs are at work, and experiments would run twice.
+    """
+    with_slurm = sum(member.state == QUEUED for member in plan.journal.members.values())
+    if options is None and with_slurm:
+        raise VitloraError(
+            f"{plan.folder.name}: {counted(with_slurm, 'experiment')} of it {'is' if with_slurm == 1 else 'are'} with "
+            f"SLURM; go on with --engine slurm, or first `vitlora experiments stop {plan.folder.name}`"
+        )
+    where = {"top": str(plan.origin.top), "cache": str(plan.origin.cache)}
+    slurm = None if options is None else {"options": list(options), **where}
+    if slurm != plan.journal.about.get("slurm"):
+        plan.journal.begin({**plan.journal.about, "slurm": slurm})
 
 
 def _new(document: dict[str, Any], journal: Journal, wanted: Sequence[Values], folder: Path) -> list[Values]:

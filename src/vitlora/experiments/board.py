@@ -14,7 +14,7 @@ from vitlora.compare.screen import Column, make_table
 from vitlora.core.text import printable, shown_seconds
 from vitlora.experiments.begin import Plan
 from vitlora.experiments.grid import value_of, varied
-from vitlora.experiments.journal import DONE, FAILED, RUNNING, STOPPED, WAITING, Journal, Member
+from vitlora.experiments.journal import DONE, FAILED, QUEUED, RUNNING, STOPPED, WAITING, Journal, Member
 from vitlora.trials.child import LIVE, STAGE, live
 from vitlora.trials.values import shown_values
 
@@ -29,15 +29,20 @@ COLUMNS: list[Column] = [
 ]
 REFRESH_S = 1.0
 BESIDE = 4  # lines of a terminal that are not experiments
-FIRST = (RUNNING, FAILED, STOPPED, DONE, WAITING)  # where not all have room
+INTERRUPTED = "interrupted"
+FIRST = (RUNNING, FAILED, QUEUED, STOPPED, DONE, WAITING)  # where not all have room
 
 
 def counts(journal: Journal, alive: bool = True) -> str:
     """Return how many experiments are done, are at work and so on."""
-    found = Counter(member.state for member in journal.members.values())
-    words = {WAITING: "waiting", RUNNING: "running" if alive else "interrupted"}
-    states = [state for state in (DONE, RUNNING, STOPPED, FAILED, WAITING) if found[state]]
-    return ", ".join(f"{found[state]} {words.get(state, state)}" for state in states) or "nothing begun"
+    found = Counter(_state(member, alive) for member in journal.members.values())
+    order = (DONE, RUNNING, INTERRUPTED, QUEUED, STOPPED, FAILED, WAITING)
+    return ", ".join(f"{found[state]} {state}" for state in order if found[state]) or "nothing begun"
+
+
+def _state(member: Member, alive: bool) -> str:
+    """Return a state in a word: what runs here is interrupted once its runner is gone; what has a job is not."""
+    return INTERRUPTED if member.state == RUNNING and not (alive or member.job) else member.state
 
 
 def rows(plan: Plan, members: Sequence[Member], alive: bool = True, wide: bool = False) -> list[tuple[str, ...]]:
@@ -54,9 +59,11 @@ def rows(plan: Plan, members: Sequence[Member], alive: bool = True, wide: bool =
 
 
 def _row(plan: Plan, member: Member, keys: Sequence[str], wide: bool, alive: bool) -> tuple[str, ...]:
-    running = member.state == RUNNING
-    state, val = progress(plan, member) if running and alive else (member.state, member.val)
-    seconds = member.seconds + (time.time() - member.began if running and alive else 0.0)
+    state, val = _state(member, alive), member.val
+    running = state == RUNNING
+    if running:
+        state, val = progress(plan, member)
+    seconds = member.seconds + (time.time() - member.began if running and member.began else 0.0)
     test = ""
     if member.test:
         value, low, high = member.test
@@ -64,7 +71,7 @@ def _row(plan: Plan, member: Member, keys: Sequence[str], wide: bool, alive: boo
     values = {key: value_of(plan.document, member.values, key) for key in keys}
     return (
         plan.name(member.number),
-        "interrupted" if running and not alive else state,
+        state,
         "" if val is None else f"{val:.4f}",
         test,
         shown_seconds(seconds) if seconds else "",

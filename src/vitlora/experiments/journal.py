@@ -13,7 +13,8 @@ from vitlora.core.durable import sync_one
 from vitlora.core.errors import VitloraError
 from vitlora.trials.names import JOURNAL
 
-WAITING, RUNNING, STOPPED, DONE, FAILED = "waiting", "running", "stopped", "done", "failed"
+WAITING, QUEUED, RUNNING = "waiting", "queued", "running"  # queued: with SLURM, wherever that has it
+STOPPED, DONE, FAILED = "stopped", "done", "failed"
 CURE = "forgets this sweep, or --name another"
 
 
@@ -29,7 +30,8 @@ class Member:
         seconds: Spent on it, without what a killed runner could not note.
         began: Of the try at work, seconds since 1970.
         slot: Of the runs at once, which one it has or had.
-        device: Of that slot.
+        device: Of that slot; of one in SLURM, its node and GPUs.
+        job: Its id in SLURM; empty where it ran on this machine.
         commit: Of the experiment.
         val: Accuracy.
         test: Accuracy, and the ends of its 95 % interval.
@@ -45,6 +47,7 @@ class Member:
     began: float = 0.0
     slot: int = 0
     device: str = ""
+    job: str = ""
     commit: str = ""
     val: float | None = None
     test: list[float] | None = None
@@ -67,7 +70,7 @@ class Journal:
     members: dict[int, Member] = field(default_factory=dict)
 
     def begin(self, about: Mapping[str, Any]) -> None:
-        """Write the first line."""
+        """Write the first line, or what has changed in it."""
         self._append({"about": dict(about)})
 
     def note(self, number: int, **changes: Any) -> None:

@@ -3,8 +3,9 @@
 import json
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
+from shutil import rmtree
+from typing import Any
 
 from vitlora.compare.leaderboard import INTERVALS, read_scores
 from vitlora.compare.revisions import read_commit
@@ -14,13 +15,12 @@ from vitlora.core.text import shown_seconds
 from vitlora.experiments.begin import Plan
 from vitlora.experiments.board import Board
 from vitlora.experiments.grid import identity
-from vitlora.experiments.journal import DONE, FAILED, RUNNING, STOPPED, WAITING, Member
+from vitlora.experiments.journal import DONE, FAILED, QUEUED, RUNNING, STOPPED, WAITING, Member
+from vitlora.experiments.work import LOST, Engine, Work
 from vitlora.trials import child
-from vitlora.trials.child import POLL_S, Child
-from vitlora.trials.devices import Slot
+from vitlora.trials.child import POLL_S
 from vitlora.trials.signals import stop_signals
-from vitlora.trials.tree import Tree
-from vitlora.trials.values import shown_values, with_values
+from vitlora.trials.values import shown_values
 
 GO_ON = "the same command goes on"
 STOPPING = "stopping: a training finishes its step and keeps it"
@@ -30,14 +30,13 @@ STOPPING = "stopping: a training finishes its step and keeps it"
 class Job:
     """An experiment at work."""
 
-    child: Child
-    slot: int
+    work: Work
     before: float  # seconds spent on it until its try at work began
 
     @property
     def seconds(self) -> float:
         """Spent on it in all."""
-        return round(self.before + self.child.seconds, 1)
+        return round(self.before + self.work.seconds, 1)
 
 
 class Sweep:
@@ -45,14 +44,15 @@ class Sweep:
 
     Args:
         plan: The sweep.
-        slots: What each of the experiments that run at once has.
-        lock: Handle of the sweep's lock, which children hold too.
+        engine: Begins them.
         board: Shows them.
+        halt: Only stop what an earlier runner has left at work.
     """
 
-    def __init__(self, plan: Plan, slots: Sequence[Slot], lock: int, board: Board) -> None:
-        self.plan, self.slots, self.lock, self.board = plan, slots, lock, board
-        self.jobs: list[Job] = []
+    def __init__(self, plan: Plan, engine: Engine, board: Board, halt: bool = False) -> None:
+        self.plan, self.engine, self.board, self.halt = plan, engine, board, halt
+        self.jobs = [Job(work, plan.journal.members[work.number].seconds) for work in engine.at_work(plan)]
+        self.left: deque[Member] = deque()
         self.full = ""  # what an experiment said of a full disk
 
     def run(self) -> None:
@@ -62,70 +62,60 @@ class Sweep:
             StoppedError: A signal asked to stop.
             VitloraError: The disk is full.
         """
-        left = deque([*self._in(RUNNING, STOPPED), *self._in(WAITING)])
+        self.left.extend([*self._in(RUNNING, STOPPED), *self._in(WAITING)])
         with stop_signals() as stop:
             while True:
-                halted = bool(stop or self.full)
-                while not halted and len(self.jobs) < len(self.slots) and left:
-                    self._begin(left.popleft())
-                if not self.jobs:
+                trouble = self.engine.look()
+                halted = self.halt or bool(self.full or (stop and not self.engine.outlives))
+                while self.left and not (halted or stop) and len(self.jobs) < self.engine.most and self._begin():
+                    self.board.refresh()
+                if not self.jobs or (stop and self.engine.outlives):
                     break
                 for job in list(self.jobs):
                     self._look_after(job, halted)
-                self.board.refresh(STOPPING if halted else "")
+                self.board.refresh(STOPPING if halted else trouble)
                 time.sleep(POLL_S)
         if self.full:
             raise VitloraError(f"stopped: {self.full}\nnothing is lost; {GO_ON}")
-        if stop and self._in(STOPPED, WAITING):
-            done, count = len(self._in(DONE)), len(self.plan.journal.members)
-            raise StoppedError(stop[0], f"stopped after {done} of {count} experiments, which are kept; {GO_ON}")
+        if stop and (self.jobs or self._in(STOPPED, WAITING)):
+            done = f"{len(self._in(DONE))} of {len(self.plan.journal.members)}"
+            raise StoppedError(stop[0], self.engine.parting.format(done))
 
     def _in(self, *states: str) -> list[Member]:
         return [member for member in self.plan.journal.members.values() if member.state in states]
 
-    def _begin(self, member: Member) -> None:
-        plan, number = self.plan, member.number
-        slot = min(set(range(len(self.slots))) - {job.slot for job in self.jobs})
-        job = Job(
-            Child(
-                Tree(plan.folder / f"tree-{slot}", plan.origin),
-                plan.folder,
-                plan.name(number),
-                number,
-                member.values,
-                with_values(plan.document, member.values),
-                env=self.slots[slot].env,
-                handles=(self.lock, *self.slots[slot].handles),
-            ),
-            slot,
-            member.seconds,
-        )
-        self.board.say(job.child.name, f"begins   {shown_values(member.values)}")
-        self.jobs.append(job)
-        job.child.start()
-        self._note_start(job)
+    def _begin(self) -> bool:
+        """Begin the next experiment; return whether that could be."""
+        member = self.left.popleft()
+        work = self.engine.begin(self.plan, member, [job.work.place["slot"] for job in self.jobs])
+        if work is None:
+            self.left.appendleft(member)
+            return False
+        self.jobs.append(Job(work, member.seconds))
+        self._note_start(self.jobs[-1])
+        how = f"job {work.place['job']}" if work.place["job"] else "begins"
+        self.board.say(work.name, f"{how}   {shown_values(member.values)}")
+        return True
 
     def _note_start(self, job: Job) -> None:
-        number = job.child.number
+        number, place = job.work.number, job.work.place
         self.plan.journal.note(
             number,
-            state=RUNNING,
+            state=QUEUED if place["job"] else RUNNING,
             tries=self.plan.journal.members[number].tries + 1,
             seconds=job.before,
-            began=round(time.time(), 1),
-            slot=job.slot,
-            device=self.slots[job.slot].device,
+            **{"began": round(time.time(), 1), **place},
         )
 
     def _look_after(self, job: Job, halted: bool) -> None:
-        if job.child.is_over():
+        if job.work.is_over():
             self._settle(job, halted)
         elif halted:
-            job.child.stop()
+            job.work.stop()
 
     def _settle(self, job: Job, halted: bool) -> None:
-        number, name, seconds = job.child.number, job.child.name, job.seconds
-        ending = job.child.settle(halted)
+        name, seconds = job.work.name, job.seconds
+        ending = job.work.settle(halted)
         if ending.kind == child.AGAIN:
             self.board.say(name, "killed; begins again")
             job.before = seconds
@@ -134,22 +124,37 @@ class Sweep:
         if ending.kind == child.DONE:
             self._bring_home(job, seconds)
         elif ending.kind == child.FAILED:
-            self.plan.journal.note(number, state=FAILED, error=ending.error, seconds=seconds)
+            self._note_end(job, FAILED, error=ending.error)
             self.board.say(name, f"failed: {ending.error}, {shown_seconds(seconds)}")
+        elif ending.kind == LOST:
+            self._note_end(job, WAITING)
+            self.left.appendleft(self.plan.journal.members[job.work.number])
+            self.board.say(name, "lost; begins again")
         else:
-            self.plan.journal.note(number, state=STOPPED, seconds=seconds)
+            self._note_end(job, STOPPED)
             self.full = ending.error or self.full
         self.jobs.remove(job)
 
+    def _note_end(self, job: Job, state: str, **more: Any) -> None:
+        self.plan.journal.note(job.work.number, state=state, seconds=job.seconds, **job.work.place, **more)
+
     def _bring_home(self, job: Job, seconds: float) -> None:
-        name = job.child.name
-        commit = job.child.tree.fetch(name)
+        name = job.work.name
+        commit = job.work.tree.fetch(name)
         content = read_commit(commit, (TRAINED, SCORES, INTERVALS, PARAMS))
         ran = parse_yaml(content, PARAMS, name)
-        assert identity(ran, {}) == identity(job.child.document, {}), f"{name} is not what was asked for"
+        assert identity(ran, {}) == identity(job.work.document, {}), f"{name} is not what was asked for"
         (value, low, high), pictures = read_scores(content, name)["accuracy"]
         val = float(json.loads(content[TRAINED])["val_accuracy"])
         figures = {"val": val, "test": (value, low, high), "pictures": pictures}
-        self.plan.journal.note(job.child.number, state=DONE, commit=commit, seconds=seconds, error="", **figures)
-        job.child.forget_checkpoints()
+        self._note_end(job, DONE, commit=commit, error="", **figures)
+        job.work.forget()
         self.board.say(name, f"val {val:.4f}, test {value:.4f}, {shown_seconds(seconds)}")
+
+
+def clear(plan: Plan) -> None:
+    """Remove clones, those of a runner that was killed too, but not those of jobs."""
+    kept = {member.slot for member in plan.journal.members.values() if member.state in (QUEUED, RUNNING) and member.job}
+    for tree in plan.folder.glob("tree-*"):
+        if tree.name not in {f"tree-{slot}" for slot in kept}:
+            rmtree(tree, ignore_errors=True)

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +55,7 @@ class Child:
         stages: It ends with these; none for all.
         env: Added to the environment: its device.
         handles: Of locks, which are free once it has left too.
+        place: What a runner's journal keeps of where it runs.
     """
 
     tree: Tree
@@ -66,6 +67,7 @@ class Child:
     stages: Sequence[str] = ()
     env: Mapping[str, str] | None = None
     handles: Sequence[int] = ()
+    place: Mapping[str, Any] = field(default_factory=dict)
     tries: int = 0  # since it last got further
     short: int | None = None  # what `kills_for_memory` said when it began
     reached: tuple[int, str] = (0, "")
@@ -81,7 +83,7 @@ class Child:
     @property
     def checkpoints(self) -> Path:
         """Of its training; they outlive the clone, so that a run that was killed goes on."""
-        return self.folder / "checkpoints" / f"{self.number:03d}"
+        return checkpoints_of(self.folder, self.number)
 
     @property
     def seconds(self) -> float:
@@ -126,11 +128,13 @@ class Child:
             return Ending(STOPPED)
         text = self.log.read_text(encoding="utf-8", errors="replace")
         if code < 0 or KILLED.search(text):
-            return self._killed(text)
+            return self.go_on()
         full = any(reason in text for reason in DISK.values())
         return Ending(FULL if full else FAILED, first_error(text))
 
-    def _killed(self, text: str) -> Ending:
+    def go_on(self) -> Ending:
+        """Begin, or begin again after a kill, unless that was done too often without getting further."""
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
         reached = len(set(STAGE.findall(text))), newest_checkpoint(self.checkpoints)
         if reached > self.reached:
             self.reached, self.tries = reached, 1
@@ -141,9 +145,14 @@ class Child:
         self.start()
         return Ending(AGAIN)
 
-    def forget_checkpoints(self) -> None:
+    def forget(self) -> None:
         """Remove what only a run that goes on needs."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+
+def checkpoints_of(folder: Path, number: int) -> Path:
+    """Return where a run of a search or sweep keeps its checkpoints."""
+    return folder / "checkpoints" / f"{number:03d}"
 
 
 def kills_for_memory() -> int | None:

@@ -29,7 +29,7 @@ def slots(jobs: int) -> list[dict[str, str]]:
     Raises:
         VitloraError: There are fewer GPUs.
     """
-    _refuse_jobs(jobs)
+    refuse_jobs(jobs)
     if jobs == 1:
         return [{}]
     devices = gpus()
@@ -52,7 +52,7 @@ def taken(jobs: int | None, who: str) -> Iterator[list[Slot]]:
     Raises:
         VitloraError: There are fewer GPUs, or fewer are free.
     """
-    _refuse_jobs(1 if jobs is None else jobs)
+    refuse_jobs(1 if jobs is None else jobs)
     devices = gpus()
     if not devices:
         yield [Slot(env, "CPU", ()) for env in (_shares(jobs) if jobs and jobs > 1 else [{}])]
@@ -97,7 +97,12 @@ def _read(file: IO[str]) -> str:
     return file.read().strip() or "another runner"
 
 
-def _refuse_jobs(jobs: int) -> None:
+def refuse_jobs(jobs: int) -> None:
+    """Refuse to run fewer than one at once.
+
+    Raises:
+        VitloraError: It is fewer.
+    """
     if jobs < 1:
         raise VitloraError(f"--jobs: got {jobs}; the rule: at least 1")
 

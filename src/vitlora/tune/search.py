@@ -194,7 +194,7 @@ class Search:
         job.trial.set_user_attr("seconds", round(seconds, 1))
         job.trial.set_user_attr("values", job.values)
         self.study.tell(job.trial, value, state)
-        job.child.forget_checkpoints()
+        job.child.forget()
         print(f"{job.child.name}  {said}, {shown_seconds(seconds)}", flush=True)
 
 

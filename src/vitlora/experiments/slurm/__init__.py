@@ -1,0 +1,1 @@
+"""Experiments as jobs of a SLURM cluster: submitted and watched from the login node, run on the others."""
