@@ -10,6 +10,7 @@ from shutil import rmtree
 from typing import Any
 
 import vitlora
+from vitlora.core.durable import faultpoint
 from vitlora.core.errors import VitloraError
 from vitlora.experiments.begin import Plan
 from vitlora.experiments.grid import MOST
@@ -70,7 +71,8 @@ class Job:
             self._look()
         if self.record.kind in (DONE, FAILED, FULL):
             return True
-        return bool(self.gone) and (self.record.kind != "" or time.monotonic() > self.gone + GRACE_S)
+        said_all = self.record.kind != "" or (self.line.state != "" and not self.line.node)  # it never had a node
+        return bool(self.gone) and (said_all or time.monotonic() > self.gone + GRACE_S)
 
     def _look(self) -> None:
         self.looked = self.jobs.answered
@@ -137,8 +139,8 @@ class Slurm:
     jobs: Queue = field(default_factory=Queue)
     outlives: bool = True
     parting: str = (
-        "left after {} experiments; jobs in SLURM carry on, the same command watches them again, and "
-        "`vitlora experiments stop` stops them"
+        "left after {} experiments; jobs carry on. The same command watches them again, `vitlora experiments stop` "
+        "stops them"
     )
     refused: float = float("-inf")
     why: str = ""
@@ -183,4 +185,5 @@ class Slurm:
             self.refused, self.why = time.monotonic(), f"{error}; tried again in a minute"
             return None
         self.why = ""
+        faultpoint("submitted")
         return Job(plan, member, self.jobs, job)

@@ -59,8 +59,8 @@ def _awaited(folder: Path, number: int, job: str) -> Journal | None:
     while True:
         journal = read_journal(folder)
         member = journal.members.get(number)
-        if member and (member.state, member.job) == (QUEUED, job):
-            return journal
+        if member and member.state == QUEUED:
+            return journal if member.job == job else None
         if time.monotonic() > deadline:
             return None
         time.sleep(POLL_S)
