@@ -168,7 +168,6 @@ def _status(args: argparse.Namespace) -> None:
 
 
 def _stop(args: argparse.Namespace) -> None:
-    from vitlora.compare.screen import make_console
     from vitlora.experiments.control import find, stop
 
-    stop(find(FOLDER, args.name), make_console())
+    stop(find(FOLDER, args.name))

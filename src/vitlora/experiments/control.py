@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vitlora.compare.screen import say
+from vitlora.compare.screen import make_console, say
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import counted
 from vitlora.experiments.begin import Plan, as_begun
@@ -77,7 +77,7 @@ def look(plan: Plan) -> str:
     return trouble
 
 
-def stop(folder: Path, console: Console) -> None:
+def stop(folder: Path) -> None:
     """Ask a sweep's runner to stop, and wait until it and its children have left; then the same of its jobs.
 
     Raises:
@@ -92,11 +92,11 @@ def stop(folder: Path, console: Console) -> None:
         os.kill(process, signal.SIGTERM)
         while not is_free(folder):
             time.sleep(POLL_S)
-    _stop_jobs(folder, console)
+    _stop_jobs(folder)
     print(f"{folder.name}: stopped; {counts(read_journal(folder), False)}; the same command goes on")
 
 
-def _stop_jobs(folder: Path, console: Console) -> None:
+def _stop_jobs(folder: Path) -> None:
     engine = Slurm()
     if not engine.at_work(as_begun(folder)):
         return
@@ -107,6 +107,6 @@ def _stop_jobs(folder: Path, console: Console) -> None:
         if engine.jobs.error:
             raise VitloraError(f"{folder.name}: its jobs can't be stopped: {engine.jobs.error}")
         print(f"{folder.name}: {counted(len(engine.at_work(plan)), 'job')} asked to stop; {KEPT}", flush=True)
-        with Board(plan, console) as board:
+        with Board(plan, make_console()) as board:
             Sweep(plan, engine, board, halt=True).run()
         clear(plan)

@@ -78,7 +78,7 @@ class Child:
     @property
     def log(self) -> Path:
         """Its output, of the last try."""
-        return self.folder / f"{self.number:03d}.log"
+        return log_of(self.folder, self.number)
 
     @property
     def checkpoints(self) -> Path:
@@ -150,6 +150,11 @@ class Child:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
+def log_of(folder: Path, number: int) -> Path:
+    """Return where the output of a run of a search or sweep is."""
+    return folder / f"{number:03d}.log"
+
+
 def checkpoints_of(folder: Path, number: int) -> Path:
     """Return where a run of a search or sweep keeps its checkpoints."""
     return folder / "checkpoints" / f"{number:03d}"
@@ -166,7 +171,8 @@ def kills_for_memory() -> int | None:
 def launch(command: Sequence[str], child: Child) -> "subprocess.Popen[bytes]":
     """Start a child's command on this machine; it leaves when this process ends, however that ends."""
     env = {**environment(), **(child.env or {}), "VITLORA_WITH_PARENT": "1"}
-    with child.log.open("wb") as file:
+    with child.log.open("ab") as file:  # SLURM may write there too
+        file.truncate(0)
         return subprocess.Popen(
             command,
             cwd=child.tree.project,

@@ -19,7 +19,7 @@ from vitlora.experiments.slurm import queue
 from vitlora.experiments.slurm.queue import BLAMELESS, CANCELLED, COMPLETING, OVER, Line, Queue
 from vitlora.experiments.slurm.record import Record, path_of, read_record, write_record
 from vitlora.experiments.work import LOST
-from vitlora.trials.child import DONE, FAILED, FULL, STOPPED, Ending, checkpoints_of
+from vitlora.trials.child import DONE, FAILED, FULL, STOPPED, Ending, checkpoints_of, log_of
 from vitlora.trials.tree import Tree
 from vitlora.trials.values import with_values
 
@@ -29,6 +29,7 @@ REASON = 24  # characters of why a job waits
 SCRIPT = """#!/bin/sh
 # An early signal is lost, not deadly.
 trap '' USR1 TERM
+echo "job $SLURM_JOB_ID"
 PYTHONPATH={source} exec {python} -m vitlora.experiments.slurm.job {folder} {number}
 """
 
@@ -105,9 +106,10 @@ class Job:
         return Ending(LOST)
 
     def _never_began(self) -> str:
-        said = output_of(self.plan.folder, self.number)
-        lines = said.read_text(encoding="utf-8", errors="replace").split("\n") if said.is_file() else []
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        log = log_of(self.plan.folder, self.number)
+        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+        said = text.rpartition(f"job {self.job}\n")
+        last = said[2].strip().split("\n")[-1] if said[1] else ""
         unseen = f"does the node see {Path.cwd()}? All nodes must share the project, its .venv and DVC's cache"
         return f"job {self.job} never began: {self.line.state} ({self.line.reason}) {self.line.node}: {last or unseen}"
 
@@ -115,13 +117,7 @@ class Job:
         """Remove what only a job that goes on needs, and its clone."""
         rmtree(self.tree.folder, ignore_errors=True)
         rmtree(checkpoints_of(self.plan.folder, self.number), ignore_errors=True)
-        for path in (path_of(self.plan.folder, self.number), output_of(self.plan.folder, self.number)):
-            path.unlink(missing_ok=True)
-
-
-def output_of(folder: Path, number: int) -> Path:
-    """Return where a job's own output goes; what the experiment prints is in its log."""
-    return folder / f"{number:03d}.slurm.log"
+        path_of(self.plan.folder, self.number).unlink(missing_ok=True)
 
 
 @dataclass
@@ -171,9 +167,8 @@ class Slurm:
         record = read_record(plan.folder, member.number)
         fresh = record.kind == FAILED or member.state == STOPPED
         write_record(plan.folder, member.number, Record() if fresh else record)  # there before a node writes: NFS
-        output = output_of(plan.folder, member.number)
-        output.unlink(missing_ok=True)
-        words = [f"--job-name={plan.name(member.number)}", f"--chdir={Path.cwd()}", f"--output={output.resolve()}"]
+        output = log_of(plan.folder, member.number).resolve()
+        words = [f"--job-name={plan.name(member.number)}", f"--chdir={Path.cwd()}", f"--output={output}"]
         source, folder = Path(vitlora.__file__).parents[1], plan.folder
         quoted = {"source": source, "python": sys.executable, "folder": folder, "number": member.number}
         script = SCRIPT.format(**{key: shlex.quote(str(value)) for key, value in quoted.items()})

@@ -18,7 +18,7 @@ from vitlora.core.errors import VitloraError
 from vitlora.experiments.journal import QUEUED, Journal, Member, read_journal
 from vitlora.experiments.slurm.queue import requeue
 from vitlora.experiments.slurm.record import Record, read_record, write_record
-from vitlora.trials.child import AGAIN, DONE, FAILED, POLL_S, STOPPED, Child, Ending
+from vitlora.trials.child import AGAIN, DONE, FAILED, POLL_S, STOPPED, Child, Ending, kills_for_memory
 from vitlora.trials.tree import CHANGES, Origin, Tree
 from vitlora.trials.values import with_values
 
@@ -39,7 +39,10 @@ def main(folder: Path, number: int) -> int:
     record = replace(before, seconds=before.seconds if before.job == job else 0.0, kind="", error="")
     record = write_record(folder, number, replace(record, job=job, began=round(time.time(), 1), device=_device()))
     try:
-        ending, record = _run(_child(folder, journal, journal.members[number], record), record, asked)
+        child = _child(folder, journal, journal.members[number], record)
+        if before.job == job and not before.warned:
+            child.short = kills_for_memory()  # SLURM took its node for another, which is no fault of its own
+        ending, record = _run(child, record, asked)
     except VitloraError as error:
         ending = Ending(FAILED, str(error))
     if ending.kind == FAILED and record.warned and ending.error.startswith("killed "):

@@ -20,7 +20,8 @@ OURS = (
     *("--open-mode", "--output", "--parsable", "--requeue", "--signal", "--test-only", "--usage", "--version"),
     *("--wait", "--wrap"),
 )
-PENDING, RUNNING, COMPLETING, CANCELLED = "PENDING", "RUNNING", "COMPLETING", "CANCELLED"
+NOT_HERE = "there is no {} on the PATH; the rule: a login node of a SLURM cluster; `module load slurm` may bring it"
+RUNNING, COMPLETING, CANCELLED = "RUNNING", "COMPLETING", "CANCELLED"
 # Not one of these: it was lost to the cluster, not to itself, and may be submitted again.
 BLAMELESS = ("COMPLETED", "NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED")
 OVER = (*BLAMELESS, CANCELLED, "DEADLINE", "FAILED", "OUT_OF_MEMORY", "TIMEOUT")
@@ -45,10 +46,7 @@ def options(partition: str | None, text: str) -> list[str]:
         VitloraError: There is no sbatch here, or one of them is no option or not the user's to set.
     """
     if shutil.which("sbatch") is None:
-        raise VitloraError(
-            "--engine slurm: there is no sbatch on the PATH; the rule: a login node of a SLURM cluster, where sbatch, "
-            "squeue and scancel are. `module load slurm` may bring them"
-        )
+        raise VitloraError(f"--engine slurm: {NOT_HERE.format('sbatch')}")
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -101,10 +99,17 @@ def parsed(text: str) -> dict[str, Line]:
 def _call(command: Sequence[str], given: str = "") -> str:
     try:
         done = subprocess.run(
-            command, input=given, capture_output=True, text=True, errors="replace", timeout=PATIENCE_S, check=False
+            command,
+            input=given,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE_S,
+            check=False,
+            start_new_session=True,  # a Ctrl-C is for the runner alone
         )
     except FileNotFoundError:
-        raise VitloraError(f"{command[0]} is not on the PATH; it comes with sbatch") from None
+        raise VitloraError(NOT_HERE.format(command[0])) from None
     except subprocess.TimeoutExpired:
         raise VitloraError(f"{command[0]} has not answered for {PATIENCE_S} s") from None
     if done.returncode:
