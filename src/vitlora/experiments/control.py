@@ -50,7 +50,7 @@ def status(folder: Path, console: Console) -> None:
     """Print how a sweep fares, and whether its runner lives."""
     plan, process = as_begun(folder), runner(folder)
     unfinished = "the same command goes on, or `vitlora experiments retry`"
-    trouble = look(plan)
+    trouble = _look(plan)
     if process:
         said = f"process {process} is at work"
     elif not is_free(folder):
@@ -67,7 +67,7 @@ def status(folder: Path, console: Console) -> None:
     table(plan, console, process is not None)
 
 
-def look(plan: Plan) -> str:
+def _look(plan: Plan) -> str:
     """Ask SLURM for a sweep's jobs, if it has any; return what went wrong."""
     engine = Slurm()
     jobs = engine.at_work(plan)

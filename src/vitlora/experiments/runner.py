@@ -54,6 +54,7 @@ class Sweep:
         self.jobs = [Job(work, plan.journal.members[work.number].seconds) for work in engine.at_work(plan)]
         self.left: deque[Member] = deque()
         self.full = ""  # what an experiment said of a full disk
+        self.trouble = ""  # what the engine could not do
 
     def run(self) -> None:
         """Run what is left: what was at work or was stopped before what has not begun.
@@ -65,7 +66,7 @@ class Sweep:
         self.left.extend([*self._in(RUNNING, STOPPED), *self._in(WAITING)])
         with stop_signals() as stop:
             while True:
-                trouble = self.engine.look()
+                self._hear(self.engine.look())
                 halted = self.halt or bool(self.full or (stop and not self.engine.outlives))
                 while self.left and not (halted or stop) and len(self.jobs) < self.engine.most and self._begin():
                     self.board.refresh()
@@ -73,7 +74,7 @@ class Sweep:
                     break
                 for job in list(self.jobs):
                     self._look_after(job, halted)
-                self.board.refresh(STOPPING if halted else trouble)
+                self.board.refresh(STOPPING if halted else self.trouble)
                 time.sleep(POLL_S)
         if self.full:
             raise VitloraError(f"stopped: {self.full}\nnothing is lost; {GO_ON}")
@@ -83,6 +84,11 @@ class Sweep:
 
     def _in(self, *states: str) -> list[Member]:
         return [member for member in self.plan.journal.members.values() if member.state in states]
+
+    def _hear(self, trouble: str) -> None:
+        if trouble and trouble != self.trouble:
+            self.board.say(self.plan.folder.name, trouble)
+        self.trouble = trouble
 
     def _begin(self) -> bool:
         """Begin the next experiment; return whether that could be."""

@@ -44,11 +44,19 @@ def only_runner(folder: Path, what: str) -> Iterator[int]:
 
 
 def locked(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
-    """Try to lock an open file; return whether it is locked now."""
+    """Try to lock an open file; return whether it is locked now.
+
+    Raises:
+        VitloraError: The file system has no locks.
+    """
     try:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise VitloraError(
+            f"files can't be locked here: {error.strerror}; the rule: a file system with flock, such as NFS 4"
+        ) from None
     return True
 
 

@@ -106,4 +106,7 @@ def _device() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    try:
+        sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    except VitloraError as error:
+        sys.exit(f"error: {error}")

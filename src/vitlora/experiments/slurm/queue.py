@@ -11,7 +11,7 @@ from vitlora.core.errors import VitloraError
 from vitlora.core.text import printable
 
 POLL_S = 3.0  # between two questions, each for all jobs
-PATIENCE_S = 100  # for an answer; SLURM itself tries for a minute where its controller is away
+PATIENCE_S = 30  # for an answer, where SLURM's controller is away
 WARNED_S = 120  # before the time limit: for a training to finish its step and keep it
 DEVICE = "--gres=gpu:1"  # of a job, where nothing else is asked for
 DEVICES = ("--gres", "--gpus", "--gpus-per-node", "--gpus-per-task", "--gpus-per-socket")
