@@ -1,13 +1,15 @@
 """SLURM without a cluster: what is asked of it, what its answers mean, and how a job that is over has ended."""
 
 import re
+import signal
 import time
 
 import pytest
 
 from vitlora.core.errors import VitloraError
+from vitlora.experiments.begin import hand_over
 from vitlora.experiments.control import status
-from vitlora.experiments.slurm import queue
+from vitlora.experiments.slurm import job, queue
 from vitlora.experiments.slurm.engine import GRACE_S, Slurm
 from vitlora.experiments.slurm.queue import Line, options, parsed
 from vitlora.experiments.slurm.record import Record, read_record, write_record
@@ -97,11 +99,11 @@ def follow(sweep):
 
     def told(line, record):
         engine = Slurm()
-        (job,) = engine.at_work(sweep)
+        (one,) = engine.at_work(sweep)
         write_record(sweep.folder, 0, record)
         engine.jobs.jobs = {} if line is None else {"12": line}
         engine.jobs.answered = time.monotonic() + 1
-        return job
+        return one
 
     return told
 
@@ -123,9 +125,9 @@ def test_a_job_that_slurm_has_is_shown_and_not_over(sweep, follow, state, shown)
 @pytest.mark.parametrize("line", [None, Line("RUNNING", "None", "n1"), Line("COMPLETED", "None", "n1")])
 @pytest.mark.parametrize("kind", [DONE, FAILED, FULL])
 def test_what_a_job_has_written_of_its_end_counts(follow, line, kind):
-    job = follow(line, Record(**MINE, kind=kind, error="why"))
-    assert job.is_over()
-    assert job.settle(False) == (kind, "why")
+    one = follow(line, Record(**MINE, kind=kind, error="why"))
+    assert one.is_over()
+    assert one.settle(False) == (kind, "why")
 
 
 @pytest.mark.parametrize(
@@ -143,21 +145,21 @@ def test_what_a_job_has_written_of_its_end_counts(follow, line, kind):
     ],
 )
 def test_a_job_that_said_nothing_is_judged_by_slurm_after_a_while(follow, monkeypatch, line, record, halted, kind):
-    job = follow(line, record)
-    job.is_over()
+    one = follow(line, record)
+    one.is_over()
     later = time.monotonic() + GRACE_S + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
-    assert job.is_over()
-    assert job.settle(halted).kind == kind
+    assert one.is_over()
+    assert one.settle(halted).kind == kind
 
 
 def test_a_job_that_never_began_says_why(sweep, follow):
-    job = follow(Line("FAILED", "JobLaunchFailure", "n1"), Record())
-    assert not job.is_over(), "a node's file may need a while"
+    one = follow(Line("FAILED", "JobLaunchFailure", "n1"), Record())
+    assert not one.is_over(), "a node's file may need a while"
     said = "job 12 never began: FAILED (JobLaunchFailure) n1: "
-    assert job.settle(False).error.startswith(f"{said}does the node see /")
+    assert one.settle(False).error.startswith(f"{said}does the node see /")
     (sweep.folder / "000.log").write_text("of job 11\njob 12\n1: exec: /x/python: not found\n\n")
-    assert job.settle(False).error == f"{said}1: exec: /x/python: not found"
+    assert one.settle(False).error == f"{said}1: exec: /x/python: not found"
 
 
 def test_status_goes_on_where_squeue_does_not_answer(sweep, login_node, capsys):
@@ -174,5 +176,42 @@ def test_jobs_that_are_not_known_yet_are_not_over(sweep):
     sweep.journal.note(0, state="queued", job="12", tries=1)
     engine = Slurm()
     engine.jobs.answered = time.monotonic() - queue.POLL_S
-    (job,) = engine.at_work(sweep)
-    assert not job.is_over()
+    (one,) = engine.at_work(sweep)
+    assert not one.is_over()
+
+
+# --- on the node, where nothing is to run ---
+
+
+@pytest.fixture
+def node(sweep, monkeypatch):
+    """Signals as they were, and a job's id."""
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setattr(job, "CLAIM_S", 0.0)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1)}
+    yield sweep
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+@pytest.mark.parametrize("changes", [{}, {"state": "queued", "job": "13"}, {"state": "done", "job": "12"}])
+def test_a_job_that_the_journal_does_not_name_runs_nothing(node, capsys, changes):
+    node.journal.note(0, **changes)
+    assert job.main(node.folder, 0) == 0
+    assert capsys.readouterr().out == "sweep: experiment 0 does not wait for job 12; nothing is run\n"
+    assert read_record(node.folder, 0) == Record()
+
+
+@pytest.mark.parametrize(
+    ("warned", "error"),
+    [(True, "the time limit is too short to get any further"), (False, "killed 4 times, as where memory runs out")],
+)
+def test_an_experiment_that_gets_no_further_is_not_begun_for_ever(node, warned, error):
+    hand_over(node, [])
+    node.journal.note(0, state="queued", job="12")
+    write_record(node.folder, 0, Record("11", 4, (2, "000004"), 1.0, 50.0, "n1", warned, "stopped"))
+    assert job.main(node.folder, 0) == 1
+    record = read_record(node.folder, 0)
+    assert (record.job, record.kind, record.tries) == ("12", "failed", 4)
+    assert record.error.startswith(error)
+    assert record.seconds < 50.0, "of another job"

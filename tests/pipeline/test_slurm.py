@@ -29,14 +29,6 @@ def log(root):
     return path.read_text() if path.exists() else ""
 
 
-def end(running, cluster):
-    """Wait for a runner's end and return its exit code."""
-    while running.process.poll() is None:
-        cluster.hurry()
-        time.sleep(0.5)
-    return running.process.returncode
-
-
 # --- a finished project of three colours, so that most comes from the cache ---
 
 
@@ -101,7 +93,7 @@ def test_a_job_put_back_into_the_queue_goes_on(project, cluster):
     running = Running(project, *VERB, *RUN, *LONG, env=cluster.env)
     assert running.wait_for(lambda: checkpoint(project))
     cluster.ask("scontrol", "requeue", members(project)[0].job)
-    assert end(running, cluster) == 0, running.text()
+    assert running.ended(300) == 0, running.text()
     assert "resuming after step" in log(project)
     (one,) = members(project)
     assert one.tries == 1, "it was the same job"
@@ -119,20 +111,12 @@ def test_a_training_is_kept_before_the_time_limit_and_goes_on_by_itself(project,
     while "resuming after step" not in log(project):
         assert time.monotonic() < deadline, log(project)
         time.sleep(0.5)
-        cluster.hurry()
     assert '"warned": true' in (project / FOLDER / "000.json").read_text()
     looked = vitlora(project, "experiments", "status", env=cluster.env).stdout
     assert re.search(r"sweep-000 +train, step \d+ of", looked), looked
     stopped = vitlora(project, "experiments", "stop", env=cluster.env)
     assert stopped.stdout.endswith("sweep: stopped; 1 stopped; the same command goes on\n"), stopped.stdout
     assert checkpoint(project)
-
-
-@pytest.mark.faults
-def test_a_time_limit_that_lets_nothing_be_kept_fails_in_the_end(project, cluster):
-    running = Running(project, *VERB, *RUN, *LONG, "--sbatch=--time=1", env=cluster.env)
-    assert end(running, cluster) == 1
-    assert "the time limit is too short to get any further" in running.text()
 
 
 @pytest.mark.faults

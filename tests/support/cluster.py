@@ -15,7 +15,7 @@ ClusterName=pretend
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 SlurmUser=root
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
@@ -84,11 +84,6 @@ class Cluster:
     def ask(self, *command):
         """Return what one of SLURM's commands prints."""
         return subprocess.run(command, env=os.environ | self.env, capture_output=True, text=True, check=False).stdout
-
-    def hurry(self):
-        """Let jobs that were put back into the queue begin at once: SLURM has them wait for two minutes."""
-        for job in self.ask("squeue", "--noheader", "--states=PENDING", "--format=%i").split():
-            self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def jobs(self):
         """Return the state of every job that is remembered, by its name, the newest last."""
