@@ -12,26 +12,9 @@ import signal
 import pytest
 import tiny
 from faults.harness import VERB, Running, make_digits, once, processes, vitlora, wait_until_none
-from ruamel.yaml import YAML
+from sweeps import SMALL, experiments, results
 
 ENV = {"PYTHONPATH": "src"}
-FILES = ("dvc.lock", "metrics/train/metrics.json", "metrics/evaluate/scores.json", "metrics/evaluate/predictions.csv")
-
-
-def experiments(root, name="sweep"):
-    """Return commit by experiment."""
-    listed = tiny.git(root, "for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").split("\n")
-    return {line.split()[0].rpartition("/")[2]: line.split()[1] for line in listed if f"/{name}-" in line}
-
-
-def results(root, name="sweep"):
-    """Return each experiment's rank and seed, and the files that say what came out: dvc.lock has every output's MD5."""
-    found = {}
-    for experiment, commit in experiments(root, name).items():
-        params = YAML(typ="safe").load(tiny.git(root, "show", f"{commit}:params.yaml"))
-        files = [tiny.git(root, "show", f"{commit}:{path}") for path in FILES]
-        found[experiment] = (params["lora"]["r"], params["train"]["seed"], *files)
-    return found
 
 
 def lines_of(text):
@@ -142,14 +125,6 @@ def test_two_sweeps_at_once_have_a_gpu_each(project):
 
 KILLS, SWEEPS = 20, 3
 GRID = ("-S", "lora.r=4,8,16", "-S", "train.seed=0,1,2,3")
-SMALL = {
-    "split.max_per_class": 40,
-    "image.size_px": 28,
-    "train.num_train_epochs": 2,
-    "train.save_steps": 2,
-    "export.formats": ["onnx"],
-    "export.max_check_images": 20,
-}
 COMMAND = (*VERB, "experiments", "run", *GRID, "--jobs", "2")
 
 

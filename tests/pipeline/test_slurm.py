@@ -10,7 +10,7 @@ import time
 import pytest
 import tiny
 from faults.harness import VERB, Running, make_digits, once, processes, vitlora
-from test_experiments import SMALL, experiments, results
+from sweeps import SMALL, experiments, results
 
 from vitlora.experiments.journal import read_journal
 
@@ -144,6 +144,7 @@ def test_a_job_cancelled_by_hand_stays_so_until_the_same_command(project, cluste
 
 # --- digits: eight experiments on two devices, with and without kills of the runner ---
 
+KILLED = "--engine slurm, 8 experiments on two GPUs: kill -9 of the runner, 5 in all"
 GRID = ("-S", "lora.r=4,8", "-S", "train.seed=0,1,2,3")
 
 
@@ -161,8 +162,7 @@ def quiet(tmp_path_factory):
 
 
 @pytest.mark.faults
-@pytest.mark.survives("E02", "--engine slurm, 8 experiments on two GPUs: kill -9 of the runner, 5 in all")
-@pytest.mark.parametrize("kills", [0, 5])
+@pytest.mark.parametrize("kills", [0, pytest.param(5, marks=pytest.mark.survives("E02", KILLED))])
 def test_eight_jobs_share_two_devices_and_give_what_this_machine_gives(quiet, tmp_path, cluster, kills):
     root = shutil.copytree(quiet.parent / "before", tmp_path / "slurm", symlinks=True)
     command = (*VERB, *RUN, *GRID)

@@ -8,11 +8,11 @@
 
 The same `run` goes on with a sweep that was stopped or killed; with more values it adds theirs.
 
-On a SLURM cluster, from its login node, each a job with one GPU (docs/experiments.md has more):
+On the login node of a SLURM cluster each is a job with a GPU, which carries on when this command is stopped:
 
     vitlora experiments run -S ... --engine slurm --partition gpu --sbatch='--time=02:00:00 --mem=16G'
 
-docs/experiments.md says what it survives.
+docs/experiments.md says what it survives, and what a cluster needs.
 """
 
 import argparse
@@ -128,8 +128,9 @@ def _engine(jobs: int | None, options: list[str] | None, name: str, lock: int) -
         with taken(jobs, name) as slots:
             yield Local(slots, lock)
         return
-    refuse_jobs(MOST if jobs is None else jobs)
-    yield Slurm(options, MOST if jobs is None else jobs)
+    most = MOST if jobs is None else jobs
+    refuse_jobs(most)
+    yield Slurm(options, most)
 
 
 def _go(plan: Any, engine: Any, options: list[str] | None) -> None:
