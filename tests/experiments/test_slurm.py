@@ -6,15 +6,19 @@ import time
 
 import pytest
 
+from vitlora.compare.screen import make_console
 from vitlora.core.errors import VitloraError
-from vitlora.experiments.begin import hand_over
+from vitlora.experiments.begin import as_begun, hand_over
 from vitlora.experiments.control import status
+from vitlora.experiments.journal import Journal
 from vitlora.experiments.slurm import job, queue
 from vitlora.experiments.slurm.engine import GRACE_S, Slurm
 from vitlora.experiments.slurm.queue import Line, options, parsed
 from vitlora.experiments.slurm.record import Record, read_record, write_record
 from vitlora.experiments.work import LOST
 from vitlora.trials.child import DONE, FAILED, FULL, STOPPED
+from vitlora.trials.names import JOURNAL
+from vitlora.trials.tree import CHANGES
 
 
 @pytest.fixture
@@ -25,6 +29,19 @@ def login_node(tmp_path, monkeypatch):
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\necho '{name}: error: one' >&2\necho two >&2\nexit 1\n")
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """One experiment, submitted, and no project."""
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    journal = Journal(folder / JOURNAL)
+    journal.begin({"below": ".", "document": {"lora": {}}, "commit": "0" * 40, "changes": ""})
+    journal.note(0, values={"lora.r": 4})
+    journal.note(0, state="queued", job="12", tries=1, seconds=5.0)
+    (folder / CHANGES).touch()
+    return as_begun(folder)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +111,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
 
 @pytest.fixture
 def follow(sweep):
-    """Return a function that tells a sweep's first job what squeue and its own record say, and returns it."""
-    sweep.journal.note(0, state="queued", job="12", tries=1, seconds=5.0)
+    """Return a function that tells the job what squeue and its own record say, and returns it."""
 
     def told(line, record):
         engine = Slurm()
@@ -163,17 +179,13 @@ def test_a_job_that_never_began_says_why(sweep, follow):
 
 
 def test_status_goes_on_where_squeue_does_not_answer(sweep, login_node, capsys):
-    from vitlora.compare.screen import make_console
-
-    sweep.journal.note(0, state="queued", job="12", tries=1)
     status(sweep.folder, make_console())
     said = " ".join(capsys.readouterr().out.split())
-    assert "sweep: 1 queued, 5 waiting; no runner is at work, and jobs carry on without it; the same command" in said
+    assert "sweep: 1 queued; no runner is at work, and jobs carry on without it; the same command" in said
     assert "note: squeue: error: one; two" in said
 
 
 def test_jobs_that_are_not_known_yet_are_not_over(sweep):
-    sweep.journal.note(0, state="queued", job="12", tries=1)
     engine = Slurm()
     engine.jobs.answered = time.monotonic() - queue.POLL_S
     (one,) = engine.at_work(sweep)
@@ -194,7 +206,7 @@ def node(sweep, monkeypatch):
         signal.signal(each, handler)
 
 
-@pytest.mark.parametrize("changes", [{}, {"state": "queued", "job": "13"}, {"state": "done", "job": "12"}])
+@pytest.mark.parametrize("changes", [{"state": "waiting"}, {"job": "13"}, {"state": "done"}])
 def test_a_job_that_the_journal_does_not_name_runs_nothing(node, capsys, changes):
     node.journal.note(0, **changes)
     assert job.main(node.folder, 0) == 0
@@ -208,7 +220,6 @@ def test_a_job_that_the_journal_does_not_name_runs_nothing(node, capsys, changes
 )
 def test_an_experiment_that_gets_no_further_is_not_begun_for_ever(node, warned, error):
     hand_over(node, [])
-    node.journal.note(0, state="queued", job="12")
     write_record(node.folder, 0, Record("11", 4, (2, "000004"), 1.0, 50.0, "n1", warned, "stopped"))
     assert job.main(node.folder, 0) == 1
     record = read_record(node.folder, 0)

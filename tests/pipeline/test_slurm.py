@@ -142,6 +142,19 @@ def test_a_job_cancelled_by_hand_stays_so_until_the_same_command(project, cluste
     assert "resuming after step" in log(project)
 
 
+@pytest.mark.faults
+def test_retry_submits_what_failed_as_the_sweep_was_submitted(project, cluster):
+    words = ("-S", "lora.layers_to_transform=[5],[1]", "--sbatch=--gres=gpu:2")
+    done = vitlora(project, *RUN, *words, env=cluster.env)
+    assert done.returncode == 1
+    assert re.search(r"^sweep-000  failed: lora.layers_to_transform: got 5", done.stdout, re.MULTILINE)
+    again = vitlora(project, "experiments", "retry", env=cluster.env)
+    assert again.returncode == 1
+    assert "2 experiments as jobs of SLURM (--gres=gpu:2) from" in again.stdout
+    assert again.stdout.count("sweep-000  job ") == 1
+    assert {one.device for one in members(project)} == {f"{cluster.host} GPU 0,1"}
+
+
 # --- digits: eight experiments on two devices, with and without kills of the runner ---
 
 KILLED = "--engine slurm, 8 experiments on two GPUs: kill -9 of the runner, 5 in all"

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+WHERE = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "setpriv")
 CONF = """
 ClusterName=pretend
@@ -70,7 +71,7 @@ class Cluster:
         """Start one that ends with this process, however that ends."""
         with (self.folder / f"{command[0]}.out").open("wb") as out:
             words = ["setpriv", "--pdeathsig", "KILL", *command]
-            process = subprocess.Popen(words, env=os.environ | self.env, stdout=out, stderr=out)
+            process = subprocess.Popen(words, env=os.environ | self.env | {"PATH": WHERE}, stdout=out, stderr=out)
         self.daemons.append(process)
 
     def _wait(self, condition, limit=30.0):
@@ -107,7 +108,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def whole_cluster(tmp_path_factory):
-    missing = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
+    missing = [name for name in PROGRAMS if shutil.which(name, path=WHERE) is None]
     if missing or os.geteuid():
         pytest.skip(f"a cluster needs root, and slurm-wlm: {', '.join(missing) or 'root'} is missing")
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))
