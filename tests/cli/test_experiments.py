@@ -34,6 +34,7 @@ def run(*words):
         (("run", "-S", "lora.r=4,8", "--jobs", "0"), "--jobs: got 0; the rule: at least 1"),
         (("run", "-S", "lora.r=4,8", "-S", "lora.r=2"), "-S lora.r=2: lora.r is there twice; the rule: once"),
         (("run", "-S", "lora.rank=4,8"), "did you mean lora.r?"),
+        (("run", "-S", "lora.r=4,8", "--partition", "x"), "--partition: got x, which says something to SLURM only"),
         (("status",), "no sweep has begun here; `vitlora experiments run -S lora.r=4,8` begins one"),
         (("stop",), "no sweep has begun here"),
         (("retry", "x"), "no sweep has begun here"),

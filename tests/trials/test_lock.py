@@ -1,5 +1,7 @@
 """One runner at a time, and who it is."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -41,3 +43,15 @@ def test_the_runner_is_known_while_it_holds_the_lock_and_not_after(tmp_path):
     assert is_free(folder)
     with only_runner(folder, "sweep"):  # looking at it has locked nobody out
         assert runner(folder) == os.getpid()
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(VitloraError, match="files can't be locked here: No locks available; the rule"),
+        only_runner(tmp_path / "s", "sweep"),
+    ):
+        pass
