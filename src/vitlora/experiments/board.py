@@ -30,7 +30,7 @@ COLUMNS: list[Column] = [
 REFRESH_S = 1.0
 BESIDE = 4  # lines of a terminal that are not experiments
 INTERRUPTED = "interrupted"
-FIRST = (RUNNING, FAILED, QUEUED, STOPPED, DONE, WAITING)  # where not all have room
+FIRST = (RUNNING, FAILED, STOPPED, DONE, QUEUED, WAITING)  # where not all have room
 
 
 def counts(journal: Journal, alive: bool = True) -> str:
@@ -95,10 +95,8 @@ def progress(plan: Plan, member: Member) -> tuple[str, float | None]:
 
 def fitting(members: Sequence[Member], room: int) -> list[Member]:
     """Return as many experiments as have room, those at work before others, in their order."""
-    urgent = sorted(members, key=lambda member: (FIRST.index(member.state), -member.number))
-    if len(urgent) > room:
-        waiting = [member for member in members if member.state == WAITING]
-        urgent = [*(member for member in urgent if member.state != WAITING), *waiting]
+    waits = (QUEUED, WAITING)
+    urgent = sorted(members, key=lambda one: (FIRST.index(one.state), one.number * (1 if one.state in waits else -1)))
     return sorted(urgent[: max(room, 1)], key=lambda member: member.number)
 
 
