@@ -24,12 +24,9 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=1,bf_interval=1
-MpiDefault=none
 GresTypes=gpu
 KillWait=10
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 Gres=gpu:2
