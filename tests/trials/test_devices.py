@@ -1,6 +1,5 @@
 """What runs at once have to themselves."""
 
-import os
 import subprocess
 import sys
 
@@ -37,7 +36,7 @@ def test_more_at_once_than_there_are_gpus_is_refused(monkeypatch, jobs, said):
 def test_without_a_gpu_trials_share_the_cores(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr("vitlora.trials.devices.cores", lambda: 8)
     assert slots(3) == [{"OMP_NUM_THREADS": "2"}] * 3
     assert gpus() == []
 
@@ -99,7 +98,7 @@ def test_without_a_gpu_nothing_is_locked_and_runners_share_the_cores(tmp_path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr("vitlora.trials.devices.cores", lambda: 8)
     with taken(jobs, "first") as one, taken(jobs, "second") as two:
         assert [slot.env.get("OMP_NUM_THREADS") for slot in one] == threads
         assert one == two

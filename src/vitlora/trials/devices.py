@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from vitlora.core.cores import cores
 from vitlora.core.errors import VitloraError
 from vitlora.trials import lock
 
@@ -115,7 +116,7 @@ def _refuse_more(jobs: int, devices: Sequence[str]) -> None:
 
 
 def _shares(jobs: int) -> list[dict[str, str]]:
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // jobs))
     return [{"OMP_NUM_THREADS": threads} for _ in range(jobs)]
 
 
