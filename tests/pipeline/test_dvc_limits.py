@@ -60,7 +60,11 @@ def beside(root, kept):
 
 @pytest.mark.parametrize(
     ("make", "kept", "option"),
-    [(new_pictures, False, "--queue"), (new_pictures, True, "--temp"), (beside, False, "--temp")],
+    [
+        pytest.param(new_pictures, False, "--queue", marks=pytest.mark.faults),
+        (new_pictures, True, "--temp"),
+        (beside, False, "--temp"),
+    ],
 )
 def test_a_relative_path_outside_git_is_refused_before_a_run_in_a_copy(project, make, kept, option):
     place = make(project, kept)

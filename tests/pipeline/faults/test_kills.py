@@ -18,6 +18,7 @@ from faults.harness import (
     heal_and_compare,
     processes,
     progress,
+    quick_only,
     repro,
     same,
     seconds,
@@ -62,7 +63,7 @@ def kill_within(golden, root, stage, draw, kill):
 
 @pytest.mark.survives("F01", "kill -9 of dvc and its stage at a random moment, 40 a stage")
 @pytest.mark.parametrize("number", tries(KILLS))
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", quick_only(STAGES, "preprocess", "train"))
 def test_a_kill_at_any_moment_costs_one_repro(finished_run, scratch, note, stage, number):
     draw = random.Random(f"{stage} {number}")
     root, _, found = kill_within(finished_run, scratch, stage, draw, Running.kill_group)
