@@ -8,6 +8,12 @@ decoding, augmenting, copying, forward, backward, optimiser, logging; validation
     PYTHONPATH=src python benchmarks/train_speed.py --data FOLDER --out tiny.json --tiny --train-images 64 \
         --val-images 32 --batch 8 --accumulation 2 --repeats 1
 
+``--rounds`` makes several tables in one run, so that a machine's rates of one hour stand side by side:
+
+    PYTHONPATH=src python benchmarks/train_speed.py --packed-train data/prepared/train --packed-val data/prepared/val \
+        --rounds ViT-S/14:32 ViT-S/14:64 ViT-B/16:32 ViT-B/16:512 --only fused,eager,trainer,timm,loop,trainer-compile \
+        --slow trainer,timm,loop,trainer-compile --slow-train-images 1280 --preload --out train_speed_small.json
+
 FOLDER is in Hub layout with splits train and validation, columns image and label. Pictures are repeated to the counts
 asked for. `--only` picks contestants; the file is written after each, so that nothing is lost when time runs out.
 """
@@ -16,6 +22,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +37,10 @@ from peers import forked, prepare
 from peers.contestants import CONTESTANTS, Contestant
 from peers.job import Job
 
+from vitlora.core.files import write_json
+
 HERE = Path(__file__).resolve().parent
+MODELS = ("ViT-B/16", "ViT-S/14")
 # PEFT's tutorial on all of Food-101.
 RECIPE_TRAIN, RECIPE_VAL, RECIPE_EPOCHS = 75_750, 25_250, 5
 COLUMNS = (
@@ -67,8 +77,22 @@ class Shared:
 
 
 def main() -> None:
-    """Measure ceilings, then every contestant; print and save after each."""
+    """Measure each round; print and save after each contestant."""
     args = parse()
+    if not args.rounds:
+        measure_all(args, lambda result: write_json(args.out, result))
+        return
+    runs: list[dict[str, Any]] = []
+    for model, batch in args.rounds:
+        own = argparse.Namespace(**vars(args))
+        own.model, own.batch, own.accumulation = model, batch, 1
+        own.work = args.work / f"{model.replace('/', '-')}-{batch}"
+        runs.append(measure_all(own, lambda result: write_json(args.out, {"runs": [*runs, result]})))
+        shutil.rmtree(own.work)
+
+
+def measure_all(args: argparse.Namespace, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Measure ceilings, then every contestant; save what there is after each, and print the table."""
     args.work.mkdir(parents=True, exist_ok=True)
     shared, preparation = share(args)
     result: dict[str, Any] = {"host": host(), "settings": settings(args), "preparation_s": preparation, "rows": []}
@@ -78,16 +102,20 @@ def main() -> None:
         row = {"name": name, "what": CONTESTANTS[name].what, **measure(name, shared, args)}
         derive(row, CONTESTANTS[name], result["ceilings"], args.model == "ViT-B/16" and not args.tiny)
         result["rows"].append(row)
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        save(result)
         print(f"{name}: {brief(row)}", flush=True)
     print_table(result)
+    return result
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder in Hub layout; without it --packed-train and --packed-val")
-    parser.add_argument("--model", choices=("ViT-B/16", "ViT-S/14"), default="ViT-B/16")
+    parser.add_argument("--model", choices=MODELS, default="ViT-B/16")
+    parser.add_argument(
+        "--rounds", type=one_round, nargs="+", help="a table each, such as ViT-S/14:32 ViT-B/16:512, in one file"
+    )
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     parser.add_argument("--packed-train", type=Path, help="train as our preprocess writes it; else made here")
     parser.add_argument("--packed-val", type=Path, help="val likewise; labels.json stands beside the two")
@@ -114,6 +142,14 @@ def parse() -> argparse.Namespace:
         parser.error("--data, or --packed-train and --packed-val")
     args.data = args.data.resolve() if args.data else None
     return args
+
+
+def one_round(text: str) -> tuple[str, int]:
+    """Read a model and the images of a step."""
+    model, _, batch = text.partition(":")
+    if model not in MODELS or not batch.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text}; the rule: as ViT-S/14:32, of {', '.join(MODELS)}")
+    return model, int(batch)
 
 
 def names(text: str) -> list[str]:
