@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from common import host
 from peers import prepare
-from stage_run import run_stage, share
+from stage_run import run_stage, share, take_photographs
 
 from vitlora.core.files import write_json
 from vitlora.storage.manifest import write_manifest
@@ -38,17 +38,8 @@ class Case(NamedTuple):
 def main() -> None:
     """Run every case; print and save after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packed", type=Path, required=True, help="train as preprocess writes it")
-    parser.add_argument("--squares", type=Path, required=True, help="val likewise")
-    parser.add_argument("--labels", type=Path, required=True)
     parser.add_argument("--cases", type=case, nargs="+", default=[case(text) for text in CASES])
-    parser.add_argument("--train-images", type=int, default=32_768)
-    parser.add_argument("--val-images", type=int, default=8_192)
-    parser.add_argument("--epochs", type=int, default=4, help="the first one is not counted")
-    parser.add_argument("--timeout", type=float, default=150, help="seconds of a case")
-    parser.add_argument("--tiny", action="store_true", help="a 2-layer ViT at 32 px (val too), to try every path out")
-    parser.add_argument("--work", type=Path, default=Path(".work/several_gpus"))
-    parser.add_argument("--out", type=Path, required=True)
+    take_photographs(parser, train_images=32_768, val_images=8_192)
     args = parser.parse_args()
     result: dict[str, Any] = {
         "host": host(),
@@ -57,7 +48,7 @@ def main() -> None:
         "val_images": args.val_images,
         "rows": [],
     }
-    inputs = share(args.packed, args.squares, args.labels, args.work, args.train_images, args.val_images)
+    inputs = share(args)
     for each in args.cases:
         row = {**each._asdict(), **run(each, inputs, args)}
         result["rows"].append(row)

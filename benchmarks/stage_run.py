@@ -1,5 +1,6 @@
 """Runs this project's train stage by its own command, in a folder of its own, and reads what it says and takes."""
 
+import argparse
 import os
 import re
 import statistics
@@ -22,15 +23,29 @@ ROOT = Path(__file__).resolve().parents[1]
 READ_S = 0.5  # between two looks at memory
 
 
-def share(packed: Path, squares: Path, labels: Path, work: Path, train_images: int, val_images: int) -> dict[str, Path]:
+def take_photographs(parser: argparse.ArgumentParser, train_images: int, val_images: int) -> None:
+    """Add the options that say what is trained on, how long, and where the result goes."""
+    parser.add_argument("--packed", type=Path, required=True, help="train as preprocess writes it")
+    parser.add_argument("--squares", type=Path, required=True, help="val likewise")
+    parser.add_argument("--labels", type=Path, required=True)
+    parser.add_argument("--train-images", type=int, default=train_images)
+    parser.add_argument("--val-images", type=int, default=val_images)
+    parser.add_argument("--epochs", type=int, default=4, help="the first one is not counted")
+    parser.add_argument("--timeout", type=float, default=300, help="seconds of a case")
+    parser.add_argument("--tiny", action="store_true", help="a model of two small layers, to try every path out")
+    parser.add_argument("--work", type=Path, default=Path(".work/stage_run"))
+    parser.add_argument("--out", type=Path, required=True)
+
+
+def share(args: argparse.Namespace) -> dict[str, Path]:
     """Repeat photographs to so many; return what the stage reads, without the base."""
-    work = work.resolve()
-    prepare.repeat_packed(packed.resolve(), work / "train", train_images)
-    prepare.repeat_squares(squares.resolve(), work / "val", val_images)
+    work = args.work.resolve()
+    prepare.repeat_packed(args.packed.resolve(), work / "train", args.train_images)
+    prepare.repeat_squares(args.squares.resolve(), work / "val", args.val_images)
     (work / "train" / MANIFEST).unlink()  # a link to that of the photographs themselves
     for name in ("train", "val"):
         write_manifest(work / name)
-    return {"train-images": work / "train", "val": work / "val", "labels": labels.resolve()}
+    return {"train-images": work / "train", "val": work / "val", "labels": args.labels.resolve()}
 
 
 def run_stage(folder: Path, inputs: Mapping[str, Path], changes: Mapping[str, Any], timeout: float) -> dict[str, Any]:
