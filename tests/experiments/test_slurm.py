@@ -69,6 +69,8 @@ def test_options_of_sbatch_ask_for_a_gpu_unless_they_say_otherwise(login_node, p
         ("--output=x", "--sbatch: got --output=x, which is set here for every job; leave it out"),
         ("--sig=B:INT@5", "--sbatch: got --sig=B:INT@5, which is set here"),
         ("--array=1-4", "--sbatch: got --array=1-4, which is set here"),
+        ("--quiet", "--sbatch: got --quiet, which is set here"),  # sbatch would not print the job's id
+        ("--cluster=x", "--sbatch: got --cluster=x, which is set here"),  # squeue would not see the job
     ],
 )
 def test_what_is_no_option_or_is_set_here_is_refused(login_node, text, said):

@@ -16,9 +16,9 @@ WARNED_S = 120  # before the time limit: for a training to finish its step and k
 DEVICE = "--gres=gpu:1"  # of a job, where nothing else is asked for
 DEVICES = ("--gres", "--gpus", "--gpus-per-node", "--gpus-per-task", "--gpus-per-socket")
 OURS = (
-    *("--array", "--chdir", "--error", "--export", "--export-file", "--help", "--input", "--job-name", "--no-requeue"),
-    *("--open-mode", "--output", "--parsable", "--requeue", "--signal", "--test-only", "--usage", "--version"),
-    *("--wait", "--wrap"),
+    *("--array", "--chdir", "--clusters", "--error", "--export", "--export-file", "--help", "--input", "--job-name"),
+    *("--no-requeue", "--open-mode", "--output", "--parsable", "--quiet", "--requeue", "--signal", "--test-only"),
+    *("--usage", "--version", "--wait", "--wrap"),
 )
 NOT_HERE = "there is no {} on the PATH; the rule: a login node of a SLURM cluster; `module load slurm` may bring it"
 RUNNING, COMPLETING, CANCELLED = "RUNNING", "COMPLETING", "CANCELLED"
