@@ -17,7 +17,8 @@ from vitlora.core.files import read_json
 from vitlora.download import blocks
 from vitlora.download.blocks import NEXT, blocks_folder, pack_stream
 from vitlora.download.hub_layout import from_hub_layout, in_folder, open_hub_layout
-from vitlora.download.stage import COLUMNS, _item
+from vitlora.download.params import DataSource
+from vitlora.download.stage import COLUMNS, _files, _item
 from vitlora.storage.packed import write_packed
 
 SMALL = 300  # bytes of a file of images: three pictures or four
@@ -172,6 +173,16 @@ def test_blocks_of_other_data_are_deleted_and_a_damaged_one_comes_again(tmp_path
         assert streamed(root, tmp_path / "1", tmp_path / "kept") == whole
     assert blocks_folder(tmp_path / "kept", "another") != folder
     assert not folder.exists()
+
+
+def test_a_change_behind_a_linked_folder_is_one_of_the_data_set(tmp_path):
+    root = make_hub(tmp_path / "hub", {"train": [0, 1]})
+    (root / "data").rename(tmp_path / "elsewhere")
+    (root / "data").symlink_to(tmp_path / "elsewhere")
+    data = DataSource.model_construct(source="hub_folder", path=str(root))
+    before = _files(data)
+    os.utime(next((tmp_path / "elsewhere").iterdir()), ns=(1, 1))
+    assert _files(data) != before
 
 
 def test_a_data_set_without_a_row_gives_an_empty_folder(tmp_path):

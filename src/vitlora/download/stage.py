@@ -1,6 +1,7 @@
 """Download: bring images and base model from wherever they are into two folders that DVC keeps."""
 
 import hashlib
+import os
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -110,7 +111,8 @@ def _files(data: DataSource) -> list[tuple[str, int, int]]:
     if data.source == "hub":
         return []
     root = Path(str(data.path)).expanduser()
-    found = ((path, path.stat()) for path in sorted(root.rglob("*")) if path.is_file())
+    below = (Path(place, name) for place, _, names in os.walk(root, followlinks=True) for name in names)
+    found = ((path, path.stat()) for path in sorted(below) if path.is_file())  # as `datasets`, which follows links
     return [(str(path.relative_to(root)), about.st_size, about.st_mtime_ns) for path, about in found]
 
 
