@@ -7,6 +7,8 @@ import pytest
 import tiny
 from PIL import Image
 
+from vitlora.safety.source import SOURCE, write_source
+
 FIRST_TWO = ["download", "preprocess"]
 
 
@@ -59,6 +61,19 @@ def test_an_experiment_on_another_folder_sees_what_lies_there(project):
     before = counts(project)
     assert tiny.dvc(project, "exp", "run", "-S", f"data.path={project / 'elsewhere'}", "preprocess") == FIRST_TWO
     assert counts(project) == before + 1
+
+
+def test_a_change_behind_a_linked_folder_of_a_hub_folder_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("hub", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "hub/data").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "params.yaml").write_text("data: {source: hub_folder, path: hub}\n")
+    write_source()
+    before = SOURCE.read_text()
+    (tmp_path / "elsewhere/train.parquet").touch()
+    write_source()
+    assert SOURCE.read_text() != before
 
 
 def test_who_has_the_outputs_but_not_the_pictures_runs_nothing(project):

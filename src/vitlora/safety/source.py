@@ -58,18 +58,24 @@ def _seen(section: Any, noted: str | None, before: Known, known: Known) -> str |
         return noted
     digest, count = hashlib.sha256(), 0
     is_folder = section["source"] in ("folder", "table")  # of which download passes litter over
-    paths = (path for path in _files(root) if not (is_folder and is_litter(Path(path).relative_to(root).parts)))
+    linked = section["source"] == "hub_folder"  # in which `datasets` follows links to folders
+    paths = (path for path in _files(root, linked) if not (is_folder and is_litter(Path(path).relative_to(root).parts)))
     for count, path in enumerate(paths, 1):  # noqa: B007 - the last one is the number of files
         content = _hash(path, before, known)
         digest.update(f"{os.path.relpath(path, root)}\0{content}\n".encode("utf-8", "surrogateescape"))
     return f"{counted(count, 'file')}, {digest.hexdigest()[:16]}"
 
 
-def _files(root: Path) -> Iterator[str]:
-    """Yield all files below a folder, links too, in name order; or the file itself."""
+def _files(root: Path, linked: bool) -> Iterator[str]:
+    """Yield all files below a folder, links too, in name order; or the file itself.
+
+    Args:
+        root: The folder or file.
+        linked: Whether files behind links to folders are among them.
+    """
     if root.is_file():
         yield str(root)
-    for place, folders, files in os.walk(root):
+    for place, folders, files in os.walk(root, followlinks=linked):
         folders.sort()
         links = (name for name in folders if os.path.islink(os.path.join(place, name)))
         yield from (os.path.join(place, name) for name in sorted([*files, *links]))
