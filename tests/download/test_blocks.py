@@ -14,11 +14,11 @@ from trees import fill, pack
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json
-from vitlora.download import blocks
 from vitlora.download.blocks import NEXT, blocks_folder, pack_stream
 from vitlora.download.hub_layout import from_hub_layout, in_folder, open_hub_layout
 from vitlora.download.params import DataSource
 from vitlora.download.stage import COLUMNS, _files, _item
+from vitlora.storage import blocks
 from vitlora.storage.packed import write_packed
 
 SMALL = 300  # bytes of a file of images: three pictures or four
@@ -193,10 +193,11 @@ def test_a_data_set_without_a_row_gives_an_empty_folder(tmp_path):
 def test_a_killed_run_goes_on_behind_its_blocks(tmp_path):
     code = (
         "import sys; from pathlib import Path; here = Path(sys.argv[1])\n"
-        "from vitlora.download import blocks; from vitlora.download.hub_layout import in_folder, open_hub_layout\n"
+        "from vitlora.download.blocks import blocks_folder, pack_stream; from vitlora.storage import blocks\n"
+        "from vitlora.download.hub_layout import in_folder, open_hub_layout\n"
         "from vitlora.download.stage import COLUMNS, _item; blocks.SHARD_BYTES = 300\n"
         "found = open_hub_layout(in_folder(here / 'hub'), None, 'image', 'label', {'train': 'train'})\n"
-        "blocks.pack_stream(found, COLUMNS, _item, here / 'out', blocks.blocks_folder(here / 'kept'))\n"
+        "pack_stream(found, COLUMNS, _item, here / 'out', blocks_folder(here / 'kept'))\n"
     )
     root = make_hub(tmp_path / "hub", {"train": [0, 1] * 4})
     command = [sys.executable, "-c", code, str(tmp_path)]

@@ -19,6 +19,7 @@ from vitlora.preprocess import stage
 from vitlora.preprocess.kept import Kept
 from vitlora.preprocess.params import Image
 from vitlora.preprocess.stage import preprocess
+from vitlora.storage import blocks as storage_blocks
 
 OUTS = ("train", "val", "test", "labels.json", "report.html", "report.json")
 ODD = [("train/cat/odd.png", "train", 0, b"no picture"), ("train/cat/cut.png", "train", 0, picture(900)[:-40])]
@@ -92,6 +93,28 @@ def test_a_run_stopped_while_it_fills_squares_fills_the_rest_alone(tmp_path, raw
     assert run(tmp_path, raw) == whole
     assert blocks(asked, "_check") == []
     assert len(blocks(asked, "_fill")) == count - at - 1
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_run_stopped_while_it_copies_copies_the_rest_alone(tmp_path, raw, asked, monkeypatch, at):
+    monkeypatch.setattr(storage_blocks, "SHARD_BYTES", 3000)
+    whole = run(tmp_path, raw, "whole", keep=None)
+    files = len(list((tmp_path / "whole/train").glob("images-*")))
+    assert files > 3
+    monkeypatch.setattr(storage_blocks, "faultpoint", lambda name, left=[at]: stop(left))
+    with pytest.raises(InterruptedError):
+        run(tmp_path, raw)
+    assert not (tmp_path / "out/train").exists()
+    written = []
+    monkeypatch.setattr(storage_blocks, "faultpoint", written.append)
+    assert run(tmp_path, raw) == whole
+    assert len(written) == files - at - 1
+    assert all((tmp_path / "out/train" / path.name).read_bytes() == path.read_bytes() for path in files_of(tmp_path))
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+def files_of(tmp_path):
+    return list((tmp_path / "whole/train").iterdir())
 
 
 def test_what_was_refused_is_not_checked_again_once_it_is_allowed(tmp_path, raw, asked):
@@ -177,10 +200,11 @@ def test_answers_come_back_as_they_were(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["block-checked", "block-filled"])
-def test_a_killed_stage_leaves_its_blocks_on_the_disk(tmp_path, raw, point):
+@pytest.mark.parametrize("point", ["block-checked", "block-filled", "block-packed"])
+def test_a_killed_stage_leaves_its_blocks_on_the_disk(tmp_path, raw, point, monkeypatch):
     code = (
         "import sys; from pathlib import Path; from vitlora.preprocess import kept, stage; kept.BLOCK = 5\n"
+        "from vitlora.storage import blocks; blocks.SHARD_BYTES = 3000\n"
         "from raw_images import SKIP, SPLIT, SQUARE\n"
         "here = Path(sys.argv[1])\n"
         "if __name__ == '__main__':\n"
@@ -197,5 +221,6 @@ def test_a_killed_stage_leaves_its_blocks_on_the_disk(tmp_path, raw, point):
     assert died.returncode == 128 + signal.SIGKILL, died.stderr
     assert len(list(tmp_path.glob("kept/*/checked-*"))) == (1 if point == "block-checked" else 9)
     subprocess.run(command, env=env, capture_output=True, check=True)
+    monkeypatch.setattr(storage_blocks, "SHARD_BYTES", 3000)
     whole = run(tmp_path, raw, "whole", keep=None)
     assert {name: (tmp_path / "out" / name).read_bytes() for name in OUTPUTS} == whole

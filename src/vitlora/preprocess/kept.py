@@ -59,6 +59,12 @@ class Kept:
             answers += found
         return answers
 
+    def folder_of(self, name: str, about: object) -> Path:
+        """Return a folder for what is kept under a name, and of all that decides it."""
+        folder = self.folder / f"{name}-{_name(about)}"
+        folder.mkdir(exist_ok=True)
+        return folder
+
     def begin(self, name: str, about: object, create: Callable[[Path], int]) -> tuple[Path, int]:
         """Return a split's folder, begun by ``create`` now or by a run before, and the byte that ``create`` returns."""
         folder, draft = self.folder / f"{name}-{_name(about)}", self.folder / "draft"

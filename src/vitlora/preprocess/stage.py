@@ -30,8 +30,9 @@ from vitlora.preprocess.page import render
 from vitlora.preprocess.params import SIDES, Image, Ingest, Split
 from vitlora.preprocess.report import Facts, as_metrics, shown_rows, summarise
 from vitlora.preprocess.splits import Classes, by_class, cap, carve, roles
+from vitlora.storage.blocks import join_blocks, one_file, whole_blocks, write_block
 from vitlora.storage.manifest import digest
-from vitlora.storage.packed import Item, Packed, write_packed
+from vitlora.storage.packed import Item, Packed
 from vitlora.storage.squares import create_split, write_square
 
 CHUNK = 256
@@ -101,7 +102,7 @@ def preprocess(
         numbers = summarise(facts)
         write_json(report, as_metrics(numbers))
         write_text(page, render(numbers, _draw(workers, source, facts)))
-        _write_train(source, good, rows["train"], train)
+        _write_train(kept, source, good, rows["train"], train)
         kept.hand_over(filled)  # last, or a run that is stopped before would fill them again
     write_json(labels, {"class_names": class_names, "image_size": squares.side, "interpolation": squares.interpolation})
     _tell(numbers)
@@ -343,14 +344,20 @@ def _draw_one(source: Packed, row: int) -> bytes:
     return buffer.getvalue()
 
 
-def _write_train(source: Packed, good: Mapping[int, Inspected], rows: Sequence[int], folder: Path) -> None:
-    def items() -> Iterator[Item]:
-        for row in rows:
-            known, found = source.about(row), good[row]
-            about = (known["path"], known["label"], known["sha256"], found.width, found.height, int(found.plain))
-            yield about, source[row]
+def _write_train(kept: Kept, source: Packed, good: Mapping[int, Inspected], rows: Sequence[int], folder: Path) -> None:
+    """Copy training pictures block by block; those of a run before are there."""
+    blocks_folder = kept.folder_of("train", list(rows))
+    blocks = list(whole_blocks(blocks_folder))
+    while (at := sum(map(len, blocks))) < len(rows):
+        items = (_train_item(source, row, good[row]) for row in rows[at:])
+        blocks.append(write_block(blocks_folder, len(blocks), TRAIN_COLUMNS, one_file(items)))
+    join_blocks(blocks, TRAIN_COLUMNS, folder)
 
-    write_packed(folder, TRAIN_COLUMNS, items())
+
+def _train_item(source: Packed, row: int, found: Inspected) -> Item:
+    known = source.about(row)
+    about = (known["path"], known["label"], known["sha256"], found.width, found.height, int(found.plain))
+    return about, source[row]
 
 
 def _fill_squares(
