@@ -205,6 +205,16 @@ def test_image_size_and_rank_are_held_against_the_base_model_that_is_there(tmp_p
     assert isinstance(found, dict) if said is None else re.match(said, found[0])
 
 
+@pytest.mark.parametrize(("model", "side"), [({}, 518), (HUB_MODEL, 224)], ids=["wheel", "Hub"])
+def test_smaller_pictures_are_held_against_the_base_models_own_size_too(tmp_path, model, side):
+    write_json(tmp_path / "base/image.json", {"size_px": 224, "interpolation": "bilinear"})
+    values = {**model, "image.size_px": "auto"}
+    said = check(tmp_path, changed_all({**values, "data.max_short_side_px": str(side - 1)}), tmp_path / "base")
+    assert said == [f"data.max_short_side_px: got {side - 1}; the rule: no less than image.size_px, {side}"]
+    fits = check(tmp_path, changed_all({**values, "data.max_short_side_px": str(side)}), tmp_path / "base")
+    assert isinstance(fits, dict)
+
+
 @pytest.mark.parametrize("config", [b"", b'{"patch_size": 14', b"\xb6", b"[14]", b'{"patch_size": 15}'])
 def test_a_damaged_base_model_is_left_to_the_stage_that_reads_it(tmp_path, config):
     write_json(tmp_path / "base/config.json", {"hidden_size": 384, "patch_size": 14})

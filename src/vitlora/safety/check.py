@@ -7,6 +7,7 @@ import difflib
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ ONLY: dict[str, tuple[str, dict[str, str]]] = {
     "head": ("trains nothing but the head", {"head_only_epochs": "0"}),
 }
 WHEEL_BASE = {"hidden_size": 384, "patch_size": 14}
+WHEEL_SIDE = 518  # px: what `auto` means there
 
 
 def sections() -> dict[str, list[type[Params]]]:
@@ -112,6 +114,8 @@ def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
     # A base may have been trained at such a size, as SigLIP at 384 px with patches of 14: its border is never seen.
     if type(size) is int and isinstance(patch, int) and size % patch and size != known.get("image_size"):
         yield f"image.size_px: got {size}; the rule: a multiple of the base model's patch, {patch} px"
+    if size == "auto":
+        size = WHEEL_SIDE if known is WHEEL_BASE else _own_side(base)
     side = _value(document, "data", "max_short_side_px")
     if type(side) is int and type(size) is int and 0 < side < size:
         yield f"data.max_short_side_px: got {side}; the rule: no less than image.size_px, {size}"
@@ -143,6 +147,13 @@ def _ranks(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield from (
             (f"lora.options.rank_pattern.{k}", v) for k, v in (pattern if isinstance(pattern, dict) else {}).items()
         )
+
+
+def _own_side(base: Path | None) -> Any:
+    """Return what `auto` means for the image size, as download noted it; None where it has not."""
+    with suppress(OSError, ValueError, AttributeError):
+        return json.loads((base / "image.json").read_bytes()).get("size_px") if base else None
+    return None
 
 
 def _base_config(base: Path) -> dict[str, Any]:
