@@ -144,7 +144,7 @@ def _go(plan: Any, engine: Any, options: list[str] | None) -> None:
     hand_over(plan, options)
     console, members = make_console(), plan.journal.members
     said = f"{plan.folder.name}: {counted(len(members), 'experiment')}{engine.manner} from commit"
-    print(f"{said} {plan.origin.fingerprint}; {counts(plan.journal)}", flush=True)
+    print(f"{said} {plan.origin.fingerprint}; {counts(plan.journal, alive=False)}", flush=True)
     clear(plan)
     try:
         with Board(plan, console) as board:
