@@ -167,7 +167,7 @@ class Slurm:
         record = read_record(plan.folder, member.number)
         fresh = record.kind == FAILED or member.state == STOPPED
         write_record(plan.folder, member.number, Record() if fresh else record)  # there before a node writes: NFS
-        output = log_of(plan.folder, member.number).resolve()
+        output = str(log_of(plan.folder, member.number).resolve()).replace("%", "%%")  # %j would be the job's id
         words = [f"--job-name={plan.name(member.number)}", f"--chdir={Path.cwd()}", f"--output={output}"]
         source, folder = Path(vitlora.__file__).parents[1], plan.folder
         quoted = {"source": source, "python": sys.executable, "folder": folder, "number": member.number}
