@@ -78,6 +78,15 @@ def test_what_is_no_option_or_is_set_here_is_refused(login_node, text, said):
         options(None, text)
 
 
+def test_what_the_environment_sets_hides_no_job(login_node, tmp_path, monkeypatch):
+    (tmp_path / "bin/squeue").write_text('#!/bin/sh\necho "12|RUNNING|$SQUEUE_ACCOUNT$SBATCH_WAIT|$SBATCH_ACCOUNT"\n')
+    for name in ("SQUEUE_ACCOUNT", "SBATCH_WAIT", "SBATCH_ACCOUNT"):
+        monkeypatch.setenv(name, name)
+    jobs = queue.Queue()
+    jobs.look()
+    assert jobs.jobs == {"12": Line("RUNNING", "", "SBATCH_ACCOUNT")}
+
+
 def test_an_empty_partition_and_a_machine_without_sbatch_are_refused(login_node, monkeypatch, tmp_path):
     with pytest.raises(VitloraError, match="--partition: got nothing"):
         options("", "")

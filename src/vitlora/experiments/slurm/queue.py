@@ -1,5 +1,7 @@
 """SLURM's own commands, and what they say: the one place that knows them."""
 
+import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -20,6 +22,8 @@ OURS = (
     *("--no-requeue", "--open-mode", "--output", "--parsable", "--quiet", "--requeue", "--signal", "--test-only"),
     *("--usage", "--version", "--wait", "--wrap"),
 )
+# Of the environment: a job would not be seen, or not be one. What else is set for sbatch counts: account, partition.
+UNSET = re.compile("SQUEUE_|SBATCH_(ARRAY_INX|CLUSTERS|WAIT)$")
 NOT_HERE = "there is no {} on the PATH; the rule: a login node of a SLURM cluster; `module load slurm` may bring it"
 RUNNING, COMPLETING, CANCELLED = "RUNNING", "COMPLETING", "CANCELLED"
 # Not one of these: it was lost to the cluster, not to itself, and may be submitted again.
@@ -106,6 +110,7 @@ def _call(command: Sequence[str], given: str = "") -> str:
             errors="replace",
             timeout=PATIENCE_S,
             check=False,
+            env={name: value for name, value in os.environ.items() if not UNSET.match(name)},
             start_new_session=True,  # a Ctrl-C is for the runner alone
         )
     except FileNotFoundError:
