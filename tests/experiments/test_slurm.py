@@ -129,7 +129,7 @@ def follow(sweep):
         (one,) = engine.at_work(sweep)
         write_record(sweep.folder, 0, record)
         engine.jobs.jobs = {} if line is None else {"12": line}
-        engine.jobs.answered = time.monotonic() + 1
+        engine.jobs.asked = engine.jobs.answered = time.monotonic() + 1
         return one
 
     return told
@@ -196,9 +196,21 @@ def test_status_goes_on_where_squeue_does_not_answer(sweep, login_node, capsys):
     assert "note: squeue: error: one; two" in said
 
 
+def test_what_a_job_has_written_counts_where_squeue_does_not_answer(sweep, login_node):
+    engine = Slurm()
+    (one,) = engine.at_work(sweep)
+    engine.look()
+    assert not one.is_over()
+    write_record(sweep.folder, 0, Record(**MINE, kind=DONE))
+    engine.jobs.asked = float("-inf")
+    assert engine.look() == "squeue: error: one; two"
+    assert one.is_over()
+    assert one.settle(halted=False).kind == DONE
+
+
 def test_jobs_that_are_not_known_yet_are_not_over(sweep):
     engine = Slurm()
-    engine.jobs.answered = time.monotonic() - queue.POLL_S
+    engine.jobs.asked = engine.jobs.answered = time.monotonic() - queue.POLL_S
     (one,) = engine.at_work(sweep)
     assert not one.is_over()
 

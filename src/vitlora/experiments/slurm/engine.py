@@ -68,7 +68,7 @@ class Job:
 
     def is_over(self) -> bool:
         """Whether it has ended, however that may be: as its record says, or SLURM, a while ago."""
-        if self.jobs.answered > self.looked:
+        if self.jobs.asked > self.looked:
             self._look()
         if self.record.kind in (DONE, FAILED, FULL):
             return True
@@ -76,10 +76,12 @@ class Job:
         return bool(self.gone) and (said_all or time.monotonic() > self.gone + GRACE_S)
 
     def _look(self) -> None:
-        self.looked = self.jobs.answered
-        self.line = self.jobs.jobs.get(self.job, Line("", "", ""))
+        self.looked = self.jobs.asked
         record = read_record(self.plan.folder, self.number)
         self.record = record if record.job == self.job else Record()
+        if self.jobs.answered < self.jobs.asked:
+            return  # what the job has written counts, and what SLURM said last
+        self.line = self.jobs.jobs.get(self.job, Line("", "", ""))
         over = self.line.state in ("", *OVER)
         self.gone = (self.gone or time.monotonic()) if over else 0.0
         working = over or self.line.state in (queue.RUNNING, COMPLETING)
