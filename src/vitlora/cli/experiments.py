@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         parsers[deed].add_argument("--partition", metavar="NAME", help="of SLURM, for these jobs")
         parsers[deed].add_argument(
-            "--sbatch", metavar="OPTIONS", help="more of sbatch's: '--account=x --gres=gpu:2'; --gres=none for no GPU"
+            "--sbatch",
+            metavar="OPTIONS",
+            help="more of sbatch's: --sbatch='--account=x --gres=gpu:2'; --sbatch=--gres=none for no GPU",
         )
 
 
