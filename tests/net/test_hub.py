@@ -286,7 +286,7 @@ def test_a_data_set_comes_by_its_commit_untouched_and_a_full_cache_needs_no_requ
 # The stage with blocks of two pictures or three and a client that hardly waits.
 SMALL_BLOCKS = """
 import runpy, time
-from vitlora.download import blocks
+from vitlora.storage import blocks
 blocks.SHARD_BYTES, sleep = 150, time.sleep
 time.sleep = lambda seconds: sleep(min(seconds, 0.02))
 runpy.run_module("stages.download", run_name="__main__", alter_sys=True)
