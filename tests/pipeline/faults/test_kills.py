@@ -63,7 +63,7 @@ def kill_within(golden, root, stage, draw, kill):
 
 @pytest.mark.survives("F01", "kill -9 of dvc and its stage at a random moment, 40 a stage")
 @pytest.mark.parametrize("number", tries(KILLS))
-@pytest.mark.parametrize("stage", quick_only(STAGES, "preprocess", "train"))
+@pytest.mark.parametrize("stage", quick_only(STAGES, "preprocess"))
 def test_a_kill_at_any_moment_costs_one_repro(finished_run, scratch, note, stage, number):
     draw = random.Random(f"{stage} {number}")
     root, _, found = kill_within(finished_run, scratch, stage, draw, Running.kill_group)
