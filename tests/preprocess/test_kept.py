@@ -113,6 +113,21 @@ def test_a_run_stopped_while_it_copies_copies_the_rest_alone(tmp_path, raw, aske
     assert list((tmp_path / "kept").iterdir()) == []
 
 
+def test_a_kept_file_of_pictures_that_was_damaged_is_copied_again(tmp_path, raw, asked, monkeypatch):
+    monkeypatch.setattr(storage_blocks, "SHARD_BYTES", 3000)
+    whole = run(tmp_path, raw, "whole", keep=None)
+    monkeypatch.setattr(storage_blocks, "faultpoint", lambda name, left=[1]: stop(left))
+    with pytest.raises(InterruptedError):
+        run(tmp_path, raw)
+    (kept,) = tmp_path.glob("kept/*/train-*/00001/images-00000.bin")
+    data = bytearray(kept.read_bytes())
+    data[100] ^= 1
+    kept.write_bytes(data)
+    monkeypatch.setattr(storage_blocks, "faultpoint", lambda name: None)
+    assert run(tmp_path, raw) == whole
+    assert all((tmp_path / "out/train" / path.name).read_bytes() == path.read_bytes() for path in files_of(tmp_path))
+
+
 def files_of(tmp_path):
     return list((tmp_path / "whole/train").iterdir())
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitlora.core.durable import faultpoint, sync, sync_one
-from vitlora.core.errors import VitloraError
+from vitlora.storage.manifest import problems, write_manifest
 from vitlora.storage.packed import BYTES, INDEX, SHARD_BYTES, TEXTS, Item, Packed, write_packed
 
 DRAFT, IMAGES = "draft", BYTES.format(0)
@@ -23,10 +23,10 @@ DRAFT, IMAGES = "draft", BYTES.format(0)
 def whole_blocks(folder: Path) -> Iterator[Packed]:
     """Yield the blocks that are there, up to the first that is missing or damaged."""
     for number in count():
-        try:
-            yield Packed(_named(folder, number))
-        except VitloraError:
+        block = _named(folder, number)
+        if any(problems(block)):
             return
+        yield Packed(block)
 
 
 def one_file(items: Iterable[Item]) -> Iterator[Item]:
@@ -52,6 +52,7 @@ def write_block(folder: Path, number: int, columns: Sequence[str], items: Iterab
     for old in (block, draft):
         shutil.rmtree(old, ignore_errors=True)
     write_packed(draft, columns, items, SHARD_BYTES)
+    write_manifest(draft)
     sync(draft)
     draft.rename(block)
     sync_one(folder)
