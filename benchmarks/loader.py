@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--workers", type=_counts, default=_usual(), help="loader processes, such as 0,8,14,16")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--passes", type=int, default=3, help="the first is dropped")
+    parser.add_argument("--only", default="", help="loaders whose name holds this, such as simplejpeg; no other part")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -78,12 +79,14 @@ def main() -> None:
         folder = repeat(args.packed, Path(work), args.images)
         print(f"{'loader':<58}{'workers':>8}{'images/s':>10}{'spread':>8}{'a core':>8}{'CPU s/1000':>12}{'RSS MB':>8}")
         for name, make in contestants(skipped):
+            if args.only not in name:
+                continue
             for workers in args.workers:
                 rows.append(row := {"loader": name, **measure(partial(make, folder, args.batch), workers, args.passes)})
                 print(line(row), flush=True)
-        asked = [main_thread(folder, workers) for workers in args.workers]
-        split = one_core(folder)
-        rows += gpu_decoder(folder, args, skipped)
+        asked = [] if args.only else [main_thread(folder, workers) for workers in args.workers]
+        split = {} if args.only else one_core(folder)
+        rows += [] if args.only else gpu_decoder(folder, args, skipped)
     for name, reason in skipped.items():
         print(f"skipped {name}: {reason}")
     settings = {"images": args.images, "batch": args.batch, "passes": args.passes, "size": SIZE, **about(args.packed)}
