@@ -7,9 +7,9 @@
 by NCCL (or ``--processes`` on CPUs by gloo), and fits them: seconds = latency + bytes x 2 (n - 1) / n / bandwidth.
 ``predict`` takes the captured step of one GPU (``captured.json``), between the batches that were measured straight
 lines; adds the all-reduce, which begins when the step's gradients are there and hides behind nothing; and lets no more
-images through than loaders make. Among more GPUs than ``measure`` had, an all-reduce is taken to be as with the most it
-had; between hosts latency and bandwidth are assumed. Beside the predictions stands what was measured end to end on
-several GPUs (``several_gpus.json``).
+images through than loaders make (``loader.json``). Among more GPUs than ``measure`` had, an all-reduce is taken to be
+as with the most it had; between hosts latency and bandwidth are assumed. Beside the predictions stands what was
+measured end to end on several GPUs (``several_gpus.json``).
 """
 
 import argparse
@@ -153,10 +153,9 @@ def steps(model: str) -> tuple[list[int], list[float]]:
 
 
 def loader_rate() -> float:
-    """Return images/s that a core has made at least: those of the fastest run, whose GPU hardly waited."""
-    runs = read_json(RESULTS / "train_speed_small.json")["runs"]
-    rows = [(row, run["host"]["cpus"]) for run in runs for row in run["rows"] if row["data_wait_gpu_idle_share"] < 0.01]
-    return max(row["train_images_per_s"]["median"] / cpus for row, cpus in rows)
+    """Return images/s that a core makes where all cores of a host load and nothing else runs (``loader.json``)."""
+    rows = [row for row in read_json(RESULTS / "loader.json")["rows"] if "simplejpeg" in row["loader"]]
+    return max(row["images_per_s_per_core"] for row in rows)
 
 
 def step_seconds(batch: float, batches: list[int], times: list[float]) -> float:

@@ -19,6 +19,12 @@ from vitlora.safety.check import sections
 from vitlora.safety.keys import AFTER, SCHEMA, allowed, reader, schema
 
 ROOT = Path(__file__).parents[1]
+WAYS = {
+    "full": "as it is",
+    "checkpointing": "`activation_checkpointing`",
+    "4bit": "`load_in_4bit`",
+    "4bit+checkpointing": "both",
+}
 BLOCK = re.compile(r"(<!-- ([a-z-]+): docs/generate\.py -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -165,6 +171,25 @@ def speed_small() -> str:
         (
             (model, row["batch"].partition(" ")[0], row["what"], rate(row["train_images_per_s"]), commit)
             for model, commit, row in sorted(rows, key=lambda each: (each[0], each[2]["train_images_per_s"]["median"]))
+        ),
+    )
+
+
+def large_bases() -> str:
+    """What bases of billions of weights take on one GPU."""
+    rows = results("large_bases")["rows"]
+    return table(
+        ("model", "billion weights", "", "step", "images/s", "GPU, GiB"),
+        (
+            (
+                row["model"],
+                f"{row['billion_weights']:.2f}",
+                WAYS[row["way"]],
+                f"{row['step']}, captured" if row["captured"] else row["step"],
+                f"{row['images_per_s']:,.0f} ({row['lowest']:,.0f} to {row['highest']:,.0f})",
+                f"{row['gpu_gib']:.1f}",
+            )
+            for row in rows
         ),
     )
 
@@ -340,6 +365,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed": speed,
     "speed-small": speed_small,
     "captured": captured,
+    "large-bases": large_bases,
     "many": many,
     "stream": stream,
     "smaller": smaller,

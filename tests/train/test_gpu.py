@@ -333,7 +333,8 @@ def test_blocks_that_run_again_learn_the_same_from_less_memory(tmp_path, monkeyp
     curves, peaks = [], []
     for again in (False, True):
         torch.cuda.reset_peak_memory_stats()
-        training.fit(train__activation_checkpointing=again, train__full_determinism=True, train__cuda_graph=False)
+        how = {"train__step": "eager", "train__full_determinism": True, "train__cuda_graph": False}
+        training.fit(train__activation_checkpointing=again, **how)
         peaks.append(torch.cuda.max_memory_allocated())
         curves.append([(float(row["loss"]), float(row["grad_norm"])) for row in read_csv(Path("plots/steps.csv"))])
     assert curves[0] == [pytest.approx(point, rel=1e-3) for point in curves[1]]
