@@ -63,7 +63,7 @@ def beside(root, kept):
     [
         pytest.param(new_pictures, False, "--queue", marks=pytest.mark.faults),
         (new_pictures, True, "--temp"),
-        (beside, False, "--temp"),
+        pytest.param(beside, False, "--temp", marks=pytest.mark.faults),
     ],
 )
 def test_a_relative_path_outside_git_is_refused_before_a_run_in_a_copy(project, make, kept, option):

@@ -151,7 +151,7 @@ def test_logits_and_gradients_are_those_of_the_modules(kind, targets, p, monkeyp
         torch.testing.assert_close(mine, other, **LOOSE, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize(("kind", "cut"), [("vit", 1), ("dinov2", 3)])
+@pytest.mark.parametrize(("kind", "cut"), [("vit", 1), pytest.param("dinov2", 3, marks=pytest.mark.faults)])
 def test_parts_of_a_batch_draw_what_the_whole_batch_draws(kind, cut):
     """So that several processes, each with a part, learn what one does."""
     torch.manual_seed(0)
