@@ -224,6 +224,7 @@ def test_mixed_pictures_are_learnt_alike_captured_or_not_joined_or_apart(tmp_pat
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # Dynamo's own look
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # a hint of inductor in torch 2.11
 @pytest.mark.parametrize("step", ["fused", "compiled", "eager"])
 @pytest.mark.parametrize(
     "micro",
