@@ -13,6 +13,8 @@ decoding, augmenting, copying, forward, backward, optimiser, logging; validation
     PYTHONPATH=src python benchmarks/train_speed.py --packed-train data/prepared/train --packed-val data/prepared/val \
         --rounds ViT-S/14:32 ViT-S/14:64 ViT-B/16:32 ViT-B/16:512 --only fused,eager,trainer,timm,loop,trainer-compile \
         --slow trainer,timm,loop,trainer-compile --slow-train-images 1280 --preload --out train_speed_small.json
+    PYTHONPATH=src python benchmarks/train_speed.py --packed-train data/prepared/train --packed-val data/prepared/val \
+        --rounds ViT-S/14:32 ViT-S/14:32:augment.policy=randaugment --only eager --preload --out augmented.json
 
 FOLDER is in Hub layout with splits train and validation, columns image and label. Pictures are repeated to the counts
 asked for. `--only` picks contestants; the file is written after each, so that nothing is lost when time runs out.
@@ -36,6 +38,7 @@ from common import host
 from peers import forked, prepare
 from peers.contestants import CONTESTANTS, Contestant
 from peers.job import Job
+from ruamel.yaml import YAML
 
 from vitlora.core.files import write_json
 
@@ -83,10 +86,10 @@ def main() -> None:
         measure_all(args, lambda result: write_json(args.out, result))
         return
     runs: list[dict[str, Any]] = []
-    for model, batch in args.rounds:
+    for number, (model, batch, changes) in enumerate(args.rounds):
         own = argparse.Namespace(**vars(args))
-        own.model, own.batch, own.accumulation = model, batch, 1
-        own.work = args.work / f"{model.replace('/', '-')}-{batch}"
+        own.model, own.batch, own.accumulation, own.changes = model, batch, 1, changes
+        own.work = args.work / f"{number}-{model.replace('/', '-')}-{batch}"
         runs.append(measure_all(own, lambda result: write_json(args.out, {"runs": [*runs, result]})))
         shutil.rmtree(own.work)
 
@@ -114,7 +117,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder in Hub layout; without it --packed-train and --packed-val")
     parser.add_argument("--model", choices=MODELS, default="ViT-B/16")
     parser.add_argument(
-        "--rounds", type=one_round, nargs="+", help="a table each, such as ViT-S/14:32 ViT-B/16:512, in one file"
+        "--rounds",
+        type=one_round,
+        nargs="+",
+        help="a table each, such as ViT-S/14:32 or, with parameters of ours, ViT-B/16:512:augment.policy=augmix",
     )
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     parser.add_argument("--packed-train", type=Path, help="train as our preprocess writes it; else made here")
@@ -137,19 +143,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=180, help="seconds for one contestant")
     parser.add_argument("--work", type=Path, default=Path(".work/train_speed"))
     args = parser.parse_args()
-    args.work, args.params = args.work.resolve(), args.params.resolve()
+    args.work, args.params, args.changes = args.work.resolve(), args.params.resolve(), {}
     if args.data is None and not (args.packed_train and args.packed_val):
         parser.error("--data, or --packed-train and --packed-val")
     args.data = args.data.resolve() if args.data else None
     return args
 
 
-def one_round(text: str) -> tuple[str, int]:
-    """Read a model and the images of a step."""
-    model, _, batch = text.partition(":")
-    if model not in MODELS or not batch.isdecimal():
+def one_round(text: str) -> tuple[str, int, dict[str, Any]]:
+    """Read a model, the images of a step, and parameters of ours by dotted key."""
+    model, _, rest = text.partition(":")
+    batch, _, changed = rest.partition(":")
+    changes = dict(word.split("=", 1) for word in changed.split(",") if "=" in word)
+    if model not in MODELS or not batch.isdecimal() or len(changes) != len(changed.split(",")) * bool(changed):
         raise argparse.ArgumentTypeError(f"got {text}; the rule: as ViT-S/14:32, of {', '.join(MODELS)}")
-    return model, int(batch)
+    return model, int(batch), {key: YAML(typ="safe").load(value) for key, value in changes.items()}
 
 
 def names(text: str) -> list[str]:
@@ -166,6 +174,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": args.model,
         "params": args.params.name,
+        "changes": args.changes,
         "repeats": args.repeats,
         "workers": args.workers,
         "tiny": args.tiny,
@@ -315,6 +324,7 @@ def describe(slow: bool, shared: Shared, args: argparse.Namespace, out: Path) ->
         accumulation=args.accumulation,
         workers=args.workers,
         tiny=args.tiny,
+        changes=args.changes,
         started=time.time(),
         out=str(out),
     )

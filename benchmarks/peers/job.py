@@ -36,6 +36,7 @@ class Job:
         size: Side of the square, px.
         batch, accumulation: Images at once, and how often before a step; None is the tutorial's, for ours the preset's.
         workers: Loader processes; None is all cores but two, at most 14, for ours the preset's.
+        changes: Of the parameter file, by dotted key.
         started: Unix time at which the process was started.
         out: File for the row.
     """
@@ -57,6 +58,7 @@ class Job:
     accumulation: int | None
     workers: int | None
     tiny: bool
+    changes: dict[str, Any]
     started: float
     out: str
 

@@ -21,6 +21,9 @@ def run(job: Job, meter: Meter, step: str, cuda_graph: bool = True) -> None:
     }
     document["train"].update({name: value for name, value in asked.items() if value is not None})
     document["train"].update(num_train_epochs=job.all_epochs, step=step, cuda_graph=cuda_graph)
+    for key, value in job.changes.items():
+        section, name = key.split(".")
+        document[section][name] = value
     stage = load_params(TrainStage, document, Path(job.params))
     meter.notes.update(parameters=dict(stage.train))
     trainers.watch(meter)
