@@ -1,7 +1,11 @@
 """Duplicates: equal pictures whatever their files, altered copies found, and other pictures not taken for copies."""
 
 import io
+import pickle
 import time
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -70,8 +74,9 @@ def thumbnails_of(files):
 
 def alike(thumbnails):
     """Return all pairs, as the stage finds them."""
-    sketches = sketch(thumbnails)
-    return [pair for begin in range(0, len(thumbnails), ROWS) for pair in find_alike(sketches, begin)]
+    with TemporaryDirectory() as folder:
+        sketches = sketch([each.tobytes() for each in thumbnails], Path(folder))
+        return [pair for begin in range(0, len(thumbnails), ROWS) for pair in find_alike(sketches, begin)]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +134,17 @@ def test_hashes_are_the_ones_of_all_machines():
 def test_plain_pictures_are_not_compared():
     noise = np.random.default_rng(0).normal(0, 1, (3, 16, 16))
     made = [128 + noise[0], 255 - np.abs(noise[1]), 128 + 6 * noise[2]]
-    assert has_contrast(np.stack(made).astype(np.uint8)).tolist() == [False, False, True]
+    assert has_contrast([each.astype(np.uint8).tobytes() for each in made]).tolist() == [False, False, True]
+    assert has_contrast([]).tolist() == []
+
+
+def test_what_a_process_is_sent_does_not_grow_with_the_pictures(scenes, tmp_path):
+    """A worker that has a bound of memory could not take in a million thumbnails."""
+    search = partial(find_alike, sketch([each.tobytes() for each in scenes] * 2, tmp_path))
+    sent = pickle.dumps(search)
+    assert len(sent) < 1_000 < 256 * len(scenes)
+    assert len(search(0)) >= ROWS // 2
+    assert pickle.loads(sent)(0) == search(0)
 
 
 @pytest.mark.slow

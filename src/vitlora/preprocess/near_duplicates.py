@@ -13,7 +13,8 @@ Source:
     its median, so that mirroring a picture turns known bits over.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -30,18 +31,38 @@ MAX_CANDIDATES = 256  # that one is held against level by level, so that thousan
 MAX_PAIRS = 8  # kept of those
 ROWS, COLUMNS = 64, 4096  # compared at a time: 2 MB, which a processor's cache holds
 COSINES = np.rint(64 * np.cos(np.pi / 32 * np.outer(np.arange(8), 2 * np.arange(SIDE) + 1))).astype(np.int32)
+ARRAYS = ("thumbnails", "tilts", "hashes", "places")
 Numbers = NDArray[np.int64]
 
 
-class Sketches(NamedTuple):
-    """Thumbnails, uint8 (N, 16, 16), in order of their tilts, (N,), from -1 to 1; hashes, uint64 (N,); places, (N,):
-    where each stood before.
+class Sketches:
+    """What ``find_alike`` needs, in files that all processes map into memory: sent to another, it is their folder.
+
+    Args:
+        folder: As ``sketch`` wrote it.
+
+    Attributes:
+        thumbnails: uint8 (N, 16, 16), in order of their tilts.
+        tilts: float64 (N,), from -1 to 1.
+        hashes: uint64 (N,).
+        places: int64 (N,): where each stood before.
     """
 
     thumbnails: NDArray[np.uint8]
     tilts: NDArray[np.float64]
     hashes: NDArray[np.uint64]
     places: Numbers
+
+    def __init__(self, folder: Path) -> None:
+        self.__setstate__({"folder": folder})
+
+    def __getstate__(self) -> dict[str, Path]:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        self.folder = state["folder"]
+        for name in ARRAYS:
+            setattr(self, name, np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r")))
 
 
 class Pair(NamedTuple):
@@ -53,18 +74,41 @@ class Pair(NamedTuple):
     mirrored: bool
 
 
-def has_contrast(thumbnails: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Tell which thumbnails, uint8 (N, 16, 16), show enough to be compared: (N,)."""
-    return _spread(_flat(thumbnails)) >= (MIN_CONTRAST * SIDE**2) ** 2
+def has_contrast(thumbnails: Sequence[bytes]) -> NDArray[np.bool_]:
+    """Tell which thumbnails, of 16 x 16 levels row by row, show enough to be compared: (N,)."""
+    found = [_spread(_flat(block)) >= (MIN_CONTRAST * SIDE**2) ** 2 for block in _blocks(thumbnails)]
+    return np.concatenate([np.zeros(0, np.bool_), *found])
 
 
-def sketch(thumbnails: NDArray[np.uint8]) -> Sketches:
-    """Make what ``find_alike`` needs, of thumbnails uint8 (N, 16, 16)."""
-    blocks = [thumbnails[at : at + COLUMNS] for at in range(0, len(thumbnails), COLUMNS)]
-    tilts = np.concatenate([np.zeros(0), *(correlate(block, TILTED) for block in blocks)])
-    hashes = np.concatenate([np.zeros(0, np.uint64), *map(hash_bits, blocks)])
-    order = np.argsort(tilts, kind="stable")
-    return Sketches(thumbnails[order], tilts[order], hashes[order], order)
+def sketch(thumbnails: Sequence[bytes], folder: Path) -> Sketches:
+    """Write what ``find_alike`` needs, of thumbnails of 16 x 16 levels row by row; a block at a time is in memory.
+
+    Args:
+        thumbnails: Of the pictures to compare.
+        folder: Gets the files; it exists.
+    """
+    tilts, hashes = [np.zeros(0)], [np.zeros(0, np.uint64)]
+    for block in _blocks(thumbnails):
+        tilts.append(correlate(block, TILTED))
+        hashes.append(hash_bits(block))
+    places = np.argsort(np.concatenate(tilts), kind="stable")
+    for name, values in (("tilts", np.concatenate(tilts)), ("hashes", np.concatenate(hashes))):
+        np.save(folder / f"{name}.npy", values[places])
+    np.save(folder / "places.npy", places)
+    shape = len(places), SIDE, SIDE
+    ordered = np.lib.format.open_memmap(folder / "thumbnails.npy", "w+", np.uint8, shape)
+    for at in range(0, len(places), COLUMNS):
+        ordered[at : at + COLUMNS] = _joined([thumbnails[place] for place in places[at : at + COLUMNS].tolist()])
+    ordered.flush()
+    return Sketches(folder)
+
+
+def _blocks(thumbnails: Sequence[bytes]) -> Iterator[NDArray[np.uint8]]:
+    return (_joined(thumbnails[at : at + COLUMNS]) for at in range(0, len(thumbnails), COLUMNS))
+
+
+def _joined(thumbnails: Sequence[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, SIDE, SIDE)
 
 
 def hash_bits(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -11,8 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from vitlora.core.cores import cores
@@ -21,7 +19,7 @@ from vitlora.core.files import read_json, write_json, write_text
 from vitlora.core.params import shown
 from vitlora.core.text import printable
 from vitlora.images.formats import BadImageError
-from vitlora.images.pixels import THUMBNAIL, Inspected, decode, inspect, resize_and_crop, scaled_size
+from vitlora.images.pixels import Inspected, decode, inspect, resize_and_crop, scaled_size
 from vitlora.images.sandbox import Isolated
 from vitlora.preprocess.duplicates import Duplicates, find_duplicates, name_contents, need_decoding, refuse_duplicates
 from vitlora.preprocess.kept import Kept
@@ -96,7 +94,7 @@ def preprocess(
             out: _fill_squares(workers, kept, source, rows[name], name, squares)
             for name, out in (("val", val), ("test", test))
         }
-        alike, not_compared = _find_alike(workers, good, contents, rows)
+        alike, not_compared = _find_alike(workers, kept, good, contents, rows)
         columns = (list(source.texts("path")), _labels(source), source.index["length"].tolist())
         facts = Facts(*columns, good, rows, class_names, bad, left_out, duplicates, alike, not_compared, squares.side)
         numbers = summarise(facts)
@@ -301,27 +299,23 @@ def _digest_pixels(source: Packed, row: int) -> str:
 
 
 def _find_alike(
-    workers: Isolated, good: Mapping[int, Inspected], contents: Sequence[str], rows: Rows
+    workers: Isolated, kept: Kept, good: Mapping[int, Inspected], contents: Sequence[str], rows: Rows
 ) -> tuple[list[Pair], int]:
     """Return the pairs of rows that look alike without being equal, and how many rows could not be compared."""
     used = sorted({row for chosen in rows.values() for row in chosen})
     compared = [row for row in used if min(good[row].width, good[row].height) >= MIN_SIDE]
-    thumbnails = _thumbnails(good, compared)
-    compared = [row for row, shows in zip(compared, has_contrast(thumbnails), strict=True) if shows]
+    shows = has_contrast([good[row].thumbnail for row in compared])
+    compared = [row for row, does in zip(compared, shows, strict=True) if does]
     left = len(used) - len(compared)
     compared = sorted({contents[row]: row for row in reversed(compared)}.values())  # equal ones are known
-    search = partial(find_alike, sketch(_thumbnails(good, compared)))
+    folder = kept.folder_of("sketches", len(compared))
+    search = partial(find_alike, sketch([good[row].thumbnail for row in compared], folder))
     found = _spread(workers, search, range(0, len(compared), ROWS))
     return [
         pair._replace(first=compared[pair.first], second=compared[pair.second])
         for pairs in found
         for pair in _expected(pairs)
     ], left
-
-
-def _thumbnails(good: Mapping[int, Inspected], rows: Sequence[int]) -> NDArray[np.uint8]:
-    joined = b"".join(good[row].thumbnail for row in rows)
-    return np.frombuffer(joined, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)
 
 
 def _expected(answer: Answer | BadImageError) -> Answer:
