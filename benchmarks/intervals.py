@@ -23,9 +23,10 @@ from vitlora.core.files import write_json
 from vitlora.evaluate.calibration import brier_scores, log_losses
 from vitlora.evaluate.intervals import macro_intervals, mean_interval, wilson
 
+FEW = {"20 x 2": (20, 2), "20 x 4": (20, 4)}  # for macro scores, which are drawn
 SIZES = {"10 x 36": (10, 36), "10 x 200": (10, 200), "101 x 20": (101, 20), "101 x 250": (101, 250)}
 ACCURACIES = (0.6, 0.9, 0.99)
-REPEATS = {"10 x 36": 2000, "10 x 200": 1000, "101 x 20": 600, "101 x 250": 400}
+REPEATS = {"20 x 2": 2000, "20 x 4": 2000, "10 x 36": 2000, "10 x 200": 1000, "101 x 20": 600, "101 x 250": 400}
 MEANS = 1000
 
 
@@ -66,8 +67,8 @@ def class_shares() -> Iterator[tuple[str, float]]:
 
 
 def macro_scores() -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield the coverage of the macro scores."""
-    for name, (classes, each) in SIZES.items():
+    """Yield the coverage of the macro scores, where they have an interval."""
+    for name, (classes, each) in {**FEW, **SIZES}.items():
         for accuracy in ACCURACIES:
             random, held = (
                 np.random.default_rng(0),
@@ -76,8 +77,11 @@ def macro_scores() -> Iterator[tuple[str, dict[str, float]]]:
             for seed in range(REPEATS[name]):
                 rows, true = classifier(random, classes, accuracy)
                 found = macro_intervals(draw(random, rows, each), seed)
-                for score in held:
-                    held[score] += found[score].low <= true[score] <= found[score].high
+                for score, interval in found.items():
+                    if interval:
+                        held[score] += interval.low <= true[score] <= interval.high
+                    else:
+                        held.pop(score, None)
             rates = {score: round(float(count / REPEATS[name]), 4) for score, count in held.items()}
             print(f"macro, {name}, accuracy {accuracy}: {rates}", flush=True)
             yield f"{name}, accuracy {accuracy}", rates

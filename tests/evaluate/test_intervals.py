@@ -5,9 +5,9 @@ import pytest
 from scipy.stats import binomtest
 from simulated import classifier, draw
 
-from vitlora.evaluate.intervals import macro_intervals, mean_interval, wilson
+from vitlora.evaluate.intervals import FEWEST_FOR_F1, macro_intervals, mean_interval, wilson
 
-SIZES = [(10, 36), (10, 200), (101, 20)]  # classes, images of each
+SIZES = [(10, 36), (10, 200), (101, 20), (20, 2)]  # classes, images of each
 
 
 @pytest.mark.parametrize(("right", "images"), [(0, 1), (1, 1), (3, 7), (0, 20), (20, 20), (358, 368), (25_000, 25_250)])
@@ -32,10 +32,20 @@ def test_macro_scores_are_covered_by_their_intervals(classes, images, accuracy):
     for _ in range(tries):
         shares, true = classifier(random, classes, accuracy)
         found = macro_intervals(draw(random, shares, images))
-        for name in held:
-            held[name] += found[name].low <= true[name] <= found[name].high
+        for name, interval in found.items():
+            assert (interval is None) == (name == "macro_f1" and images < FEWEST_FOR_F1)
+            held[name] += interval is None or interval.low <= true[name] <= interval.high
     least = tries * 0.95 - 4 * np.sqrt(tries * 0.95 * 0.05)  # four standard deviations
     assert min(held.values()) >= least, held
+
+
+def test_a_single_image_of_each_class_leaves_much_open():
+    """Drawn anew it is as right or wrong as before, which made an interval of no width."""
+    found = macro_intervals(np.eye(100, dtype=np.int64)[np.r_[:60, np.zeros(40, np.int64)]])
+    low, high = found["balanced_accuracy"]
+    assert low < 0.55
+    assert high > 0.65
+    assert found["macro_f1"] is None
 
 
 def test_without_a_mistake_the_interval_is_that_of_the_accuracy():

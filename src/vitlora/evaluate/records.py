@@ -111,7 +111,9 @@ def _scores(
     means = macro(per_class(labels, logits.argmax(axis=1).astype(np.int64), names))
     intervals = macro_intervals(counts)
     for score, mean in (("balanced_accuracy", "macro_recall"), ("macro_f1", "macro_f1")):
-        yield score, means[mean], intervals[score], "draws of the confusion matrix"
+        found = intervals[score]
+        method = "draws of the confusion matrix" if found else "has no interval that holds with so few images a class"
+        yield score, means[mean], found, method
     yield "macro_precision", means["macro_precision"], None, "has no interval that holds with few images a class"
     for when, used in (("", scaled), ("_before_temperature", logits)):
         for name, each in zip(LOSSES, (log_losses(used, labels), brier_scores(used, labels)), strict=True):
