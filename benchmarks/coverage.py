@@ -20,6 +20,7 @@ from scipy.special import gammaln
 
 from vitlora.compare.paired import (
     FEWEST_DIFFERING,
+    FEWEST_FOR_F1,
     ONE_SIDED,
     balanced_accuracy,
     bonett_price,
@@ -30,10 +31,11 @@ from vitlora.compare.paired import (
 )
 from vitlora.core.files import write_json
 
+FEW = {"100 x 1": (100, 1), "100 x 2": (100, 2)}  # for figures of the classes
 SIZES = {"10 x 36": (10, 36), "10 x 200": (10, 200), "101 x 20": (101, 20), "101 x 250": (101, 250)}
 ACCURACIES = (0.6, 0.9, 0.99)
 SHARED = 0.7  # share of pictures on which the second model answers as the first, whatever that is
-REPEATS = {"10 x 36": 4000, "10 x 200": 2000, "101 x 20": 2000, "101 x 250": 1000}
+REPEATS = {"100 x 1": 1000, "100 x 2": 1000, "10 x 36": 4000, "10 x 200": 2000, "101 x 20": 2000, "101 x 250": 1000}
 MEANS = 1000  # test sets for the bootstrap
 Hit = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.bool_]]
 
@@ -151,8 +153,10 @@ def class_coverage() -> Iterator[tuple[str, float]]:
 
     Test sets in which fewer pictures differ than ``compare`` asks for are left out, as no interval is shown.
     """
-    figures = {"balanced accuracy": balanced_accuracy, "macro-F1": macro_f1}
-    for size, (classes, each) in SIZES.items():
+    for size, (classes, each) in {**FEW, **SIZES}.items():
+        figures = {"balanced accuracy": balanced_accuracy}
+        if each >= FEWEST_FOR_F1:
+            figures["macro-F1"] = macro_f1
         actual = np.repeat(np.arange(classes), each)
         for accuracy in ACCURACIES:
             rng = np.random.default_rng(1)

@@ -140,6 +140,17 @@ def test_the_interval_of_a_macro_f1_difference_is_that_of_drawing_pictures_anew(
     assert (found.high - found.low) / 2 / 1.96 == pytest.approx(np.std(drawn), rel=0.1)
 
 
+@pytest.mark.parametrize("each", [1, 4])
+def test_classes_of_one_picture_or_all_alike_leave_the_difference_open(each):
+    """Within them nothing varies, which made an interval of no width."""
+    actual = np.repeat(np.arange(30), each)
+    first = np.where(actual < 20, actual, 0)
+    second = np.where(actual >= 10, actual, 29)
+    (a, pull_a), (b, pull_b) = (paired.balanced_accuracy(actual, side, 30) for side in (first, second))
+    found = paired.pull_difference(b - a, pull_b - pull_a, actual, 30)
+    assert found.low < found.value - 0.05 < found.value + 0.05 < found.high
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_raised_p_values_are_scipys(seed):
     values = np.random.default_rng(seed).random(101) ** 3

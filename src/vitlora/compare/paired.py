@@ -19,6 +19,7 @@ Ints = NDArray[np.int64]
 LEVEL, ONE_SIDED = 0.95, 0.90  # a one-sided test at 5 % is one end of the 90 % interval
 POWER = 0.80
 FEWEST_DIFFERING = 10  # pictures that only one model has right; with fewer, pulls say little of their own spread
+FEWEST_FOR_F1 = 2  # pictures a class, mean; with fewer an F1 is 0 or 1, and no interval holds
 
 
 class Interval(NamedTuple):
@@ -167,8 +168,9 @@ def pull_difference(value: float, pull: Floats, actual: Ints, classes: int) -> I
     """Return the difference of two figures of the classes with its 95 % interval.
 
     Normal interval; its variance is that of the pictures' pulls within their classes (the infinitesimal jackknife, with
-    the number of pictures of each class as given). It is too narrow where fewer than ``FEWEST_DIFFERING`` pictures
-    differ.
+    the number of pictures of each class as given), but no smaller than if one more picture came, as far from the
+    class's mean as pictures of all classes are: of a single picture, or of a few that are all alike, there is no
+    spread. It is too narrow where fewer than ``FEWEST_DIFFERING`` pictures differ.
 
     Args:
         value: Second figure minus first.
@@ -176,9 +178,12 @@ def pull_difference(value: float, pull: Floats, actual: Ints, classes: int) -> I
         actual: int64 (N,).
     """
     support = np.bincount(actual, minlength=classes)
-    means = np.bincount(actual, pull, minlength=classes) / np.maximum(support, 1)
-    squares = np.bincount(actual, (pull - means[actual]) ** 2, minlength=classes)
-    reach = ndtri((1 + LEVEL) / 2) * np.sqrt((squares * support / np.maximum(support - 1, 1)).sum())
+    scaled = pull * support[actual]  # of the size that one picture's answer has, in small and large classes alike
+    means = np.bincount(actual, scaled, minlength=classes) / np.maximum(support, 1)
+    squares = np.bincount(actual, (scaled - means[actual]) ** 2, minlength=classes)[support > 0]
+    count = support[support > 0]
+    spread = np.maximum(squares / np.maximum(count - 1, 1), (squares + scaled.var()) / count)
+    reach = ndtri((1 + LEVEL) / 2) * np.sqrt((spread / count).sum())
     return Interval(value, float(value - reach), float(value + reach))
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from vitlora.compare.paired import (
     FEWEST_DIFFERING,
+    FEWEST_FOR_F1,
     ONE_SIDED,
     Interval,
     accuracy_difference,
@@ -231,10 +232,11 @@ def class_figures(shared: Shared) -> Iterator[Figure]:
     """Yield balanced accuracy and macro-F1 of both, over the classes that have shared pictures."""
     right_a, right_b = shared.right
     enough = np.count_nonzero(right_a != right_b) >= FEWEST_DIFFERING
+    single = len(shared.actual) < FEWEST_FOR_F1 * len(np.unique(shared.actual))
     for name, figure in (("balanced accuracy", balanced_accuracy), ("macro-F1", macro_f1)):
         (a, pull_a), (b, pull_b) = (figure(shared.actual, said, len(shared.names)) for said in (shared.a, shared.b))
         found = pull_difference(b - a, pull_b - pull_a, shared.actual, len(shared.names))
-        yield Figure(name, a, b, found if enough else None)
+        yield Figure(name, a, b, found if enough and not (single and figure is macro_f1) else None)
 
 
 def loss_figures(pairs: Pairs, shared: Shared, first: Run, second: Run) -> tuple[list[Figure], str]:

@@ -54,7 +54,7 @@ def difference(figure: Figure) -> str:
     """Return a figure's difference, or why there is no interval."""
     if figure.difference is not None:
         return span(figure.difference, figure.name)
-    return f"{points(figure.b - figure.a)} (too few changed)"
+    return f"{points(figure.b - figure.a)} (too few for an interval)"
 
 
 def scores(found: Comparison) -> list[tuple[str, str, str, str]]:
