@@ -17,7 +17,7 @@ from vitlora.core.cores import cores
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json, write_json, write_text
 from vitlora.core.params import shown
-from vitlora.core.text import printable
+from vitlora.core.text import counted, printable
 from vitlora.images.formats import BadImageError
 from vitlora.images.pixels import Inspected, decode, inspect, resize_and_crop, scaled_size
 from vitlora.images.sandbox import Isolated
@@ -393,7 +393,8 @@ def _tell(numbers: Mapping[str, Any]) -> None:
     for split in ("val", "test"):
         absent = [str(entry["class"]) for entry in numbers["images_per_class"] if not entry[split]]
         if absent:
-            print(f"note: {split} has no image of {len(absent)} classes: {', '.join(absent[:10])}")
+            classes = counted(len(absent), "class", "classes")
+            print(f"note: {split} has no image of {classes}: {', '.join(absent[:10])}")
     if numbers["duplicates_left_out"]:
         print(f"note: {numbers['duplicates_left_out']} duplicates are left out")
     for entry in numbers["odd_level_images"][:TOLD]:
