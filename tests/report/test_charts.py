@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vitlora.report.charts import cells, curves, draw, order_classes, reliability, ticks
+from vitlora.report.charts import DRAWN, cells, curves, draw, order_classes, reliability, ticks
 
 
 def confused(classes, pairs):
@@ -22,6 +22,18 @@ def test_classes_that_are_taken_for_each_other_stand_together(classes):
     order = order_classes(confused(classes, pairs))
     assert sorted(order) == list(range(classes))
     assert all(abs(order.index(a) - order.index(b)) == 1 for a, b in pairs)
+
+
+def test_of_a_thousand_classes_those_with_the_most_mistakes_are_drawn():
+    pairs = [(number, 999 - number) for number in range(40)]
+    counts = confused(1000, pairs)
+    order = order_classes(counts)
+    assert len(order) == DRAWN
+    assert {label for pair in pairs for label in pair} < set(order)
+    assert all(abs(order.index(a) - order.index(b)) == 1 for a, b in pairs)
+    counts[0, 500:] += 1  # classes that are not drawn
+    found = cells(counts, [0, 999])
+    assert found[0].share == 40 / counts[0].sum()
 
 
 @pytest.mark.parametrize("counts", [np.diag([3, 4, 5]), np.array([[3, 1], [1, 3]]), np.zeros((4, 4), int)])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-ORDERED_BEST = 200  # classes; the best order of more takes too long, so they get a good one
+DRAWN = 150  # classes; a larger matrix is nearly empty, and its names can't be read
 NUMBERS_UP_TO = 30  # classes; beyond that a number in a cell is too small to read
 
 
@@ -40,27 +40,29 @@ class Chart(NamedTuple):
 
 
 def order_classes(confusion: NDArray[np.int64]) -> list[int]:
-    """Return the classes so that those that are taken for each other stand together.
+    """Return the classes to draw, so that those that are taken for each other stand together.
 
-    Distance is 1 less the share of pictures that two classes exchange; clusters by average linkage. Where nothing is
-    confused the order stays.
+    Of more than ``DRAWN`` these are the ones with the most mistakes, as actual or predicted class. Distance is 1 less
+    the share of pictures that two classes exchange; clusters by average linkage. Where nothing is confused the order
+    stays.
     """
-    classes = len(confusion)
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    mistakes = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * np.diag(confusion)
+    drawn = np.sort(np.argsort(-mistakes, kind="stable")[:DRAWN])
+    shares = (confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1))[np.ix_(drawn, drawn)]
     exchanged = (shares + shares.T) / 2
     np.fill_diagonal(exchanged, 0)
-    if classes < 3 or not exchanged.any():
-        return list(range(classes))
+    if len(drawn) < 3 or not exchanged.any():
+        return [int(label) for label in drawn]
     distance = 1 - exchanged / exchanged.max()
     np.fill_diagonal(distance, 0)
-    tree = linkage(squareform(distance), "average", optimal_ordering=classes <= ORDERED_BEST)
-    return [int(label) for label in leaves_list(tree)]
+    tree = linkage(squareform(distance), "average", optimal_ordering=True)
+    return [int(drawn[leaf]) for leaf in leaves_list(tree)]
 
 
 def cells(confusion: NDArray[np.int64], order: Sequence[int]) -> list[Cell]:
-    """Return the cells of the matrix, in this order of classes, that are not 0."""
+    """Return the cells of the matrix that are not 0, in this order of the classes drawn; shares are of all pictures."""
     sorted_counts = confusion[np.ix_(order, order)]
-    sums = np.maximum(sorted_counts.sum(axis=1), 1)
+    sums = np.maximum(confusion.sum(axis=1)[list(order)], 1)
     return [
         Cell(row, column, int(sorted_counts[row, column]), float(sorted_counts[row, column] / sums[row]), row == column)
         for row, column in np.argwhere(sorted_counts).tolist()
