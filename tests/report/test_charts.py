@@ -88,3 +88,8 @@ def test_empty_cells_are_no_points_and_empty_columns_no_curves():
 def test_one_point_is_drawn_in_the_middle():
     chart = draw({"loss": [(1, 0.7)]})
     assert chart.lines[0].points == "50.0,50.0"
+
+
+def test_a_single_value_is_marked_in_few_digits():
+    chart = curves([{"epoch": "1", "val_accuracy": "0.045879"}], "epoch", {"val_accuracy": "val"})
+    assert [mark for _, mark in chart.y_marks] == ["0.0459"]

@@ -92,6 +92,7 @@ def draw(series: Mapping[str, Sequence[tuple[float, float]]]) -> Chart | None:
     left, right = min(x for x, _ in every), max(x for x, _ in every)
     y_ticks = ticks(min(y for _, y in every), max(y for _, y in every))
     low, high = min(y_ticks[0], *(y for _, y in every)), max(y_ticks[-1], *(y for _, y in every))
+    digits = "g" if y_ticks[1:] else ".3g"  # the only value of all points is no round number
     lines = []
     for name, points in series.items():
         places = (f"{_at(x, left, right):.1f},{100 - _at(y, low, high):.1f}" for x, y in points)
@@ -100,7 +101,7 @@ def draw(series: Mapping[str, Sequence[tuple[float, float]]]) -> Chart | None:
     return Chart(
         lines,
         [(_at(tick, left, right), f"{tick:g}") for tick in whole],
-        [(100 - _at(tick, low, high), f"{tick:g}") for tick in y_ticks if low <= tick <= high],
+        [(100 - _at(tick, low, high), f"{tick:{digits}}") for tick in y_ticks if low <= tick <= high],
     )
 
 
