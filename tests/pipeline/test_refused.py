@@ -46,6 +46,17 @@ def test_a_path_where_nothing_is_deletes_nothing(project):
     assert (project / "data/raw/images-00000.bin").is_file()
 
 
+def test_pictures_that_git_is_to_forget_survive_an_experiment(project):
+    """DVC's own stash would delete them, edits that no commit has too (3.67.1)."""
+    tiny.git(project, "rm", "-r", "-q", "--cached", "pictures")
+    with (project / ".gitignore").open("a") as file:
+        file.write("/pictures\n")
+    done = tiny.run(project, tiny.DVC, "exp", "run", "-S", "train.seed=1")
+    assert done.returncode == 255
+    assert "error: got pictures/blue/00.jpg and 35 files more taken out of Git and not committed; the" in done.stderr
+    assert len(list((project / "pictures").rglob("*.*"))) == 36
+
+
 def test_an_experiment_that_mends_a_bad_parameter_runs(project):
     tiny.set_params(project / "params.yaml", {"evaluate.top_k": 0})
     assert tiny.dvc(project, "exp", "run", "-S", "evaluate.top_k=3") == ["evaluate"]

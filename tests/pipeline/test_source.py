@@ -1,6 +1,7 @@
 """Who adds, changes or removes a picture and types `dvc repro` gets it used, with nothing else to remember."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -72,6 +73,20 @@ def test_a_change_behind_a_linked_folder_of_a_hub_folder_is_noticed(tmp_path, mo
     write_source()
     before = SOURCE.read_text()
     (tmp_path / "elsewhere/train.parquet").touch()
+    write_source()
+    assert SOURCE.read_text() != before
+
+
+def test_a_file_with_its_size_and_time_kept_or_behind_a_link_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    archive = tmp_path / "pets-1.zip"
+    archive.write_bytes(b"one")
+    (tmp_path / "pets.zip").symlink_to(archive)
+    (tmp_path / "params.yaml").write_text("data: {source: archive, path: pets.zip}\n")
+    write_source()
+    before, about = SOURCE.read_text(), archive.stat()
+    archive.write_bytes(b"two")
+    os.utime(archive, ns=(about.st_atime_ns, about.st_mtime_ns))
     write_source()
     assert SOURCE.read_text() != before
 

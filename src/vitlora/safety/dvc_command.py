@@ -138,6 +138,11 @@ def checked_run(run: Callable[[Any], int], command: Any) -> int:
             "`dvc exp run --dry` looks into an empty tree, where no stage finds what the one before made; write the "
             "values into params.yaml, and `dvc repro --dry` shows what would run"
         )
+    if _ours():
+        from vitlora.safety.preflight import refuse_taken_out
+
+        with _refusals():
+            refuse_taken_out()
     if command.args.set_param:
         _check_overrides(command.args)
     else:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vitlora.core.errors import VitloraError
+from vitlora.core.text import counted
 from vitlora.safety.source import SOURCE, local_path
-from vitlora.safety.workspace import LOCK, PARAMS, PIPELINE, below, committed_output, read_lock, read_yaml
+from vitlora.safety.workspace import LOCK, PARAMS, PIPELINE, below, committed_output, read_lock, read_yaml, taken_out
 from vitlora.storage.manifest import digest
 
 MIXTURES = ("xlora", "merge")
@@ -110,6 +111,20 @@ def refuse_left_behind() -> None:
                 f"run works in a tree of its own, made of what Git keeps, so it needs the whole path: "
                 f"-S {shlex.quote(f'{name}.path={Path(place).resolve()}')}"
             )
+
+
+def refuse_taken_out() -> None:
+    """Refuse an experiment while Git is to forget files that stay: DVC sets uncommitted work aside, and they go.
+
+    Raises:
+        VitloraError: There are such files.
+    """
+    if names := taken_out():
+        more = f" and {counted(len(names) - 1, 'file')} more" if names[1:] else ""
+        raise VitloraError(
+            f"got {names[0]}{more} taken out of Git and not committed; the rule: an experiment sets uncommitted work "
+            "aside, which would delete them; `git commit` first, or `git reset` to keep them in Git"
+        )
 
 
 def _fetched(file: Path = PARAMS) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from vitlora.download.layout import is_litter
 from vitlora.safety.workspace import PARAMS, read_yaml
 
 SOURCE = Path("source.yaml")
-HASHES = Path(".work/source_hashes.json")  # of files, by place, size and time, so that only new ones are read
+HASHES = Path(".work/source_hashes.json")  # of files, by place, size and times, so that only new ones are read
 HEAD = "# What lay at data.path and model.path when dvc last looked; a change reruns download. Made by dvc's wrapper.\n"
 LOCAL = ("folder", "archive", "hub_folder", "table", "timm")  # timm's may be on the Hub too, by its commit
 Known = dict[str, list[Any]]
@@ -82,18 +82,22 @@ def _files(root: Path, linked: bool) -> Iterator[str]:
 
 
 def _hash(path: str, before: Known, known: Known) -> str:
-    """Return a file's SHA-256, from memory if size and time are as before; of a link or pipe, what it is."""
+    """Return the SHA-256 of a file or of what a link leads to, from memory if size and times are as before.
+
+    The time of the last change is one of them: programs that put a file's own time back leave that one new.
+    """
     key = os.path.abspath(path)
     try:
-        about = os.lstat(path)
-        if not os.path.isfile(path) or os.path.islink(path):
-            return f"mode {about.st_mode:o} {os.readlink(path) if os.path.islink(path) else ''}"
-        stamp = [about.st_size, about.st_mtime_ns]
+        link = os.readlink(path) if os.path.islink(path) else ""
+        if not os.path.isfile(path):
+            return f"mode {os.lstat(path).st_mode:o} {link}"
+        about = os.stat(path)
+        stamp = [about.st_size, about.st_mtime_ns, about.st_ctime_ns]
         kept = before.get(key, [])
-        known[key] = kept if kept[:2] == stamp else [*stamp, sha256_file(Path(path))]
+        known[key] = kept if kept[:-1] == stamp else [*stamp, sha256_file(Path(path))]
     except OSError as error:  # download will name it
         return str(error.strerror)
-    return str(known[key][2])
+    return f"{known[key][-1]} {link}".rstrip()
 
 
 def _read_hashes() -> Known:

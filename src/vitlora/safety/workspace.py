@@ -307,6 +307,14 @@ def below(place: str) -> tuple[bool, bool]:
     return bool(_git("ls-files", "--", place)), bool(_git("ls-files", "--others", "--", place))
 
 
+def taken_out() -> list[str]:
+    """Return the files that the last commit has, that Git was told to forget (`git rm --cached`) and that are here."""
+    names = (
+        _git("diff", "--cached", "--relative", "--no-renames", "--diff-filter=D", "--name-only", "-z") or ""
+    ).split("\0")
+    return [name for name in names if name and os.path.lexists(name)]
+
+
 def has_remote() -> bool:
     """Say whether DVC has a place to pull from."""
     from dvc.config import Config
