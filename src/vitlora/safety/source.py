@@ -7,6 +7,7 @@ starts, in ``source.yaml``, which is a parameter of the stage: Git keeps it, and
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,22 +60,26 @@ def _seen(section: Any, noted: str | None, before: Known, known: Known) -> str |
     digest, count = hashlib.sha256(), 0
     is_folder = section["source"] in ("folder", "table")  # of which download passes litter over
     linked = section["source"] == "hub_folder"  # in which `datasets` follows links to folders
-    paths = (path for path in _files(root, linked) if not (is_folder and is_litter(Path(path).relative_to(root).parts)))
-    for count, path in enumerate(paths, 1):  # noqa: B007 - the last one is the number of files
+    whole = os.path.abspath(root)
+    for path in _files(whole, linked):  # plain text: a million paths of pathlib take a minute
+        name = path[len(whole) :].lstrip(os.sep) or "."
+        if is_folder and name != "." and is_litter(name.split(os.sep)):
+            continue
+        count += 1
         content = _hash(path, before, known)
-        digest.update(f"{os.path.relpath(path, root)}\0{content}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{name}\0{content}\n".encode("utf-8", "surrogateescape"))
     return f"{counted(count, 'file')}, {digest.hexdigest()[:16]}"
 
 
-def _files(root: Path, linked: bool) -> Iterator[str]:
+def _files(root: str, linked: bool) -> Iterator[str]:
     """Yield all files below a folder, links too, in name order; or the file itself.
 
     Args:
-        root: The folder or file.
+        root: The folder or file, absolute.
         linked: Whether files behind links to folders are among them.
     """
-    if root.is_file():
-        yield str(root)
+    if os.path.isfile(root):
+        yield root
     for place, folders, files in os.walk(root, followlinks=linked):
         folders.sort()
         links = (name for name in folders if os.path.islink(os.path.join(place, name)))
@@ -85,19 +90,24 @@ def _hash(path: str, before: Known, known: Known) -> str:
     """Return the SHA-256 of a file or of what a link leads to, from memory if size and times are as before.
 
     The time of the last change is one of them: programs that put a file's own time back leave that one new.
+
+    Args:
+        path: Absolute.
+        before, known: What was in memory, and what will be.
     """
-    key = os.path.abspath(path)
     try:
-        link = os.readlink(path) if os.path.islink(path) else ""
-        if not os.path.isfile(path):
-            return f"mode {os.lstat(path).st_mode:o} {link}"
-        about = os.stat(path)
+        about, link = os.lstat(path), ""
+        if stat.S_ISLNK(about.st_mode):
+            link = os.readlink(path)
+            about = os.stat(path) if os.path.isfile(path) else about
+        if not stat.S_ISREG(about.st_mode):
+            return f"mode {about.st_mode:o} {link}"
         stamp = [about.st_size, about.st_mtime_ns, about.st_ctime_ns]
-        kept = before.get(key, [])
-        known[key] = kept if kept[:-1] == stamp else [*stamp, sha256_file(Path(path))]
+        kept = before.get(path, [])
+        known[path] = kept if kept[:-1] == stamp else [*stamp, sha256_file(Path(path))]
     except OSError as error:  # download will name it
         return str(error.strerror)
-    return f"{known[key][-1]} {link}".rstrip()
+    return f"{known[path][-1]} {link}".rstrip()
 
 
 def _read_hashes() -> Known:
