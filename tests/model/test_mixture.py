@@ -17,6 +17,7 @@ from method_runs import logits
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from several import bring, together
 from training import hashes, stopped_after
 
 from vitlora.cli import command_line
@@ -384,6 +385,8 @@ def test_an_adapter_of_a_commit_comes_from_the_cache_of_dvc(folder):
     assert digest(found) == kept
     (found / "adapter_config.json").write_text("{}")
     assert digest(locate(f"models/adapter@{commit}")) == kept, "what lies about is not believed"
+    assert together(3, bring, f"models/adapter@{commit}") == [0, 0, 0], "nor do processes take it from each other"
+    assert digest(found) == kept
     for moves in ("main", "HEAD"):
         with pytest.raises(VitloraError, match=f"branches and tags move; write models/adapter@{commit[:16]}$"):
             locate(f"models/adapter@{moves}")

@@ -18,6 +18,7 @@ import torch
 import training
 
 from vitlora.processes.launch import VARIABLE, Place
+from vitlora.processes.peers import peers_here
 from vitlora.train.optimise import OptimiserStep
 from vitlora.train.trainer import ImageTrainer
 
@@ -64,6 +65,13 @@ def _one(folder, place, work, *args):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def bring(name):
+    """Bring a commit's adapter, as processes do that share a training."""
+    from vitlora.train.experts import locate
+
+    locate(name, peers=peers_here())
 
 
 def said(number=0):

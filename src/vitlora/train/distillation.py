@@ -14,6 +14,7 @@ from vitlora.core.files import read_json
 from vitlora.model.adapters import BUNDLE
 from vitlora.model.base import Normalisation, load_base
 from vitlora.model.seen import PICTURES
+from vitlora.processes.peers import ALONE, Peers
 from vitlora.storage.labels import Labels
 from vitlora.train.experts import locate
 from vitlora.train.params import Train
@@ -68,12 +69,13 @@ class Distillation:
         return (1 - self.alpha) * hard + self.alpha * self.temperature**2 * soft
 
 
-def load_teacher(train: Train, labels: Labels) -> Distillation | None:
+def load_teacher(train: Train, labels: Labels, peers: Peers = ALONE) -> Distillation | None:
     """Load the teacher that the section names, on the CPU; None if it names none.
 
     Args:
         train: The section.
         labels: Of the data.
+        peers: The processes that all load it.
 
     Raises:
         VitloraError: Its name is not pinned to its content, it is no folder that export writes, or its classes, their
@@ -81,7 +83,7 @@ def load_teacher(train: Train, labels: Labels) -> Distillation | None:
     """
     if not train.teacher:
         return None
-    folder, where = locate(train.teacher, KEY), f"{KEY}: {train.teacher}"
+    folder, where = locate(train.teacher, KEY, peers), f"{KEY}: {train.teacher}"
     missing = next((name for name in FILES if not (folder / name).is_file()), None)
     if missing:
         raise VitloraError(

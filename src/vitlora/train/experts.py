@@ -21,6 +21,7 @@ from vitlora.core.files import read_json, sha256_file
 from vitlora.model.adapters import BUNDLE, IN_FOUR_BITS
 from vitlora.model.layer_names import ADAPTER_WEIGHTS
 from vitlora.model.mixture import Expert
+from vitlora.processes.peers import ALONE, Peers
 from vitlora.storage.manifest import MANIFEST, digest, problems
 
 STORE = Path(".work/adapters")
@@ -30,33 +31,35 @@ SHOWN = 16  # digits of a hash in a name that we propose
 RULE = "the rule: PATH@COMMIT or PATH@sha256:HEX"
 
 
-def find_experts(names: Sequence[str], base: Path) -> list[Expert]:
+def find_experts(names: Sequence[str], base: Path, peers: Peers = ALONE) -> list[Expert]:
     """Find, check and read adapters.
 
     Args:
         names: As in ``lora.options.adapters``.
         base: Base model folder, which all of them must have been trained on.
+        peers: The processes that all find the same; the first one brings.
 
     Raises:
         VitloraError: A name is not pinned to its content or the content is another, or an adapter is not of plain LoRA,
             of another base, or no safetensors.
     """
     weights = {path.name: sha256_file(path) for path in sorted(base.glob("*.safetensors"))}
-    return [_read(name, locate(name), base, weights) for name in names]
+    return [_read(name, locate(name, peers=peers), base, weights) for name in names]
 
 
-def locate(name: str, key: str = KEY) -> Path:
+def locate(name: str, key: str = KEY, peers: Peers = ALONE) -> Path:
     """Return the folder that a pinned name stands for; a commit's is fetched from DVC's cache.
 
     Args:
         name: As the parameters have it.
         key: The parameter.
+        peers: The processes that all call this; the first one brings, and the others wait for it.
     """
     path, at, pin = name.rpartition("@")
     if not at or not path:
         raise VitloraError(f"{key}: got {name}, which is pinned to no content; {_proposal(name)}")
     digits = pin.removeprefix("sha256:")
-    folder = _fetch(key, name, path, pin) if digits == pin else _pinned(key, name, path, digits)
+    folder = _fetch(key, name, path, pin, peers) if digits == pin else _pinned(key, name, path, digits)
     damage = next(problems(folder), None) if (folder / MANIFEST).exists() else None
     if damage:
         raise VitloraError(f"{key}: {name}: {damage}; bring the folder anew")
@@ -86,7 +89,7 @@ def _pinned(key: str, name: str, path: str, wanted: str) -> Path:
     return Path(path)
 
 
-def _fetch(key: str, name: str, path: str, pin: str) -> Path:
+def _fetch(key: str, name: str, path: str, pin: str, peers: Peers) -> Path:
     """Bring a folder as it was at a commit; brought anew each time, for nobody watches what lies about."""
     full = _commit(pin)
     if full is None:
@@ -96,12 +99,19 @@ def _fetch(key: str, name: str, path: str, pin: str) -> Path:
             f"{key}: got {name}; the rule: a commit's 7 or more digits, for branches and tags move; "
             f"write {path}@{full[:SHOWN]}"
         )
-    from dvc.api import DVCFileSystem  # 1 s to import, and not there where only folders are used
-    from dvc.exceptions import DvcException
-
     target = STORE / full / path
     if not target.resolve().is_relative_to((STORE / full).resolve()):
         raise VitloraError(f"{key}: got {name}; the rule: a path inside this repository")
+    if peers.writes:
+        _bring(key, name, path, full, target)
+    peers.any(False)  # it is there from now on
+    return target
+
+
+def _bring(key: str, name: str, path: str, full: str, target: Path) -> None:
+    from dvc.api import DVCFileSystem  # 1 s to import, and not there where only folders are used
+    from dvc.exceptions import DvcException
+
     draft = STORE / "draft"
     for old in (draft, target):
         shutil.rmtree(old, ignore_errors=True)
@@ -114,7 +124,6 @@ def _fetch(key: str, name: str, path: str, pin: str) -> Path:
             "--all-commits` brings it from a remote, `git checkout` of that commit and `dvc repro` make it anew"
         ) from None
     draft.rename(target)
-    return target
 
 
 def _commit(revision: str) -> str | None:

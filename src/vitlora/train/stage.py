@@ -205,7 +205,7 @@ def get_ready(
     """
     prepare(train.report_to)
     known = read_labels(labels)
-    experts = find_experts(lora.own.adapters, base) if isinstance(lora.own, XLora | Merge) else []
+    experts = find_experts(lora.own.adapters, base, peers) if isinstance(lora.own, XLora | Merge) else []
     normalisation = read_normalisation(base)
     law = (known.image_size, known.interpolation, augment, train.seed, train.decoder, normalisation.mean_bytes)
     images = TrainImages(train_images, *law, train.sampling)
@@ -213,7 +213,7 @@ def get_ready(
         raise VitloraError(f"{train_images}: no image to train on")
     steps = train.num_train_epochs * -(-len(images) // images_of_step(train))
     _check_warmup(train, steps)
-    teacher = load_teacher(train, known)
+    teacher = load_teacher(train, known, peers)
     loader = _begin_to_load(
         images, train, peers
     )  # its processes start before there is a model, and load while it is made
