@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import results
 import tiny
+from ruamel.yaml import YAML
 
 from vitlora.compare.revisions import experiments
 from vitlora.compare.runs import flattened, load_run
@@ -93,6 +94,17 @@ def test_parameters_changed_after_the_run_are_noted_and_those_of_the_run_are_sho
     (note,) = run.notes
     assert "lora.r: 16 -> 4" in note
     assert load_run("HEAD").notes == ()
+
+
+def test_pictures_changed_after_the_run_are_noted(repository):
+    yaml, lock, source = YAML(), repository / "dvc.lock", repository / "source.yaml"
+    document = yaml.load(lock)
+    document["stages"]["download"] = {"params": {"source.yaml": {"data": "2 files, aa", "model": None}}}
+    yaml.dump(document, lock)
+    for seen, notes in (("2 files, aa", 0), ("3 files, bb", 1)):
+        source.write_text(f"data: {seen}\nmodel:\n")
+        assert len(load_run("workspace").notes) == notes
+    assert "before what lies at data.path changed" in load_run("workspace").notes[0]
 
 
 UNKNOWN = {"mian": "main", "rowdy-fren": "rowdy-fern", "v1.0": "v1"}

@@ -10,10 +10,10 @@ from ruamel.yaml import YAML
 PICTURE = "pictures/red/00.jpg"
 
 
-def noted(root, *more):
-    done = vitlora(root, "predict", *more, PICTURE)
+def noted(root, *more, picture=PICTURE):
+    done = vitlora(root, "predict", *more, picture)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{PICTURE}: red ")
+    assert done.stdout.startswith(f"{picture}: red ")
     return done.stderr
 
 
@@ -43,6 +43,14 @@ def test_a_model_of_other_parameters_is_noted_in_one_line_until_repro(project, s
     assert line.endswith("; `dvc repro` makes it anew")
     tiny.git(project, "checkout", "-q", "params.yaml")
     assert noted(project) == ""
+
+
+def test_a_model_of_other_pictures_is_noted(project):
+    (project / PICTURE).unlink()
+    assert noted(project, picture="pictures/red/01.png") == ""  # nobody has looked
+    assert tiny.run(project, tiny.DVC, "repro", "--dry").returncode == 0
+    said = noted(project, picture="pictures/red/01.png")
+    assert said == "note: models/export: it was made before what lies at data.path changed; `dvc repro` makes it anew\n"
 
 
 def test_a_model_that_dvc_lock_does_not_record_is_noted_and_repro_helps(project):

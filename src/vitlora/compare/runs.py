@@ -23,12 +23,13 @@ from vitlora.compare.revisions import (
     resolve,
 )
 from vitlora.core.errors import VitloraError
-from vitlora.safety.current import changes
+from vitlora.safety.current import changes, moved
 from vitlora.safety.workspace import require_project
 
 WORKSPACE = "workspace"
 PREDICTIONS, SCORES = "metrics/evaluate/predictions.csv", "metrics/evaluate/scores.json"
 PARAMS, LOCK, TRAINED, EVALUATED = "params.yaml", "dvc.lock", "metrics/train/metrics.json", "data/evaluated"
+SOURCE = "source.yaml"
 MAIN = {  # the file of results that a stage's record of what ran belongs to
     "preprocess": "metrics/preprocess.json",
     "train": TRAINED,
@@ -36,7 +37,7 @@ MAIN = {  # the file of results that a stage's record of what ran belongs to
     "export": "metrics/export.json",
 }
 RAN = {stage: f"metrics/ran/{stage}.json" for stage in MAIN}
-FILES = (PREDICTIONS, SCORES, PARAMS, LOCK, *dict.fromkeys([*MAIN.values(), *RAN.values()]))
+FILES = (PREDICTIONS, SCORES, PARAMS, SOURCE, LOCK, *dict.fromkeys([*MAIN.values(), *RAN.values()]))
 ADAPTER = "models/adapter"
 LOGITS, TEST, CLASSES, CALIBRATION = "test_logits.npy", "test.csv", "class_names.json", "calibration.json"
 COLUMNS = ("path", "actual", "predicted", "confidence")
@@ -175,7 +176,7 @@ def _build(name: str, revision: Revision | None, files: Mapping[str, bytes], fol
         without_logits=why,
         params=params_of(document, lock),
         cost=_cost(files, lock, name),
-        notes=tuple(_notes(document, lock, name)),
+        notes=tuple(_notes(document, parse_yaml(files, SOURCE, name), lock, name)),
     )
 
 
@@ -263,12 +264,17 @@ def flattened(document: Mapping[str, Any], above: str = "") -> Iterator[tuple[st
             yield f"{above}{key}", value
 
 
-def _notes(document: Mapping[str, Any], lock: Mapping[str, Any], name: str) -> Iterator[str]:
+def _notes(document: Mapping[str, Any], source: Mapping[str, Any], lock: Mapping[str, Any], name: str) -> Iterator[str]:
     stale = list(changes(dict(document), dict(lock))) if document else []
     if stale:
         more = f" and {len(stale) - SHOWN} more" if len(stale) > SHOWN else ""
         yield (
             f"{name}: these results were made before these changes of {PARAMS}: {', '.join(stale[:SHOWN])}{more}; "
+            "`dvc repro` makes them anew"
+        )
+    elif places := moved(source, lock):
+        yield (
+            f"{name}: these results were made before what lies at {places} changed, or {SOURCE} is of another run; "
             "`dvc repro` makes them anew"
         )
 

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vitlora.core.errors import VitloraError
+from vitlora.safety.source import SOURCE
 from vitlora.safety.workspace import LOCK, PARAMS, open_project, read_lock, read_yaml
 from vitlora.storage.manifest import MANIFEST
 
@@ -23,7 +24,8 @@ def why_not_current(model: Path) -> str | None:
     about = [PARAMS, LOCK, model / MANIFEST]
     if model.is_absolute() or not all(path.is_file() for path in about):
         return None
-    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in about)).hexdigest()
+    known = (path.read_bytes() for path in (*about, SOURCE) if path.is_file())
+    digest = hashlib.sha256(b"\0".join(known)).hexdigest()
     if SEEN.is_file() and SEEN.read_text(encoding="utf-8") == digest:
         return None
     try:
@@ -31,6 +33,8 @@ def why_not_current(model: Path) -> str | None:
         if changed:
             more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
             return f"it was made before these changes of {PARAMS}: {', '.join(changed[:SHOWN])}{more}"
+        if places := moved(read_yaml(SOURCE), read_lock()):
+            return f"it was made before what lies at {places} changed"
         if not is_recorded(model):
             return f"it is not the one that {LOCK} records"
     except (VitloraError, OSError):  # a damaged dvc.lock, no Git, dead links: nothing to compare with
@@ -59,6 +63,17 @@ def changes(now: dict[str, Any], lock: dict[str, Any]) -> Iterator[str]:
             for each in before | after:
                 if before.get(each) != after.get(each):
                     yield f"{section}.{each}: {json.dumps(before.get(each))} -> {json.dumps(after.get(each))}"
+
+
+def moved(source: Mapping[str, Any], lock: Mapping[str, Any]) -> str:
+    """Name `data.path` and `model.path` where other files lay than download last ran with; empty where none did.
+
+    Args:
+        source: The document of source.yaml, which dvc's wrapper renews; empty where nothing is known.
+        lock: The stages of dvc.lock.
+    """
+    ran: dict[str, Any] = lock.get("download", {}).get("params", {}).get(str(SOURCE), {})
+    return " and ".join(f"{name}.path" for name, before in ran.items() if source and source.get(name) != before)
 
 
 def is_recorded(model: Path) -> bool:
