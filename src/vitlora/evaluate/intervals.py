@@ -53,7 +53,8 @@ def macro_intervals(confusion: NDArray[np.int64], seed: int = 0) -> dict[str, In
     image that is right says little of its class, and drawn anew it would be right each time. The standard error so
     found makes a normal interval on the scale of log odds. Drawing matrices in place of pictures takes a hundredth of
     the time. Macro precision has no such interval: with twenty images a class it held in 85 of 100 test sets, for the
-    score itself comes out too high. So does macro F1 with fewer than ``FEWEST_FOR_F1`` images a class: None.
+    score itself comes out too high. Macro F1 comes out too low with fewer than ``FEWEST_FOR_F1`` images a class: None.
+    With a single image a class the interval of balanced accuracy held in 88 to 95 of 100.
 
     Args:
         confusion: int64 (C, C), rows true, columns predicted.
