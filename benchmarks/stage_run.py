@@ -48,7 +48,14 @@ def share(args: argparse.Namespace) -> dict[str, Path]:
     return {"train-images": work / "train", "val": work / "val", "labels": args.labels.resolve()}
 
 
-def run_stage(folder: Path, inputs: Mapping[str, Path], changes: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+def run_stage(
+    folder: Path,
+    inputs: Mapping[str, Path],
+    changes: Mapping[str, Any],
+    timeout: float,
+    gpus: list[str],
+    cores: set[int],
+) -> dict[str, Any]:
     """Run the stage, with the preset food101 and changes of its section train; return readings, or what went wrong.
 
     Args:
@@ -56,6 +63,8 @@ def run_stage(folder: Path, inputs: Mapping[str, Path], changes: Mapping[str, An
         inputs: Of the stage, by option.
         changes: Of ``train``, by key.
         timeout: Seconds after which it is ended.
+        gpus: Those it sees.
+        cores: Those it may use.
     """
     folder.mkdir(parents=True)
     document = read_document(ROOT / "presets" / "food101.yaml")
@@ -64,11 +73,13 @@ def run_stage(folder: Path, inputs: Mapping[str, Path], changes: Mapping[str, An
     options = {**inputs, "adapter": "adapter", "metrics": "metrics.json", "plots": "plots"}
     command = [sys.executable, "-m", "stages.train", *(part for k, v in options.items() for part in (f"--{k}", str(v)))]
     paths = [str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+    seen = ",".join(gpus)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": seen}
     begun = time.monotonic()
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
-        memory = watch(process, begun + timeout)
+        os.sched_setaffinity(process.pid, cores)  # all that it starts inherits them
+        memory = watch(process, begun + timeout, seen)
     wall = time.monotonic() - begun
     timings = folder / ".work" / "train_timing.csv"
     if process.returncode or not timings.exists():
@@ -77,7 +88,7 @@ def run_stage(folder: Path, inputs: Mapping[str, Path], changes: Mapping[str, An
     return {**readings(read_csv(timings), wall), **memory, **told(folder)}
 
 
-def watch(process: "subprocess.Popen[bytes]", deadline: float) -> dict[str, float]:
+def watch(process: "subprocess.Popen[bytes]", deadline: float, gpus: str) -> dict[str, float]:
     """Wait for a process and read memory meanwhile; one that takes too long is ended."""
     host_peak = gpu_peak = 0.0
     while process.poll() is None:
@@ -85,7 +96,7 @@ def watch(process: "subprocess.Popen[bytes]", deadline: float) -> dict[str, floa
             process.terminate()
             deadline += 30
         host_peak = max(host_peak, family_pss(process.pid))
-        gpu_peak = max(gpu_peak, gpu_used())
+        gpu_peak = max(gpu_peak, gpu_used(gpus))
         time.sleep(READ_S)
     return {"peak_host_pss_gib": round(host_peak, 2), "peak_gpu_gib": round(gpu_peak, 2)}
 
@@ -102,12 +113,12 @@ def family_pss(pid: int) -> float:
     return total / 2**20
 
 
-def gpu_used() -> float:
-    """Return GiB that the fullest GPU has in use."""
+def gpu_used(gpus: str) -> float:
+    """Return GiB that the fullest of these GPUs has in use."""
     try:
-        command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-        listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    except OSError:
+        command = ["nvidia-smi", "-i", gpus, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
         return 0.0
     return max((float(line) / 1024 for line in listed.split()), default=0.0)
 
