@@ -306,7 +306,7 @@ def test_adalora_ranks_are_those_that_are_left(base, tmp_path):
     assert {row[2] for row in ranks(model)} == {2}
 
 
-CASES = ("sound", "changed", "cut")
+CASES = ("sound", "wild", "changed", "cut")
 
 
 @pytest.fixture(scope="module")
@@ -324,6 +324,20 @@ def looks(bases, tmp_path_factory):
 def test_a_fresh_process_finds_a_sound_adapter_sound(base, looks, capsys):
     root, checks = looks
     checks["sound"](make(base, root / "sound"), HALF)
+    assert "was loaded in a fresh process and gives the same logits" in capsys.readouterr().out
+
+
+@pytest.mark.xdist_group("last look")  # one set of processes
+def test_a_model_that_makes_much_of_rounding_is_sound_all_the_same(base, looks, capsys):
+    root, checks = looks
+    model = make(base, root / "wild")
+    weights = load_file(root / "wild" / WEIGHTS)
+    factor = 3e3
+    save_file({k: v * factor if "lora_" in k else v for k, v in weights.items()}, root / "wild" / WEIGHTS)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.mul_(factor if "lora_" in name else 1)
+    checks["wild"](model, HALF)
     assert "was loaded in a fresh process and gives the same logits" in capsys.readouterr().out
 
 
