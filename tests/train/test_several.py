@@ -1,6 +1,7 @@
 """Several processes that share each step learn what one learns, and stop, resume and fail as one."""
 
 import json
+import re
 import shutil
 import signal
 from contextlib import chdir
@@ -305,8 +306,16 @@ def test_all_are_to_begin_again_where_one_lacks_memory(folder):
 
 @pytest.mark.faults
 def test_processes_whose_weights_differ_are_found_out(folder):
-    assert together(2, several.led_astray, {}) == [1, 1]
-    assert "after step 5 the processes hold different weights; the rule: the same bits" in said()
+    assert together(2, several.led_astray, {"train__save_steps": 1}) == [1, 1]
+    assert re.search(r"after step 2 the processes hold different weights, 1 of \d+ tensors, \S+ first;", said())
+    (run,) = Path(".work/checkpoints").iterdir()
+    assert [int(kept.name) for kept in run.iterdir() if kept.name.isdecimal()] == [1]  # from where to go on
+
+
+@pytest.mark.faults
+def test_processes_that_begin_with_other_weights_do_not_train(folder):
+    assert together(2, several.sown_apart, {}) == [1, 1]
+    assert "after step 0 the processes hold different weights" in said()
     assert not Path("adapter").exists()
 
 

@@ -72,8 +72,16 @@ class Peers:
         return float(found.item())
 
     def agree(self, number: int) -> bool:
-        """Return whether all have the same whole number, of less than 53 bits."""
-        return not self.any(self.first(number) != number)
+        """Return whether all have the same whole number."""
+        return not self.differing(torch.tensor([number]))
+
+    def differing(self, numbers: Tensor) -> list[int]:
+        """Return the places at which any process has another number than the first one; int64 (N,), on the CPU."""
+        first = numbers.clone() if self.writes else torch.zeros_like(numbers)
+        self.add_up(first)
+        others = (first != numbers).long()
+        self.add_up(others)
+        return others.nonzero().flatten().tolist()
 
     def batches(self, images: int, batch_size: int) -> range:
         """Return this process's of a split's batches: each has whole ones, in turn."""

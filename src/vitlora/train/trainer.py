@@ -207,7 +207,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def _scored_by_all(self, own: Feed) -> "Scored":
-        self._check_agreement()
+        self.check_agreement()
         self.model.eval()
         losses, found = [], []
         for batch in own:
@@ -221,17 +221,20 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         all_found = self.peers.in_order(torch.cat([none.long(), *(each.cpu() for each in found)]), len(labels), size)
         return Scored(labels, all_found, all_losses, size)
 
-    def _check_agreement(self) -> None:
-        """Refuse to go on with processes whose weights are not the same any more."""
-        bits = sum(weight.detach().view(torch.int32).sum(dtype=torch.int64) for weight in self._trained())
-        if not self.peers.agree(int(bits) % 2**52):
-            raise VitloraError(
-                f"after step {self.state.global_step} the processes hold different weights; the rule: the same bits; "
-                "nothing is saved from here; set train.num_processes to 1"
-            )
+    def check_agreement(self) -> None:
+        """Refuse to go on with processes whose weights are not the same any more; all of them ask at the same time.
 
-    def _trained(self) -> list[Tensor]:
-        return list(trainable(self.model).values())
+        What is kept has passed this before, so that a run may go on from it.
+        """
+        weights = trainable(self.model)
+        sums = [weight.detach().view(torch.int32).sum(dtype=torch.int64) for weight in weights.values()]
+        if differing := self.peers.differing(torch.stack(sums).cpu()):
+            raise VitloraError(
+                f"after step {self.state.global_step} the processes hold different weights, {len(differing)} of "
+                f"{len(weights)} tensors, {list(weights)[differing[0]]} first; the rule: the same bits; nothing is "
+                "kept from here; run again, which goes on from the checkpoint before; where that does not help, set "
+                "train.num_processes to 1"
+            )
 
     def prediction_step(self, model: Any, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
         """Score a batch, or return what another process has found."""
@@ -429,6 +432,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
     # --- checkpoints ---
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.peers.count > 1:
+            self.check_agreement()
         if self.peers.writes:
             self.checkpoints.save(self.state.global_step, self._write)
 
@@ -577,6 +582,8 @@ class Keeper(TrainerCallback):  # type: ignore[misc]  # likewise
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Restore what the Trainer doesn't; losses are summed up here, where they have been read."""
         self.trainer._tr_loss = torch.zeros((), dtype=torch.float64)
+        if self.trainer.peers.count > 1:
+            self.trainer.check_agreement()
         if self.resumed:
             self.trainer.pick_up(self.resumed)
 
