@@ -246,6 +246,10 @@ def scaling() -> str:
     return table(head, ((*key, *cells) for key, cells in found.items()))
 
 
+# Not read of a run that was refused at its end.
+OF_A_WHOLE_RUN = {"start_up_and_end_s": 0, "peak_gpu_gib": 1, "peak_host_pss_gib": 1}
+
+
 def several_gpus() -> str:
     """What was measured on several GPUs, end to end, beside one, and what the scaling model says of each."""
     found = results("several_gpus")["rows"]
@@ -264,9 +268,7 @@ def several_gpus() -> str:
                 f"{model:,}",
                 f"{row['data_wait_share']:.1%}",
                 f"{row['recipe_epoch_s']:.1f}",
-                f"{row['start_up_and_end_s']:.0f}",
-                f"{row['peak_gpu_gib']:.1f}",
-                f"{row['peak_host_pss_gib']:.1f}",
+                *(f"{row[key]:.{digits}f}" if key in row else "" for key, digits in OF_A_WHOLE_RUN.items()),
             )
         )
     head = ("model", "images a step", "GPUs", "images/s", "times one", "the model says", "waits for images")
