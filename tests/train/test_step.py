@@ -26,12 +26,14 @@ def with_a_gpu(monkeypatch, free_bytes: int) -> None:
     ("free_gib", "change", "expected"),
     [
         (79, {}, (512, 1)),
-        (24, {}, (128, 4)),
+        (24, {}, (256, 2)),
+        (12, {}, (128, 4)),
         (79, {"join_micro_batches": False}, (128, 4)),
-        (79, {"gradient_accumulation_steps": 40}, (128, 40)),
+        (79, {"gradient_accumulation_steps": 40}, (1024, 5)),
+        (12, {"gradient_accumulation_steps": 1}, (128, 1)),
     ],
 )
-def test_the_recipes_micro_batches_run_as_one_where_memory_holds_them(monkeypatch, free_gib, change, expected):
+def test_the_recipes_micro_batches_are_joined_as_far_as_memory_holds_them(monkeypatch, free_gib, change, expected):
     with_a_gpu(monkeypatch, free_gib * GIB)
     assert micro_batch(RECIPE.model_copy(update=change), ViTConfig(), 224) == expected
 

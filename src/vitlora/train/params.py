@@ -146,7 +146,7 @@ class Train(Params):
     activation_checkpointing: bool
     """Blocks are run again in the backward pass (gradient checkpointing): less memory, a forward pass more, eager."""
     join_micro_batches: bool
-    """On a GPU: accumulated micro-batches run as one where memory holds it; equal gradients."""
+    """On a GPU: accumulated micro-batches are joined as far as memory holds them; equal gradients."""
     dataloader_num_workers: int | None = Field(ge=0, le=256)
     """Processes that decode; speed only; null: cores - 2 on a GPU (at most 14), else 0."""
     decoder: Decoder

@@ -126,7 +126,7 @@ def micro_batch(
 ) -> tuple[int, int]:
     """Return the images of one micro-batch and how many are accumulated for a step.
 
-    With ``train.join_micro_batches`` they are one on a GPU whose free memory holds its activations.
+    With ``train.join_micro_batches`` they are joined on a GPU, as far as its free memory holds the activations.
 
     Args:
         train: The Trainer's settings.
@@ -139,10 +139,13 @@ def micro_batch(
     if at_most:
         images = next(count for count in range(at_most, 0, -1) if apart[0] * apart[1] % count == 0)
         return images, apart[0] * apart[1] // images
-    joined = apart[0] * apart[1]
     patch, width, layers = (getattr(config, name, None) for name in ("patch_size", "hidden_size", "num_hidden_layers"))
     if not (train.join_micro_batches and torch.cuda.is_available() and patch and width and layers):
         return apart
-    needed = -(-joined // peers.count) * ((image_size // patch) ** 2 + 1) * width * layers * ACTIVATION_BYTES
-    too_much = needed >= SPARE * torch.cuda.mem_get_info()[0]
-    return apart if peers.any(too_much) else (joined, 1)
+    an_image = ((image_size // patch) ** 2 + 1) * width * layers * ACTIVATION_BYTES
+    room = SPARE * torch.cuda.mem_get_info()[0]
+    for count in (count for count in range(1, apart[1]) if apart[1] % count == 0):
+        images = apart[0] * (apart[1] // count)
+        if not peers.any(-(-images // peers.count) * an_image >= room):
+            return images, count
+    return apart
