@@ -274,6 +274,6 @@ def test_scores_of_the_adapter_before_are_not_taken_for_those_of_a_trial(reposit
     results.experiment(repository, "tune-003")
     results.only_train_ran(repository, {"lora.r": 4})
     for name, cure in (("tune-003", "`dvc exp apply tune-003 && dvc repro`"), ("workspace", "`dvc repro`")):
-        with pytest.raises(VitloraError, match="is of an earlier adapter, since only train has run") as caught:
+        with pytest.raises(VitloraError, match="is of an earlier models/adapter, which") as caught:
             load_run(name)
         assert str(caught.value).endswith(cure)

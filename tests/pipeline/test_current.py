@@ -53,6 +53,16 @@ def test_a_model_of_other_pictures_is_noted(project):
     assert said == "note: models/export: it was made before what lies at data.path changed; `dvc repro` makes it anew\n"
 
 
+def test_a_model_and_scores_of_pictures_that_were_split_anew_since_are_told(project):
+    tiny.set_params(project / "params.yaml", {"split.seed": 1})
+    assert tiny.dvc(project, "repro", "preprocess") == ["preprocess"]  # as where what follows was interrupted
+    assert noted(project) == (
+        "note: models/export: it was made before data/prepared/train was made anew; `dvc repro` makes it anew\n"
+    )
+    done = vitlora(project, "gate", "--against", "HEAD")
+    assert (done.returncode, "is of an earlier data/prepared/" in done.stderr) == (1, True), done
+
+
 def test_a_model_that_dvc_lock_does_not_record_is_noted_and_repro_helps(project):
     other_record(project)
     assert noted(project) == "note: models/export: it is not the one that dvc.lock records; `dvc repro` makes it anew\n"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from vitlora.compare import wording
 from vitlora.compare.paired import Interval, t_interval
 from vitlora.compare.revisions import SHORT, experiments, object_ids, read_commits, require_git, run_git
-from vitlora.compare.runs import LOCK, PARAMS, PREDICTIONS, SCORES, is_of_another_adapter, params_of, parse_yaml
+from vitlora.compare.runs import LOCK, PARAMS, PREDICTIONS, SCORES, params_of, parse_yaml, read_before
 from vitlora.compare.two import ABSENT, SEED
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import counted
@@ -95,7 +95,7 @@ def collect(metric: str) -> list[Entry]:
     entries: dict[str, Entry] = {}
     for same, mark, content in zip(by_mark.values(), by_mark, files, strict=True):
         lock, scores = _lock(content, same[0].name), read_scores(content, same[0].name)
-        if is_of_another_adapter(lock):  # a trial of `vitlora tune`, say: its scores are those of the commit before
+        if read_before(lock):  # a trial of `vitlora tune`, say: its scores are those of the commit before
             continue
         known |= set(scores)
         if metric in scores:

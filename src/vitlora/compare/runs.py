@@ -23,7 +23,7 @@ from vitlora.compare.revisions import (
     resolve,
 )
 from vitlora.core.errors import VitloraError
-from vitlora.safety.current import changes, moved
+from vitlora.safety.current import changes, made_anew, moved
 from vitlora.safety.workspace import require_project
 
 WORKSPACE = "workspace"
@@ -37,6 +37,7 @@ MAIN = {  # the file of results that a stage's record of what ran belongs to
     "export": "metrics/export.json",
 }
 RAN = {stage: f"metrics/ran/{stage}.json" for stage in MAIN}
+SCORED = ("preprocess", "train", "evaluate")  # what scores come from
 FILES = (PREDICTIONS, SCORES, PARAMS, SOURCE, LOCK, *dict.fromkeys([*MAIN.values(), *RAN.values()]))
 ADAPTER = "models/adapter"
 LOGITS, TEST, CLASSES, CALIBRATION = "test_logits.npy", "test.csv", "class_names.json", "calibration.json"
@@ -162,10 +163,10 @@ def _build(name: str, revision: Revision | None, files: Mapping[str, bytes], fol
     lock = parse_yaml(files, LOCK, name).get("stages", {})
     document = parse_yaml(files, PARAMS, name)
     _require_same_run(files[PREDICTIONS], lock, name)
-    if is_of_another_adapter(lock):
+    if older := read_before(lock):
         raise VitloraError(
-            f"{name}: {PREDICTIONS} is of an earlier adapter, since only train has run after it, as in a trial of "
-            f"`vitlora tune`; the rule: both of one run. {_evaluate_it(name, revision)}"
+            f"{name}: {PREDICTIONS} is of an earlier {older}, which has been made anew since, as in a run that was "
+            f"interrupted or a trial of `vitlora tune`; the rule: both of one run. {_evaluate_it(name, revision)}"
         )
     logits, why = _logits(name, revision, lock, folder, answers)
     return Run(
@@ -231,11 +232,9 @@ def _require_same_run(predictions: bytes, lock: Mapping[str, Any], name: str) ->
         )
 
 
-def is_of_another_adapter(lock: Mapping[str, Any]) -> bool:
-    """Whether a dvc.lock has trained an adapter, and evaluated an earlier one."""
-    evaluated = {dep["path"]: dep.get("md5") for dep in lock.get("evaluate", {}).get("deps", ())}
-    trained = {out["path"]: out.get("md5") for out in lock.get("train", {}).get("outs", ())}
-    return ADAPTER in evaluated and ADAPTER in trained and evaluated[ADAPTER] != trained[ADAPTER]
+def read_before(lock: Mapping[str, Any]) -> str | None:
+    """Name what scores in a dvc.lock come from that was made anew after them; None where nothing was."""
+    return made_anew(lock, SCORED)
 
 
 def _evaluate_it(name: str, revision: Revision | None) -> str:

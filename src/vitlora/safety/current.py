@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ def why_not_current(model: Path) -> str | None:
             return f"it was made before these changes of {PARAMS}: {', '.join(changed[:SHOWN])}{more}"
         if places := moved(read_yaml(SOURCE), read_lock()):
             return f"it was made before what lies at {places} changed"
+        if made := made_anew(read_lock()):
+            return f"it was made before {made} was made anew"
         if not is_recorded(model):
             return f"it is not the one that {LOCK} records"
     except (VitloraError, OSError):  # a damaged dvc.lock, no Git, dead links: nothing to compare with
@@ -74,6 +76,18 @@ def moved(source: Mapping[str, Any], lock: Mapping[str, Any]) -> str:
     """
     ran: dict[str, Any] = lock.get("download", {}).get("params", {}).get(str(SOURCE), {})
     return " and ".join(f"{name}.path" for name, before in ran.items() if source and source.get(name) != before)
+
+
+def made_anew(lock: Mapping[str, Any], stages: Collection[str] | None = None) -> str | None:
+    """Name an output that a stage had read before it was made anew, as after a run that was interrupted; None if none.
+
+    Args:
+        lock: The stages of dvc.lock.
+        stages: Those that may have read it; None for all.
+    """
+    made = {out["path"]: out.get("md5") for stage in lock.values() for out in stage.get("outs", ())}
+    deps = (dep for name, stage in lock.items() if stages is None or name in stages for dep in stage.get("deps", ()))
+    return next((dep["path"] for dep in deps if made.get(dep["path"]) not in (None, dep.get("md5"))), None)
 
 
 def is_recorded(model: Path) -> bool:
