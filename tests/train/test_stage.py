@@ -14,7 +14,7 @@ from vitlora.preprocess.params import PreprocessStage
 from vitlora.preprocess.stage import TRAIN_COLUMNS, preprocess
 from vitlora.storage.packed import write_packed
 from vitlora.train.params import TrainStage
-from vitlora.train.stage import _announce, _smaller, get_ready, loader_workers, train, training_arguments
+from vitlora.train.stage import _announce, _best, _smaller, curves, get_ready, loader_workers, train, training_arguments
 from vitlora.train.timing import TIMINGS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -94,6 +94,21 @@ def test_metrics_say_how_it_ran_and_timings_lie_beside_them(inputs, tmp_path):
     )
     rows = TIMINGS.read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2"]
+
+
+def test_the_epoch_that_is_recorded_is_the_one_kept_where_losses_differ_in_their_fifth_digit(tmp_path):
+    history = [
+        {"epoch": epoch, "step": epoch, "eval_loss": loss, "eval_accuracy": right, "eval_balanced_accuracy": right}
+        for epoch, loss, right in ((1, 1.09871, 0.5), (2, 1.09869, 0.6), (3, 1.09874, 0.7))
+    ]
+    rows = curves(history)[1]
+    assert len({row[3] for row in rows}) == 1
+    changes = [{"metric_for_best_model": "loss"}, {}, {"load_best_model_at_end": False}]
+    stages = [
+        load_params(TrainStage, parameters(tmp_path, {f"train.{key}": value for key, value in each.items()}), tmp_path)
+        for each in changes
+    ]
+    assert [_best(rows, history, stage.train)["best_epoch"] for stage in stages] == [2, 3, 3]
 
 
 def test_an_empty_training_split_is_refused(inputs, tmp_path):

@@ -103,7 +103,7 @@ def train(
     if train.load_best_model_at_end:
         trainer.restore_best()
     steps, epochs = curves(trainer.state.log_history)
-    best = _best(epochs, train) | _soup(trainer)
+    best = _best(epochs, trainer.state.log_history, train) | _soup(trainer)
     if not peers.writes:
         return None
     _tell_kept(best["best_epoch"], train)
@@ -537,15 +537,16 @@ def _tell_kept(epoch: int, train: Train) -> None:
         print(f"note: epoch {epoch}, the best on val, is no mean of epochs; these begin with {train.swa_epoch_start}")
 
 
-def _best(epochs: list[list[Any]], train: Train) -> dict[str, Any]:
-    """Pick the row that the Trainer restored: the first of equals, or the last epoch if it restores none."""
-    if not train.load_best_model_at_end:
-        best = epochs[-1]
-    elif train.metric_for_best_model == "loss":
-        best = min(epochs, key=lambda row: row[3])
-    else:
-        place = 4 if train.metric_for_best_model == "accuracy" else 5
-        best = max(epochs, key=lambda row: row[place])
+def _best(epochs: list[list[Any]], history: list[dict[str, Any]], train: Train) -> dict[str, Any]:
+    """Pick the row that the Trainer restored: the first of equals, or the last epoch if it restores none.
+
+    The log has the scores as they were compared; rows are rounded, so that epochs may look equal that are not.
+    """
+    best = epochs[-1]
+    if train.load_best_model_at_end:
+        sign = -1 if train.metric_for_best_model == "loss" else 1
+        scores = [sign * entry[f"eval_{train.metric_for_best_model}"] for entry in history if "eval_loss" in entry]
+        best = epochs[scores.index(max(scores))]
     return {
         "epochs": len(epochs),
         "steps": epochs[-1][1],
