@@ -25,8 +25,8 @@ FAILURES = {  # a command that fails, and what lies there afterwards
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of DVC's libraries
 
 
-def write(command):
-    YAML().dump({"stages": {"t": {"cmd": command, "outs": OUTS}}}, Path("dvc.yaml"))
+def write(command, **more):
+    YAML().dump({"stages": {"t": {"cmd": command, "outs": OUTS, **more}}}, Path("dvc.yaml"))
 
 
 @pytest.fixture
@@ -40,13 +40,14 @@ def repo(tmp_path, monkeypatch):
         yield found
 
 
-def run(repo, command):
+def run(repo, command, **more):
     """Run the stage with another command, as dvc's wrapper does."""
-    write(command)
+    write(command, **more)
     repo._reset()
     stage = repo.stage.load_one(name="t")
     with repo.lock:
         run_or_put_back(Stage.run, stage)
+    return stage
 
 
 @pytest.mark.parametrize(("command", "left"), FAILURES.values(), ids=FAILURES)
@@ -81,3 +82,24 @@ def test_an_output_that_did_not_reach_the_cache_fails_its_stage(repo, monkeypatc
     monkeypatch.setattr("dvc.output.Output.commit", lambda *args, **options: None)
     with pytest.raises(VitloraError, match=r"d: not in cache; kept.txt: not in cache; .*is the disk full\?"):
         run(repo, GOOD.replace("echo 1", "echo 3"))
+
+
+def test_what_is_edited_while_a_stage_runs_is_recorded_as_it_was_when_the_stage_began(repo, capsys):
+    """Else the values of the next run would stand beside this one's results, and nothing would run any more."""
+    Path("params.yaml").write_text("a: 1\n")
+    Path("code").mkdir()
+    Path("code/c.py").write_text("1\n")
+    stage = run(repo, f"echo 'a: 2' > params.yaml; echo 2 > code/c.py; {GOOD}", params=["a"], deps=["code"])
+    assert [dep.status() for dep in stage.deps] == [{"code": "modified"}, {"params.yaml": {"a": "modified"}}]
+    assert capsys.readouterr().err == "".join(
+        f"note: {name} was changed while t ran; this run is without it, the next one has it\n"
+        for name in ("code", "params.yaml")
+    )
+
+
+def test_a_parameter_that_was_changed_before_its_stage_began_runs_it(repo):
+    """And nothing comes from DVC's caches, which know the outputs of the other value."""
+    for value in "121":
+        Path("params.yaml").write_text(f"a: {value}\n")
+        run(repo, "mkdir d; cp params.yaml d/f", params=["a"], outs=["d"]).dump()
+        assert Path("d/f").read_text() == f"a: {value}\n"

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import printable
+from vitlora.safety.held import hold_deps
 
 SHOWN = 3
 
@@ -29,6 +30,7 @@ def run_or_put_back(run: Callable[..., None], stage: Any, dry: bool = False, **o
     if dry or stage.frozen or not stage.cmd:
         run(stage, dry=dry, **options)
         return
+    hold_deps(stage)
     aside = Path(stage.repo.tmp_dir, "before", quote(stage.addressing, safe=""))
     shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
     kept = dict(_set_aside(stage, aside))
