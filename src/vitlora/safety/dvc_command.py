@@ -188,6 +188,16 @@ def _refusals() -> Iterator[None]:
         ) from None
 
 
+def noticing_status(status: Callable[[Any], int], command: Any) -> int:
+    """Say what has changed as DVC does, after a look at what lies at ``data.path``."""
+    if _ours():
+        from vitlora.safety.source import write_source
+
+        with suppress(VitloraError, OSError):  # `dvc repro` tells mistakes; a read-only tree can be looked at too
+            write_source()
+    return status(command)
+
+
 def failed_shortly(error: StageCmdFailedError, command: str, status: int | None = None) -> None:
     """Say how a stage's command ended; a stage of ours has said why, so its command of 300 characters is left out."""
     failed(error, command, status)
@@ -231,6 +241,8 @@ if __name__ == "__main__":
     stage_run = Stage.run
     Stage.run = lambda stage, *args, **options: run_or_put_back(stage_run, stage, *args, **options)
     CmdRepro.run = without_advice
+    status = CmdDataStatus.run
+    CmdDataStatus.run = lambda command: noticing_status(status, command)
     if sys.argv[1:2] in (["exp"], ["experiments"], ["queue"]):
         from configobj import ConfigObj
         from dvc.commands.experiments.run import CmdExperimentsRun
