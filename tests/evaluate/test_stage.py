@@ -1,6 +1,7 @@
 """What evaluate leaves is enough for all that comes later, and every exported form gives its confidences."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 import training
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 from torchvision.transforms.v2.functional import resize
 
@@ -62,6 +64,20 @@ def test_confidences_are_the_logits_at_the_temperature(inside):
     said = {row["score"]: float(row["value"]) for row in read_csv(Path("scores/intervals.csv"))}
     assert said["set_coverage"] == pytest.approx(held, abs=1e-6)
     assert read_json(Path("scores/scores.json"))["accuracy"] == pytest.approx(said["accuracy"])
+
+
+def test_scores_that_are_no_numbers_are_refused(done, tmp_path, monkeypatch):
+    """Half precision may overflow on some pictures only; the largest of such scores is the first class."""
+    for name in ("base", "val", "test", "labels.json"):
+        (tmp_path / name).symlink_to(done / name)
+    monkeypatch.chdir(shutil.copytree(done / "adapter", tmp_path / "adapter").parent)
+    weights = load_file("adapter/adapter_model.safetensors")
+    heads = {name: weight.sign() * 3e38 for name, weight in weights.items() if name.endswith("classifier.weight")}
+    save_file({**weights, **heads}, "adapter/adapter_model.safetensors")
+    with pytest.raises(
+        VitloraError, match=r"\.(png|jpg) and \d+ more: the model's scores in fp32 are not finite; train"
+    ):
+        training.evaluate_here()
 
 
 @pytest.mark.parametrize(("tta", "said"), [("flip", "the mirror image"), ("crops", "corners and mirror images")])

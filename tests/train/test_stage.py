@@ -1,5 +1,7 @@
 """The Trainer around our batches: micro-batches, timing, and what the section is turned into."""
 
+import math
+
 import pytest
 import tiny
 import torch
@@ -97,11 +99,7 @@ def test_metrics_say_how_it_ran_and_timings_lie_beside_them(inputs, tmp_path):
 
 
 def test_the_epoch_that_is_recorded_is_the_one_kept_where_losses_differ_in_their_fifth_digit(tmp_path):
-    history = [
-        {"epoch": epoch, "step": epoch, "eval_loss": loss, "eval_accuracy": right, "eval_balanced_accuracy": right}
-        for epoch, loss, right in ((1, 1.09871, 0.5), (2, 1.09869, 0.6), (3, 1.09874, 0.7))
-    ]
-    rows = curves(history)[1]
+    rows, history = validated((1.09871, 0.5), (1.09869, 0.6), (1.09874, 0.7))
     assert len({row[3] for row in rows}) == 1
     changes = [{"metric_for_best_model": "loss"}, {}, {"load_best_model_at_end": False}]
     stages = [
@@ -109,6 +107,24 @@ def test_the_epoch_that_is_recorded_is_the_one_kept_where_losses_differ_in_their
         for each in changes
     ]
     assert [_best(rows, history, stage.train)["best_epoch"] for stage in stages] == [2, 3, 3]
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy"])
+def test_an_epoch_whose_loss_on_val_is_no_number_is_not_kept(tmp_path, metric):
+    stage = load_params(TrainStage, parameters(tmp_path, {"train.metric_for_best_model": metric}), tmp_path)
+    rows, history = validated((math.nan, 0.3), (1.2, 0.5), (math.inf, 0.4))
+    assert _best(rows, history, stage.train)["best_epoch"] == 2
+    with pytest.raises(VitloraError, match=r"epoch 1, which would be kept: val loss is nan.*bf16 or fp32"):
+        _best(*validated((math.nan, 0.5), (math.nan, 0.5)), stage.train)
+
+
+def validated(*scores):
+    """Return what training has of epochs: their rows, and its log."""
+    history = [
+        {"epoch": epoch, "step": epoch, "eval_loss": loss, "eval_accuracy": right, "eval_balanced_accuracy": right}
+        for epoch, (loss, right) in enumerate(scores, 1)
+    ]
+    return curves(history)[1], history
 
 
 def test_an_empty_training_split_is_refused(inputs, tmp_path):

@@ -45,7 +45,8 @@ def evaluate(
         out: Gets the scores; see ``write_scores``.
 
     Raises:
-        VitloraError: The adapter belongs to another base, or to other classes or image size than the test split.
+        VitloraError: The adapter belongs to another base, or to other classes or image size than the test split; or
+            gives scores that are no numbers.
     """
     model, trained, normalisation = load_adapter(base, adapter)
     known = read_labels(labels)
@@ -89,6 +90,10 @@ def _look(
     own = peers.batches(images, batch_size) if peers.count > 1 else None
     found = score(model, squares, normalisation, batch_size, kind, view, own)
     whole: Floats = peers.in_order(torch.from_numpy(found), images, batch_size).numpy()
+    if broken := [squares.paths[row] for row in np.flatnonzero(~np.isfinite(whole).all(axis=1))]:
+        more = f" and {len(broken) - 1:,} more" if broken[1:] else ""
+        cure = "train anew with a lower train.learning_rate" if kind == "fp32" else "set evaluate.precision: fp32"
+        raise VitloraError(f"{broken[0]}{more}: the model's scores in {kind} are not finite; {cure}")
     return whole
 
 

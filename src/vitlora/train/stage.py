@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -100,10 +101,11 @@ def train(
     peers = peers_here()
     ready, checkpoints = _fit(augment, lora, train, base, train_images, val, labels, peers)
     trainer = ready.trainer
+    steps, epochs = curves(trainer.state.log_history)
+    best = _best(epochs, trainer.state.log_history, train)
     if train.load_best_model_at_end:
         trainer.restore_best()
-    steps, epochs = curves(trainer.state.log_history)
-    best = _best(epochs, trainer.state.log_history, train) | _soup(trainer)
+    best |= _soup(trainer)
     if not peers.writes:
         return None
     _tell_kept(best["best_epoch"], train)
@@ -541,12 +543,20 @@ def _best(epochs: list[list[Any]], history: list[dict[str, Any]], train: Train) 
     """Pick the row that the Trainer restored: the first of equals, or the last epoch if it restores none.
 
     The log has the scores as they were compared; rows are rounded, so that epochs may look equal that are not.
+
+    Raises:
+        VitloraError: The loss of this epoch on val is no number.
     """
     best = epochs[-1]
     if train.load_best_model_at_end:
         sign = -1 if train.metric_for_best_model == "loss" else 1
         scores = [sign * entry[f"eval_{train.metric_for_best_model}"] for entry in history if "eval_loss" in entry]
-        best = epochs[scores.index(max(scores))]
+        best = epochs[max(range(len(scores)), key=lambda at: scores[at] if isfinite(scores[at]) else -inf)]
+    if not isfinite(best[3]):
+        raise VitloraError(
+            f"epoch {best[0]}, which would be kept: val loss is {best[3]}, as where half precision overflows on some "
+            f"pictures; lower train.learning_rate (got {train.learning_rate:g}), or set train.bf16 or fp32"
+        )
     return {
         "epochs": len(epochs),
         "steps": epochs[-1][1],
