@@ -61,11 +61,15 @@ def test_a_wrong_key_is_refused_with_the_nearest(capsys, wrong, cure):
     assert "\x1b" not in str(refused.value)
 
 
-def test_a_preset_keeps_the_schema_in_editors(tmp_path, monkeypatch, capsys):
+def test_a_preset_keeps_the_schema_in_editors_and_what_was_not_committed(tmp_path, monkeypatch, capsys):
     (tmp_path / "presets").mkdir()
     for path in (ROOT / "presets").glob("*.yaml"):
         (tmp_path / "presets" / path.name).write_text(path.read_text())
     monkeypatch.chdir(tmp_path)
+    own = f"{(ROOT / 'presets/digits.yaml').read_text()}# mine\n"
+    (tmp_path / "params.yaml").write_text(own)
     args = command_line(["preset"]).parse_args(["preset", "folder-offline"])
     args.act(args)
+    assert (tmp_path / ".work/params.before-preset.yaml").read_text() == own
+    assert "is kept as .work/params.before-preset.yaml" in capsys.readouterr().out
     assert "# yaml-language-server: $schema=params.schema.json\n" in (tmp_path / "params.yaml").read_text()

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from vitlora.core.errors import VitloraError
+from vitlora.core.files import write_text
 from vitlora.core.params import read_document, shown
 from vitlora.safety.check import check_document
 from vitlora.safety.keys import SCHEMA
 from vitlora.safety.source import local_path
+from vitlora.safety.workspace import committed
+
+KEPT = Path(".work/params.before-preset.yaml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +45,9 @@ def act(args: argparse.Namespace) -> None:
     print("\n".join(changes) if changes else "params.yaml has these values already")
     if changes and not args.dry_run:
         text = presets[args.name].read_text(encoding="utf-8")
+        if params.is_file() and (own := params.read_text(encoding="utf-8")) != committed(params):
+            write_text(KEPT, own)
+            print(f"what you had not committed of params.yaml is kept as {KEPT}")
         params.write_text(text.replace(f"$schema=../{SCHEMA}", f"$schema={SCHEMA}"), encoding="utf-8")
         data = wanted["data"]
         local = (place := local_path(data)) is not None and not Path(place).exists()
