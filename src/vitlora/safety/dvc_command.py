@@ -139,9 +139,10 @@ def checked_run(run: Callable[[Any], int], command: Any) -> int:
             "values into params.yaml, and `dvc repro --dry` shows what would run"
         )
     if _ours():
-        from vitlora.safety.preflight import refuse_taken_out
+        from vitlora.safety.preflight import refuse_outside, refuse_taken_out
 
         with _refusals():
+            refuse_outside()
             refuse_taken_out()
     if command.args.set_param:
         _check_overrides(command.args)
@@ -167,11 +168,12 @@ def _refuse_mistakes() -> None:
     """Check the parameters, and write down what lies where they point."""
     if not _ours():
         return
-    from vitlora.safety.preflight import check_params, refuse_left_behind  # not where only a file is looked up
+    from vitlora.safety.preflight import check_params, refuse_left_behind, refuse_outside  # not for a look-up only
     from vitlora.safety.source import write_source
 
     with _refusals():
         check_params()
+        refuse_outside()
         write_source()
         if not OWN_TREE.isdisjoint(sys.argv):
             refuse_left_behind()

@@ -113,6 +113,27 @@ def refuse_left_behind() -> None:
             )
 
 
+def refuse_outside() -> None:
+    """Refuse outputs behind a link that leads out of the project: DVC does too, but when their stage has ended.
+
+    Raises:
+        VitloraError: There is such a link.
+    """
+    here, found = Path.cwd().resolve(), set[Path]()
+    stages = read_yaml(PIPELINE).get("stages")  # DVC says what is wrong with it
+    for stage in (each for each in (stages.values() if isinstance(stages, dict) else ()) if isinstance(each, dict)):
+        outs = (out for kind in ("outs", "metrics", "plots") for out in stage.get(kind) or ())
+        names = (out if isinstance(out, str) else next(iter(out)) for out in outs)
+        found |= {Path(stage.get("wdir") or "", name).parent for name in names}
+    for folder in sorted(found):
+        if not folder.is_absolute() and not (there := folder.resolve()).is_relative_to(here):
+            raise VitloraError(
+                f"{folder}: leads to {there}; the rule: a real folder, since DVC keeps no outputs outside the project. "
+                "Move it back; `dvc cache dir --local FOLDER` and `dvc config --local cache.type symlink` keep the "
+                "files on another disk"
+            )
+
+
 def refuse_taken_out() -> None:
     """Refuse an experiment while Git is to forget files that stay: DVC sets uncommitted work aside, and they go.
 
