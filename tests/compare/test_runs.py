@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from vitlora.compare.revisions import experiments
 from vitlora.compare.runs import flattened, load_run
+from vitlora.compare.two import compare_two
 from vitlora.core.errors import VitloraError
 
 
@@ -105,6 +106,11 @@ def test_pictures_changed_after_the_run_are_noted(repository):
         source.write_text(f"data: {seen}\nmodel:\n")
         assert len(load_run("workspace").notes) == notes
     assert "before what lies at data.path changed" in load_run("workspace").notes[0]
+    tiny.commit(repository)
+    document["stages"]["download"] = {"params": {"source.yaml": {"data": "3 files, bb", "model": None}}}
+    yaml.dump(document, lock)
+    differing = compare_two(load_run("HEAD"), load_run("workspace"), 0.005).params
+    assert differing == [("source.data", "2 files, aa", "3 files, bb")], "no parameter does, but what was trained on"
 
 
 UNKNOWN = {"mian": "main", "rowdy-fren": "rowdy-fern", "v1.0": "v1"}

@@ -89,6 +89,7 @@ def _search(args: argparse.Namespace, folder: Path, lock: int) -> None:
 
 def _show(plan: Any, study: Any) -> None:
     from vitlora.compare.screen import grid, make_console, say
+    from vitlora.trials.sources import other_sources
     from vitlora.tune import results
 
     rows = results.finished(study, plan)
@@ -100,6 +101,8 @@ def _show(plan: Any, study: Any) -> None:
             f"no trial of {plan.folder} has finished; the errors stand above, and in its files NUMBER.log; "
             "--name another begins anew"
         )
+    for note in other_sources([plan.name(row.trial.number) for row in rows], plan.space):
+        say(console, f"note: {note}", "red")
     for line in (*results.verdict(plan, rows), results.importance(study, plan, rows)):
         say(console, line)
     path = plan.folder / "search.png"

@@ -21,7 +21,7 @@ INTERVALS = "metrics/evaluate/intervals.csv"
 READ = (SCORES, INTERVALS, PARAMS, LOCK)
 LOWER = ("loss", "brier", "calibration_error", "set_classes")  # in the names of scores that are better when lower
 SHARES = ("accuracy", "top_")
-SAME_TEST = ("data.", "ingest.", "split.")  # parameters that decide which pictures are test
+SAME_TEST = ("data.", "ingest.", "split.", "source.data")  # what decides which pictures are test
 LONGEST = 60  # characters of the parameters of a line
 
 

@@ -247,10 +247,16 @@ def _outs(lock: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def params_of(document: Mapping[str, Any], lock: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters by dotted key, as stages ran with them where dvc.lock says it, else as the file has them."""
+    """Return parameters by dotted key, as stages ran with them where dvc.lock says it, else as the file has them.
+
+    With them goes what lay at ``data.path`` and ``model.path``, of which source.yaml keeps number and hash, as
+    `source.data` and `source.model`.
+    """
     flat = dict(flattened(document))
     for stage in lock.values():
-        flat |= dict(flattened(stage.get("params", {}).get(PARAMS, {})))
+        ran = stage.get("params", {})
+        flat |= dict(flattened(ran.get(PARAMS, {})))
+        flat |= {f"source.{name}": seen for name, seen in ran.get(SOURCE, {}).items() if seen is not None}
     return flat
 
 

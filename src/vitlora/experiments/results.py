@@ -16,6 +16,7 @@ from vitlora.experiments.begin import Plan
 from vitlora.experiments.board import COLUMNS, counts, rows
 from vitlora.experiments.grid import value_of, varied
 from vitlora.experiments.journal import DONE, FAILED, RUNNING, Member
+from vitlora.trials.sources import other_sources
 from vitlora.trials.values import shown_values, with_values
 
 
@@ -31,7 +32,8 @@ def show(plan: Plan, console: Console) -> None:
     if SEED in keys and done:
         _over_seeds(plan, done, recipe, console)
     entries = [_entry(plan, member, member.test or []) for member in done]
-    for note in (*_removed(plan, done), *(leaderboard.notes(entries, keys) if len(done) > 1 else ())):
+    changed = other_sources([plan.name(member.number) for member in done], keys)
+    for note in (*_removed(plan, done), *changed, *(leaderboard.notes(entries, keys) if len(done) > 1 else ())):
         say(console, f"note: {note}", "dim")
     for line in commands(plan, done, recipe):
         print(line)
