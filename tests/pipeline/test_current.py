@@ -63,6 +63,16 @@ def test_a_model_and_scores_of_pictures_that_were_split_anew_since_are_told(proj
     assert (done.returncode, "is of an earlier data/prepared/" in done.stderr) == (1, True), done
 
 
+def test_a_gate_takes_no_results_of_other_code(project):
+    code = project / "src/vitlora/evaluate/stage.py"
+    code.write_text(code.read_text() + "# other\n")
+    done = vitlora(project, "gate", "--against", "HEAD")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: workspace: these results were made before src/vitlora/evaluate changed; `dvc repro` makes them anew\n",
+    )
+
+
 def test_a_model_that_dvc_lock_does_not_record_is_noted_and_repro_helps(project):
     other_record(project)
     assert noted(project) == "note: models/export: it is not the one that dvc.lock records; `dvc repro` makes it anew\n"

@@ -95,3 +95,13 @@ def is_recorded(model: Path) -> bool:
     with open_project() as repo:
         made = (out for out in repo.index.outs if out.hash_info and Path(out.fs_path) == model.absolute())
         return not any(out.status() for out in made)
+
+
+def changed_code(stages: Collection[str]) -> str | None:
+    """Name code that one of these stages last ran with otherwise; None where all is as it was."""
+    with open_project() as repo:
+        made = [Path(out.fs_path) for out in repo.index.outs]
+        deps = (dep for stage in repo.index.stages if getattr(stage, "name", None) in stages for dep in stage.deps)
+        code = (dep for dep in deps if not any(Path(dep.fs_path).is_relative_to(out) for out in made))
+        # Parameters are told by ``changes``, value by value.
+        return next((str(dep) for dep in code if dep.hash_info.name == "md5" and dep.workspace_status()), None)

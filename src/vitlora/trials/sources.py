@@ -21,6 +21,6 @@ def other_sources(names: Collection[str], keys: Collection[str]) -> Iterator[str
         key.startswith(CHOSEN) for key in keys
     ):
         yield (
-            f"what lies at data.path or model.path was changed while they ran ({SOURCE} differs), so their scores are "
-            "not of the same; --name another runs all of them on what is there now"
+            f"what lies at data.path or model.path was changed while they ran ({SOURCE} differs), so scores can't be "
+            "compared; --name another runs all of them on what is there now"
         )
