@@ -103,3 +103,15 @@ def test_a_parameter_that_was_changed_before_its_stage_began_runs_it(repo):
         Path("params.yaml").write_text(f"a: {value}\n")
         run(repo, "mkdir d; cp params.yaml d/f", params=["a"], outs=["d"]).dump()
         assert Path("d/f").read_text() == f"a: {value}\n"
+
+
+def test_files_of_somebody_where_a_stage_of_ours_writes_are_kept(repo, capsys):
+    Path("stages").mkdir()
+    Path("stages/t.py").touch()
+    Path("d/mine").mkdir()
+    Path("d/mine/picture.jpg").write_text("the only copy")
+    run(repo, f"test ! -e d && {GOOD} && touch d/MANIFEST.sha256")
+    assert Path(".work/found/d-0/mine/picture.jpg").read_text() == "the only copy"
+    assert capsys.readouterr().out == "note: d held files that no stage had made; they lie in .work/found/d-0 now\n"
+    run(repo, GOOD)
+    assert os.listdir(".work/found") == ["d-0"], "what a stage has made goes as before"

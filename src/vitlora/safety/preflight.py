@@ -48,6 +48,7 @@ def check_values(document: dict[str, Any]) -> None:
 
     check_document(document, PARAMS, base_of(document))
     _refuse_missing(document)
+    _refuse_own(document)
     _refuse_unpinned(document)
 
 
@@ -60,6 +61,20 @@ def _refuse_missing(document: dict[str, Any]) -> None:
             raise VitloraError(
                 f"{PARAMS}: {name}.path: got {place}, and nothing is there; the rule: a path that exists"
             )
+
+
+def _refuse_own(document: dict[str, Any]) -> None:
+    """Refuse pictures or a base where download writes: what lies there goes before the stage could read it."""
+    for name in ("data", "model"):
+        place = local_path(document.get(name))
+        there = Path(place).expanduser().resolve() if place is not None else None
+        for out in _outputs("download") if there else ():
+            mine = out.resolve()
+            if there and (there.is_relative_to(mine) or mine.is_relative_to(there)):
+                raise VitloraError(
+                    f"{PARAMS}: {name}.path: got {place}, and {out} is what download makes anew in each run; the rule: "
+                    "a folder of your own outside it; move yours there first, or they are deleted"
+                )
 
 
 def _refuse_unpinned(document: dict[str, Any]) -> None:
@@ -119,19 +134,24 @@ def refuse_outside() -> None:
     Raises:
         VitloraError: There is such a link.
     """
-    here, found = Path.cwd().resolve(), set[Path]()
-    stages = read_yaml(PIPELINE).get("stages")  # DVC says what is wrong with it
-    for stage in (each for each in (stages.values() if isinstance(stages, dict) else ()) if isinstance(each, dict)):
-        outs = (out for kind in ("outs", "metrics", "plots") for out in stage.get(kind) or ())
-        names = (out if isinstance(out, str) else next(iter(out)) for out in outs)
-        found |= {Path(stage.get("wdir") or "", name).parent for name in names}
-    for folder in sorted(found):
+    here = Path.cwd().resolve()
+    for folder in sorted({out.parent for out in _outputs()}):
         if not folder.is_absolute() and not (there := folder.resolve()).is_relative_to(here):
             raise VitloraError(
                 f"{folder}: leads to {there}; the rule: a real folder, since DVC keeps no outputs outside the project. "
                 "Move it back; `dvc cache dir --local FOLDER` and `dvc config --local cache.type symlink` keep the "
                 "files on another disk"
             )
+
+
+def _outputs(only: str | None = None) -> Iterator[Path]:
+    """Yield what dvc.yaml says that a stage, or all stages, make; DVC says what is wrong with the file."""
+    stages = read_yaml(PIPELINE).get("stages")
+    for name, stage in stages.items() if isinstance(stages, dict) else ():
+        if isinstance(stage, dict) and only in (None, name):
+            outs = (out for kind in ("outs", "metrics", "plots") for out in stage.get(kind) or ())
+            names = (out if isinstance(out, str) else next(iter(out)) for out in outs)
+            yield from (Path(stage.get("wdir") or "", name) for name in names)
 
 
 def refuse_taken_out() -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from urllib.parse import quote
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import printable
 from vitlora.safety.held import hold_deps
+from vitlora.storage.manifest import MANIFEST
 
 SHOWN = 3
 
@@ -69,6 +71,9 @@ def _set_aside(stage: Any, aside: Path) -> Iterator[tuple[Path, Path | None]]:
         if out.protocol != "local" or out.persist or not os.path.lexists(out.fs_path):
             continue
         place, other = Path(out.fs_path), aside / str(number)
+        if _is_foreign(stage, place):
+            _keep_foreign(stage, place, str(out))
+            continue
         aside.mkdir(parents=True, exist_ok=True)
         try:
             place.rename(other)
@@ -78,6 +83,24 @@ def _set_aside(stage: Any, aside: Path) -> Iterator[tuple[Path, Path | None]]:
                 continue
             shutil.move(place, other)
         yield place, other
+
+
+def _is_foreign(stage: Any, place: Path) -> bool:
+    """Whether a folder where a stage of ours writes was made by none: it has files and no manifest."""
+    ours = Path(stage.repo.root_dir, "stages", f"{stage.addressing}.py").is_file()
+    if not ours or place.is_symlink() or not place.is_dir() or (place / MANIFEST).exists():
+        return False
+    return any(path.is_file() for path in place.rglob("*"))
+
+
+def _keep_foreign(stage: Any, place: Path, name: str) -> None:
+    """Move such a folder away for good: it may be the only copy of somebody's pictures."""
+    found = Path(stage.repo.root_dir, ".work", "found")
+    found.mkdir(parents=True, exist_ok=True)
+    numbered = (found / f"{quote(name, safe='')}-{number}" for number in count())
+    kept = next(path for path in numbered if not path.exists())
+    shutil.move(place, kept)
+    print(printable(f"note: {name} held files that no stage had made; they lie in {os.path.relpath(kept)} now"))
 
 
 def _put_back(stage: Any, kept: dict[Path, Path | None]) -> None:
