@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import sys
 
 import pytest
@@ -94,6 +95,14 @@ def test_a_broken_or_dead_rwlock_is_removed(project, content):
     code, out, _ = vitlora(project, "recover")
     assert (code, "rwlock: removed" in out) == (0, True)
     assert tiny.dvc(project, "repro") == []
+
+
+def test_pictures_of_somebody_where_download_writes_are_kept(project):
+    raw = project / "data/raw"
+    shutil.rmtree(raw)
+    shutil.copytree(project / "pictures", raw / "pets")
+    assert "data/raw: made by no stage, kept in .work/found/data%2Fraw-0\n" in vitlora(project, "recover")[1]
+    assert (project / ".work/found/data%2Fraw-0/pets/red/00.jpg").is_file()
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 0.97])

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import counted, printable
+from vitlora.safety.put_back import is_foreign, keep_found
 from vitlora.safety.shortage import WORK
 from vitlora.safety.workspace import (
     cache_of,
@@ -139,10 +140,13 @@ def _damage() -> Iterator[str]:
             if dead:
                 back = "" if output.remade else "; `dvc checkout` brings back what they led to"
                 yield f"{output.path}: {counted(len(dead), 'link')} to nothing removed{back}"
-        remade = (finding.output.path for finding in check_outputs(repo) if finding.output and finding.output.remade)
-        for path in dict.fromkeys(path for path in remade if path.exists()):
-            _remove(path)
-            yield f"{path}: removed, damaged"
+        damaged = (each.output for each in check_outputs(repo) if each.output and each.output.remade)
+        for output in dict.fromkeys(each for each in damaged if each.path.exists()):
+            if is_foreign(Path(), output.stage, output.path):
+                yield f"{output.path}: made by no stage, kept in {keep_found(Path(), output.path, str(output.path))}"
+                continue
+            _remove(output.path)
+            yield f"{output.path}: removed, damaged"
 
 
 def _remove(path: Path) -> None:

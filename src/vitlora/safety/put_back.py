@@ -71,8 +71,9 @@ def _set_aside(stage: Any, aside: Path) -> Iterator[tuple[Path, Path | None]]:
         if out.protocol != "local" or out.persist or not os.path.lexists(out.fs_path):
             continue
         place, other = Path(out.fs_path), aside / str(number)
-        if _is_foreign(stage, place):
-            _keep_foreign(stage, place, str(out))
+        if is_foreign(root := Path(stage.repo.root_dir), stage.addressing, place):
+            kept = keep_found(root, place, str(out))
+            print(printable(f"note: {out} held files that no stage had made; they lie in {kept} now"))
             continue
         aside.mkdir(parents=True, exist_ok=True)
         try:
@@ -85,22 +86,37 @@ def _set_aside(stage: Any, aside: Path) -> Iterator[tuple[Path, Path | None]]:
         yield place, other
 
 
-def _is_foreign(stage: Any, place: Path) -> bool:
-    """Whether a folder where a stage of ours writes was made by none: it has files and no manifest."""
-    ours = Path(stage.repo.root_dir, "stages", f"{stage.addressing}.py").is_file()
+def is_foreign(root: Path, stage: str, place: Path) -> bool:
+    """Whether a folder where a stage of ours writes was made by none: it has files and no manifest.
+
+    Args:
+        root: Of the project.
+        stage: As DVC addresses it.
+        place: The folder.
+    """
+    ours = (root / f"stages/{stage}.py").is_file()
     if not ours or place.is_symlink() or not place.is_dir() or (place / MANIFEST).exists():
         return False
     return any(path.is_file() for path in place.rglob("*"))
 
 
-def _keep_foreign(stage: Any, place: Path, name: str) -> None:
-    """Move such a folder away for good: it may be the only copy of somebody's pictures."""
-    found = Path(stage.repo.root_dir, ".work", "found")
+def keep_found(root: Path, place: Path, name: str) -> str:
+    """Move a folder that no stage has made away for good: it may be the only copy of somebody's pictures.
+
+    Args:
+        root: Of the project.
+        place: The folder.
+        name: It has in the project.
+
+    Returns:
+        Where it lies now.
+    """
+    found = root / ".work/found"
     found.mkdir(parents=True, exist_ok=True)
     numbered = (found / f"{quote(name, safe='')}-{number}" for number in count())
     kept = next(path for path in numbered if not path.exists())
     shutil.move(place, kept)
-    print(printable(f"note: {name} held files that no stage had made; they lie in {os.path.relpath(kept)} now"))
+    return os.path.relpath(kept)
 
 
 def _put_back(stage: Any, kept: dict[Path, Path | None]) -> None:
