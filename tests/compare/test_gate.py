@@ -164,3 +164,19 @@ def test_results_of_other_parameters_are_refused(capsys, placed):
     args = command_line().parse_args(["gate", "--against", "HEAD"])
     with pytest.raises(VitloraError, match=r"made before these changes of params\.yaml: lora\.r: 16 -> 4"):
         args.act(args)
+
+
+def test_results_that_no_lock_records_are_refused(capsys, placed):
+    (placed / "dvc.lock").unlink()
+    args = command_line().parse_args(["gate", "--against", "HEAD"])
+    with pytest.raises(VitloraError, match=r"workspace: no dvc\.lock says what these results come from; `git checkout"):
+        args.act(args)
+
+
+def test_a_class_that_has_no_test_picture_any_more_holds_no_floor(capsys, placed, base):
+    rows = np.flatnonzero(LABELS != 2)
+    names = [f"{results.NAMES[label]}/{row:05d}.jpg" for row, label in enumerate(LABELS)]
+    results.write_run(placed, base[rows], LABELS[rows], paths=[names[row] for row in rows])
+    floor = "--class-floor", "0.5", "--undecided", "fail"
+    found, out = gate(capsys, *floor)
+    assert (found, "class cat: no test picture, floor 0.5: undecided" in out) == (UNDECIDED, True), out

@@ -59,20 +59,25 @@ def act(args: argparse.Namespace) -> None:
     if not 0 < args.margin <= 100:
         raise VitloraError(f"--margin: got {args.margin:g}; the rule: points of accuracy, above 0 and up to 100")
     from vitlora.compare import gate
-    from vitlora.compare.runs import SCORED, WORKSPACE, load_run
+    from vitlora.compare.runs import LOCK, SCORED, WORKSPACE, load_run
     from vitlora.compare.two import compare_two
     from vitlora.safety.current import changed_code
+    from vitlora.safety.workspace import read_lock
 
     limits = {"tolerance": args.tolerance / 100, "margin": max(args.margin, args.tolerance) / 100}
     before, after = load_run(args.against), load_run(args.run)
     if after.notes:  # another run than the one that params.yaml asks for
         raise VitloraError("\n".join(after.notes))
+    if args.run == WORKSPACE and not read_lock():
+        raise VitloraError(
+            f"{args.run}: no {LOCK} says what these results come from; `git checkout {LOCK}` brings it back"
+        )
     if args.run == WORKSPACE and (code := changed_code(("download", *SCORED))):
         raise VitloraError(f"{args.run}: these results were made before {code} changed; `dvc repro` makes them anew")
     found = compare_two(before, after, limits["margin"])
     gate.require_same_pictures(found, before)
     verdict = gate.gate_verdict(found, **limits)
-    floors = gate.check_floors(args.class_floor, after)
+    floors = gate.check_floors(args.class_floor, after, before)
     for line in gate.lines(found, verdict, floors, limits, args.undecided):
         print(textwrap.fill(printable(line), 100, subsequent_indent="  ", break_on_hyphens=False))
     sys.exit(gate.exit_code(verdict, floors, args.undecided))

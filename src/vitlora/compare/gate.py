@@ -102,16 +102,19 @@ def parse_floors(words: Sequence[str], names: Sequence[str]) -> dict[str, float]
     return floors
 
 
-def check_floors(words: Sequence[str], run: Run) -> list[Floor]:
-    """Return the floors of a run's classes with what it reaches, the lowest first."""
+def check_floors(words: Sequence[str], run: Run, before: Run) -> list[Floor]:
+    """Return the floors of a run's classes with what it reaches, the lowest first.
+
+    A class that only the run before has pictures of can hold its floor or not: it is undecided.
+    """
     answers = run.answers
     pictures = Counter(answers.actual)
     hits = Counter(label for label, said in zip(answers.actual, answers.predicted, strict=True) if label == said)
     found = []
-    for name, floor in parse_floors(words, list(pictures)).items():
-        low, high = wilson(hits[name], pictures[name], Z_ONE_SIDED)
+    for name, floor in parse_floors(words, list(dict.fromkeys((*pictures, *before.answers.actual)))).items():
+        low, high = wilson(hits[name], pictures[name], Z_ONE_SIDED) if pictures[name] else (0.0, 1.0)
         found.append(Floor(name, floor, hits[name], pictures[name], float(low), float(high)))
-    return sorted(found, key=lambda floor: (floor.right / floor.pictures, floor.name))
+    return sorted(found, key=lambda floor: (floor.right / max(1, floor.pictures), floor.name))
 
 
 def exit_code(verdict: str, floors: Sequence[Floor], on_undecided: str) -> int:
@@ -155,12 +158,12 @@ def lines(
         )
     for floor in floors:
         if floor.verdict != "held":
-            share = floor.right / floor.pictures
             sure = "sure" if floor.verdict == "below" else "not sure"
-            yield (
-                f"class {floor.name}: {share:.4f} right ({floor.right:,} of {floor.pictures:,}; {floor.low:.4f} to "
-                f"{floor.high:.4f}), floor {floor.floor:g}: {floor.verdict}, {sure} to 95 %"
-            )
+            right = "no test picture"
+            if floor.pictures:
+                span = f"{floor.low:.4f} to {floor.high:.4f}"
+                right = f"{floor.right / floor.pictures:.4f} right ({floor.right:,} of {floor.pictures:,}; {span})"
+            yield f"class {floor.name}: {right}, floor {floor.floor:g}: {floor.verdict}, {sure} to 95 %"
     held = sum(floor.verdict == "held" for floor in floors)
     if floors:
         yield f"{held} of {counted(len(floors), 'class floor')} held for sure"
