@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import tiny
 from faults import harness
 
 
@@ -14,9 +15,26 @@ def scratch(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def long_run(tmp_path_factory):
-    params = {"train.num_train_epochs": 12, "train.save_steps": 1}
-    return harness.once(tmp_path_factory, "long", lambda root: harness.build(root, params))
+def long_training(finished_run, tmp_path_factory):
+    """The finished project, trained for longer; what follows has not run."""
+
+    def train(root):
+        shutil.copytree(finished_run, root, symlinks=True)
+        tiny.set_params(root / "params.yaml", {"train.num_train_epochs": 12})
+        assert harness.repro(root, "train") == ["train"]
+        tiny.commit(root)
+
+    return harness.once(tmp_path_factory, "long", train)
+
+
+@pytest.fixture(scope="session")
+def long_run(long_training, tmp_path_factory):
+    def follow(root):
+        shutil.copytree(long_training, root, symlinks=True)
+        harness.repro(root)
+        tiny.commit(root)
+
+    return harness.once(tmp_path_factory, "long to the end", follow)
 
 
 @pytest.fixture(scope="session")

@@ -136,7 +136,7 @@ def once(factory, name, make):
 
 
 def build(root, params):
-    """Make a project, run it all, commit it, and note how long each stage took beside it."""
+    """Make a project, run it all, commit it, and note beside it what was said and how long each stage took."""
     tiny.make_project(root, params)
     running, begun, ended = Running(root, *REPRO), {}, {}
     while running.process.poll() is None:
@@ -146,6 +146,7 @@ def build(root, params):
     assert running.ended() == 0, running.text()
     ended = dict(zip(begun, [*list(begun.values())[1:], time.monotonic()], strict=True))
     tiny.commit(root)
+    (root.parent / "said.txt").write_text(running.text())
     (root.parent / "seconds.json").write_text(json.dumps({stage: ended[stage] - begun[stage] for stage in begun}))
 
 

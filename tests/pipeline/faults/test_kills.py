@@ -34,10 +34,8 @@ CHECKPOINTS = ("checkpoint-written", "checkpoint-synced", "checkpoint-moved")
 
 
 def points():
-    """Every faultpoint of every stage; each once, in a stage that starts fast, in the quick tests."""
-    every = [(stage, name) for stage in STAGES for name in FAULTPOINTS] + [("train", name) for name in CHECKPOINTS]
-    quick = {("preprocess" if number % 2 else "download", name) for number, name in enumerate(FAULTPOINTS)}
-    return [point if point in quick else pytest.param(*point, marks=pytest.mark.faults) for point in every]
+    """Every faultpoint of every stage."""
+    return [(stage, name) for stage in STAGES for name in FAULTPOINTS] + [("train", name) for name in CHECKPOINTS]
 
 
 def at_a_random_time(running, golden, stage, draw):
@@ -89,6 +87,7 @@ def newest_step(root):
 
 
 @pytest.mark.survives("F02", "power cut at every faultpoint of every stage and of a checkpoint")
+@pytest.mark.faults
 @pytest.mark.parametrize(("stage", "name"), points())
 def test_a_cut_at_a_faultpoint_costs_one_repro(finished_run, scratch, stage, name):
     root = copy_without(finished_run, scratch / "project", stage)
@@ -97,12 +96,25 @@ def test_a_cut_at_a_faultpoint_costs_one_repro(finished_run, scratch, stage, nam
     heal_and_compare(root, finished_run, stage, to_the_end=False)
 
 
-@pytest.mark.survives("F02", "power cut while dvc writes dvc.lock or its rwlock")
-@pytest.mark.parametrize("moment", ["begun", "aside"])
-@pytest.mark.parametrize("name", ["dvc.lock", "rwlock"])
-def test_a_cut_within_dvcs_own_files_costs_one_repro(finished_run, scratch, name, moment):
+DVCS_OWN = ("rwlock begun", "rwlock aside", "dvc.lock begun", "dvc.lock aside")
+
+
+@pytest.mark.survives("F02", "power cuts in a row, each a step later, in a stage and in dvc's record of it")
+def test_cuts_at_one_point_after_another_cost_one_repro(finished_run, scratch):
+    """Each repro goes on from what the cuts before have left, up to its own; the last goes through."""
     root = copy_without(finished_run, scratch / "project", "preprocess")
-    running = Running(root, *REPRO, "preprocess", env={"FAULTPOINT": f"{name} {moment}"})
+    for name in (*DVCS_OWN[:2], *FAULTPOINTS, *DVCS_OWN[2:]):
+        running = Running(root, *REPRO, "preprocess", env={"FAULTPOINT": name})
+        assert running.ended() == (255 if name in FAULTPOINTS else 137), f"{name} was not met: {running.text()}"
+    heal_and_compare(root, finished_run, "preprocess", to_the_end=False)
+
+
+@pytest.mark.survives("F02", "power cut while dvc writes dvc.lock or its rwlock")
+@pytest.mark.faults
+@pytest.mark.parametrize("name", DVCS_OWN)
+def test_a_cut_within_dvcs_own_files_costs_one_repro(finished_run, scratch, name):
+    root = copy_without(finished_run, scratch / "project", "preprocess")
+    running = Running(root, *REPRO, "preprocess", env={"FAULTPOINT": name})
     assert running.ended() == 137, running.text()
     heal_and_compare(root, finished_run, "preprocess", to_the_end=False)
 
@@ -206,8 +218,8 @@ def test_an_interrupt_to_dvc_alone_is_safe(finished_run, scratch, stage):
 @pytest.mark.survives("F06", "SIGTERM to the train stage: exit 143, one line, goes on where it stopped")
 @pytest.mark.faults
 @pytest.mark.parametrize("number", range(STOPS))
-def test_train_stops_politely_and_goes_on(long_run, scratch, note, number):
-    root = copy_without(long_run, scratch / "project", "train")
+def test_train_stops_politely_and_goes_on(long_training, scratch, note, number):
+    root = copy_without(long_training, scratch / "project", "train")
     running = start_stage(root, "train")
     saves = 1 + 4 * number
     assert running.wait_for(lambda: newest_step(root) >= saves), running.text()
@@ -218,7 +230,7 @@ def test_train_stops_politely_and_goes_on(long_run, scratch, note, number):
     resumed = Running(root, *REPRO, "train")
     assert resumed.ended() == 0
     assert f"resuming after step {step}" in resumed.text()
-    same(root, long_run, "train")
+    same(root, long_training, "train")
 
 
 RUNNERS = {"dvc repro": REPRO, "vitlora run": (*VERB, "run")}
@@ -236,9 +248,9 @@ STOPPED = [(shell, *end) for shell in ("/bin/sh", "/bin/bash") for end in ENDS]
 
 @pytest.mark.survives("F06", "SIGTERM or Ctrl-C to dvc, vitlora run or all while training: kept, goes on, same bytes")
 @pytest.mark.parametrize("case", tries(len(STOPPED)))
-def test_a_stop_keeps_what_is_trained(long_run, scratch, case):
+def test_a_stop_keeps_what_is_trained(long_training, scratch, case):
     shell, runner, number, everyone = STOPPED[case]
-    root = copy_without(long_run, scratch / "project", "train")
+    root = copy_without(long_training, scratch / "project", "train")
     running = Running(root, *RUNNERS[runner], "train", env={"PYTHONPATH": "src", "SHELL": shell})
     assert running.wait_for(lambda: newest_step(root) >= 5), running.text()
     (running.send_group if everyone else running.send)(number)
@@ -248,7 +260,7 @@ def test_a_stop_keeps_what_is_trained(long_run, scratch, case):
     resumed = Running(root, *REPRO, "train")
     assert resumed.ended() == 0, resumed.text()
     assert f"resuming after step {step}" in resumed.text()
-    same(root, long_run, "train")
+    same(root, long_training, "train")
 
 
 @pytest.mark.survives("F06", "SIGTERM to any stage at a random moment: ends within 30 s, non-zero")
@@ -268,8 +280,8 @@ def test_a_stage_that_is_asked_to_stop_ends(finished_run, scratch, number):
 @pytest.mark.survives("F07", "train killed again and again: goes on from the newest checkpoint, loses at most a step")
 @pytest.mark.faults
 @pytest.mark.parametrize("number", range(3))
-def test_train_killed_again_and_again_loses_at_most_an_interval(long_run, scratch, number):
-    root = copy_without(long_run, scratch / "project", "train")
+def test_train_killed_again_and_again_loses_at_most_an_interval(long_training, scratch, number):
+    root = copy_without(long_training, scratch / "project", "train")
     draw, reached = random.Random(f"again {number}"), 0
     for _ in range(4):
         running, goal = Running(root, *REPRO, "train"), reached + draw.randrange(2, 9)
@@ -279,7 +291,7 @@ def test_train_killed_again_and_again_loses_at_most_an_interval(long_run, scratc
         assert resumed == ([str(reached)] if reached else [])
         reached = newest_step(root)
     repro(root, "train")
-    same(root, long_run, "train")
+    same(root, long_training, "train")
 
 
 @pytest.mark.survives("F03", "kill -9 of dvc before its stage could look who its parent is")
