@@ -68,7 +68,7 @@ def spotted(count, seed, cells=4, side=8, empty=False):
     return images, labels, places
 
 
-def trained(family, steps=150):
+def trained(family, steps=100):
     model, grid, _ = make(family)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.train()

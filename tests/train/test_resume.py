@@ -50,8 +50,18 @@ def runs():
     return [path for path in CHECKPOINTS.iterdir() if path.is_dir()] if CHECKPOINTS.exists() else []
 
 
+BORDERS = {1, PER_EPOCH - 1, PER_EPOCH, PER_EPOCH + 1, STEPS}  # of the run and of an epoch; other steps: `make faults`
+STEPS_AT = [step if step in BORDERS else pytest.param(step, marks=pytest.mark.faults) for step in range(1, STEPS + 1)]
+
+
 @pytest.mark.parametrize(
-    ("step", "workers"), [*((step, 0) for step in range(1, STEPS + 1)), (1, 2), (PER_EPOCH, 2), (7, 2), (STEPS, 2)]
+    ("step", "workers"),
+    [
+        *(pytest.param(step, 0, marks=() if step in BORDERS else pytest.mark.faults) for step in range(1, STEPS + 1)),
+        (PER_EPOCH, 2),
+        (7, 2),
+        *(pytest.param(step, 2, marks=pytest.mark.faults) for step in (1, STEPS)),
+    ],
 )
 @pytest.mark.survives("F06", "training asked to stop after every step, 0 or 2 workers: goes on to the same bytes")
 def test_a_run_stopped_after_any_step_ends_with_the_same_bytes(golden, folder, step, workers):
@@ -62,7 +72,7 @@ def test_a_run_stopped_after_any_step_ends_with_the_same_bytes(golden, folder, s
     assert not runs(), "nothing is left behind"
 
 
-@pytest.mark.parametrize("saves", range(1, STEPS + 1))
+@pytest.mark.parametrize("saves", STEPS_AT)
 @pytest.mark.survives("F07", "training crashed after every checkpoint: the newest is used, same bytes")
 def test_a_run_that_crashed_goes_on_from_its_newest_checkpoint(golden, folder, capsys, saves):
     with pytest.MonkeyPatch.context() as patch:
@@ -88,13 +98,19 @@ def test_early_stopping_is_remembered(folder):
         assert hashes() == want, saves
 
 
-@pytest.fixture
-def interrupted(folder):
+@pytest.fixture(scope="module")
+def cut_short(prepared, tmp_path_factory):
     """A folder whose run was cut after six steps: checkpoints of steps 5 and 6."""
-    with pytest.MonkeyPatch.context() as patch:
+    with chdir(link(prepared, tmp_path_factory.mktemp("cut"))), pytest.MonkeyPatch.context() as patch:
         crash = kill_after(patch, 6)
         with pytest.raises(crash):
             fit()
+        return CHECKPOINTS.absolute()
+
+
+@pytest.fixture
+def interrupted(cut_short, folder):
+    shutil.copytree(cut_short, CHECKPOINTS)
     (run,) = runs()
     return run
 
@@ -123,8 +139,15 @@ def empty(path):
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("harm", [Path.unlink, cut, flip, empty], ids=lambda harm: harm.__name__)
-@pytest.mark.parametrize("name", FILES)
+def harm_to(name, harm):
+    """Any harm to the first file, and to the list of all; one to each other file, the rest in `make faults`."""
+    quick = harm is flip or name in (FILES[0], MANIFEST)
+    return pytest.param(name, harm, id=f"{name}-{harm.__name__}", marks=() if quick else pytest.mark.faults)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"), [harm_to(name, harm) for name in FILES for harm in (Path.unlink, cut, flip, empty)]
+)
 @pytest.mark.survives("F16", "a checkpoint's file lost, cut, flipped or empty: named, the one before used, same bytes")
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(golden, interrupted, capsys, name, harm):
     harm(interrupted / "000000006" / name)

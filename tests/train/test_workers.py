@@ -65,10 +65,11 @@ def assert_same(ours, theirs):
         assert torch.equal(one["labels"], other["labels"])
 
 
-@pytest.mark.parametrize("workers", [1, 2, 5])
 @pytest.mark.parametrize("batch_size", [1, 32, 70, COUNT - 1, 1000])
-def test_any_number_of_workers_gives_the_same_batches(images, loaders, batch_size, workers):
-    assert_same(batches_of(loaders(images, batch_size, workers)), batches_of(loaders(images, batch_size, 0)))
+def test_any_number_of_workers_gives_the_same_batches(images, loaders, batch_size):
+    alone = batches_of(loaders(images, batch_size, 0))
+    for workers in (1, 2, 5):
+        assert_same(batches_of(loaders(images, batch_size, workers)), alone)
 
 
 @pytest.mark.parametrize("way", ["spawn", pytest.param("forkserver", marks=pytest.mark.faults)])
