@@ -43,10 +43,20 @@ def run(place, *command):
     return done.stdout
 
 
-@pytest.mark.parametrize("text", PYTHON)
-def test_python_blocks_run_and_name_the_class(place, text):
+# Each block in names of its own; after the first, which needs no torch, in one process: torch takes seconds.
+EACH = """
+import sys
+for text in sys.argv[1:]:
+    exec(text, {"__name__": "__main__"})
+    print("end of a block")
+"""
+
+
+@pytest.mark.parametrize("blocks", [PYTHON[:1], PYTHON[1:]], ids=["without torch", "with"])
+def test_python_blocks_run_and_name_the_class(place, blocks):
     folder, name = place
-    assert run(folder, sys.executable, "-c", text).strip() == (name if "print" in text else "")
+    said = run(folder, sys.executable, "-c", EACH, *blocks).split("end of a block\n")
+    assert [each.strip() for each in said] == [*(name if "print" in text else "" for text in blocks), ""]
 
 
 def test_the_shell_and_http_lines_run(place):
