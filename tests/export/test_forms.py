@@ -15,7 +15,7 @@ import training
 from training import FORMATS
 
 from vitlora.core.errors import VitloraError
-from vitlora.core.files import read_json, write_json
+from vitlora.core.files import read_csv, read_json, write_json
 from vitlora.export import forms, params
 from vitlora.export.narrow import to_int8
 from vitlora.export.onnx_runtime import OnnxClassifier
@@ -109,7 +109,8 @@ def test_a_narrow_form_that_lost_accuracy_fails_the_stage_and_says_what_to_do(in
     ) as told:
         training.export_here(["onnx", "onnx-int8"], "lame", max_accuracy_drop=0.02)
     assert "transformers" not in str(told.value)
-    training.export_here(["onnx"], "lame", max_accuracy_drop=0.02)
+    training.export_here(["onnx"], "lame", max_accuracy_drop=0.02, onnx_opset=19)
+    assert onnx.load("lame/model.onnx").opset_import[0].version == 19
 
 
 def test_a_form_that_is_another_model_fails_the_stage(inside):
@@ -121,6 +122,20 @@ def test_a_form_that_is_another_model_fails_the_stage(inside):
             training.export_here(["onnx", "plain"], "warm")
     finally:
         path.write_bytes(before)
+
+
+def test_a_model_that_is_not_the_one_evaluated_fails_the_stage(inside):
+    path = Path("scores/predictions.csv")
+    before = path.read_text()
+    names = {"blue": "green", "green": "red", "red": "blue"}
+    rows = [{**row, "predicted": names[row["predicted"]]} for row in read_csv(path)]
+    path.write_text("\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)]) + "\n")
+    try:
+        rule = "onnx gives another class than evaluate on 6 of 6 images; the rule: 0"
+        with pytest.raises(VitloraError, match=rule):
+            training.export_here(["onnx"], "other")
+    finally:
+        path.write_text(before)
 
 
 def test_a_format_whose_package_is_missing_is_refused_before_any_work_with_the_line_that_installs_it(monkeypatch):

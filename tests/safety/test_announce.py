@@ -86,6 +86,7 @@ def test_the_stages_of_a_run_say_it_once_and_again_when_it_is_another(project, c
     for _ in range(5):
         announce(project)
     out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 100
     assert out.splitlines()[:3] == [
         "parameters that differ from the last commit:",
         '  lora.method: "lora" -> "loha"',

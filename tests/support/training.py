@@ -120,8 +120,8 @@ def export_here(formats=("transformers", "onnx"), to="export", **changes):
     from vitlora.export.params import Export
     from vitlora.export.stage import export
 
-    rules = {"max_logit_diff": 1e-3, "max_accuracy_drop": 0.01, "max_check_images": None}
-    wanted = Export(formats=list(formats), batch_size=3, onnx_opset=20, **{**rules, **changes})
+    rules = {"onnx_opset": 20, "max_logit_diff": 1e-3, "max_accuracy_drop": 0.01, "max_check_images": None}
+    wanted = Export(formats=list(formats), batch_size=3, **{**rules, **changes})
     read = ("base", "adapter", "test", "scores/predictions.csv", "evaluated/calibration.json")
     return export(wanted, *map(Path, (*read, to, f"{to}.json")))
 
