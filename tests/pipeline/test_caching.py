@@ -46,10 +46,6 @@ def still(shared):
     assert to_run(shared) == []
 
 
-def test_nothing_runs_twice(project):
-    assert tiny.dvc(project, "repro") == []
-
-
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
@@ -146,8 +142,8 @@ def test_a_file_of_code_or_of_a_page_is_a_key_even_if_nothing_reads_it(still, na
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("evaluate.top_k=3", ["evaluate"]),
-        pytest.param("ingest.on_bad=skip", ["preprocess"], marks=pytest.mark.faults),  # whose outputs are equal
+        pytest.param("evaluate.top_k=3", ["evaluate"], marks=pytest.mark.faults),
+        ("ingest.on_bad=skip", ["preprocess"]),  # whose outputs are equal
         pytest.param("split.seed=1", EACH[1:], marks=pytest.mark.faults),
     ],
 )
@@ -187,7 +183,7 @@ def test_another_image_size_is_never_taken_for_the_one_in_the_run_cache(project)
     [
         ("src/vitlora/download/sources.py", ["download"]),
         pytest.param("src/vitlora/preprocess/splits.py", ["preprocess"], marks=pytest.mark.faults),
-        ("src/vitlora/evaluate/stage.py", ["evaluate"]),
+        pytest.param("src/vitlora/evaluate/stage.py", ["evaluate"], marks=pytest.mark.faults),
     ],
 )
 def test_nothing_follows_an_edit_that_changes_no_output(project, file, expected):
@@ -196,24 +192,12 @@ def test_nothing_follows_an_edit_that_changes_no_output(project, file, expected)
     assert tiny.dvc(project, "repro") == []
 
 
-def test_workers_and_checkpoints_rerun_training_and_change_no_byte_so_nothing_follows(project):
-    settings = ("-S", "train.dataloader_num_workers=2", "-S", "train.save_steps=3")
-    assert tiny.dvc(project, "exp", "run", *settings) == ["train"]
-
-
-def test_a_lost_output_comes_back_from_the_cache_without_running(project):
+def test_nothing_runs_twice_and_a_lost_output_comes_back_from_the_cache(project):
+    assert tiny.dvc(project, "repro") == []
     done = tiny.run(project, "rm", "-rf", "models/adapter", "data/prepared/val")
     assert done.returncode == 0
     assert tiny.dvc(project, "repro") == []
     assert (project / "models/adapter/adapter_model.safetensors").is_file()
-
-
-def test_metrics_diff_shows_what_an_experiment_changed(project):
-    settings = ("-S", "lora.r=4", "-S", "train.num_train_epochs=1")
-    assert tiny.dvc(project, "exp", "run", *settings) == ["train", "evaluate", "export"]
-    done = tiny.run(project, tiny.DVC, "metrics", "diff", "--json")
-    changed = json.loads(done.stdout)
-    assert changed["metrics/train/metrics.json"]["epochs"] == {"old": 2, "new": 1, "diff": -1}
 
 
 @pytest.mark.faults

@@ -38,27 +38,31 @@ def test_no_stage_has_it_as_an_output(finished_run):
 
 def test_equal_results_keep_the_record_and_others_renew_it_in_experiments_too(project):
     before = {stage: (project / f"metrics/ran/{stage}.json").read_bytes() for stage in RESULTS}
-    tiny.dvc(project, "repro", "-f", "-s", "evaluate")
+    assert tiny.dvc(project, "repro", "-f", "-s", "preprocess") == ["preprocess"]
     assert tiny.git(project, "status", "--short") == ""
-    tiny.dvc(project, "exp", "run", "--temp", "-n", "wider", "-S", "lora.r=4")
-    (ref,) = tiny.git(project, "for-each-ref", "--format=%(refname)", "refs/exps/**/wider").split()
+    other = ("exp", "run", "--temp", "-n", "other", "-S", "split.val_fraction=0.3", "preprocess")
+    assert tiny.dvc(project, *other) == ["preprocess"]
+    (ref,) = tiny.git(project, "for-each-ref", "--format=%(refname)", "refs/exps/**/other").split()
     for stage, path in RESULTS.items():
         ran = json.loads(tiny.git(project, "show", f"{ref}:metrics/ran/{stage}.json"))
         assert ran["results"] == sha256(tiny.git(project, "show", f"{ref}:{path}").encode()), stage
         assert (project / f"metrics/ran/{stage}.json").read_bytes() == before[stage]
-    assert json.loads(tiny.git(project, "show", f"{ref}:metrics/ran/train.json")) != json.loads(before["train"])
+    renewed = tiny.git(project, "show", f"{ref}:metrics/ran/preprocess.json")
+    assert json.loads(renewed) != json.loads(before["preprocess"])
+    changed = json.loads(tiny.run(project, tiny.DVC, "metrics", "diff", "HEAD", "other", "--json").stdout)
+    assert changed["metrics/preprocess.json"]["val"]["old"] == 4 < changed["metrics/preprocess.json"]["val"]["new"]
 
 
 def test_other_outputs_renew_the_record_though_the_metrics_are_equal(project):
-    before = json.loads((project / "metrics/ran/evaluate.json").read_text())
-    tiny.set_params(project / "params.yaml", {"evaluate.coverage": 0.6})
-    tiny.dvc(project, "repro", "evaluate")
-    after = json.loads((project / "metrics/ran/evaluate.json").read_text())
+    before = json.loads((project / "metrics/ran/preprocess.json").read_text())
+    tiny.set_params(project / "params.yaml", {"image.interpolation": "bicubic"})
+    tiny.dvc(project, "repro", "preprocess")
+    after = json.loads((project / "metrics/ran/preprocess.json").read_text())
     assert after["results"] == before["results"]
     assert after["outputs"] != before["outputs"]
 
 
 def test_a_damaged_record_is_written_anew(project):
-    (project / "metrics/ran/evaluate.json").write_text("[")
-    tiny.dvc(project, "repro", "-f", "-s", "evaluate")
-    assert json.loads((project / "metrics/ran/evaluate.json").read_text())["stage"] == "evaluate"
+    (project / "metrics/ran/preprocess.json").write_text("[")
+    tiny.dvc(project, "repro", "-f", "-s", "preprocess")
+    assert json.loads((project / "metrics/ran/preprocess.json").read_text())["stage"] == "preprocess"

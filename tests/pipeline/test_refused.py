@@ -58,8 +58,8 @@ def test_pictures_that_git_is_to_forget_survive_an_experiment(project):
 
 
 def test_an_experiment_that_mends_a_bad_parameter_runs(project):
-    tiny.set_params(project / "params.yaml", {"evaluate.top_k": 0})
-    assert tiny.dvc(project, "exp", "run", "-S", "evaluate.top_k=3") == ["evaluate"]
+    tiny.set_params(project / "params.yaml", {"split.seed": -1})
+    assert tiny.dvc(project, "exp", "run", "-S", "split.seed=1", "preprocess") == ["preprocess"]
 
 
 def test_the_base_model_of_an_earlier_choice_refuses_nothing(project):

@@ -36,7 +36,7 @@ def log(root):
 
 def test_a_runner_killed_after_a_submission_runs_nothing_twice(project, cluster):
     project = project.rename(project.with_name("50 %j"))  # for sbatch a job's id, in a name of a file
-    words = (*RUN, "-S", "evaluate.top_k=2,1", "--partition", "main")
+    words = (*RUN, "-S", "ingest.on_bad=fail,skip", "--partition", "main")
     killed = vitlora(project, *words, env=cluster.env | {"FAULTPOINT": "submitted"})
     assert killed.returncode == 137, killed.stdout + killed.stderr
     done = vitlora(project, *words, env=cluster.env)
