@@ -171,17 +171,19 @@ def test_a_dead_link_among_added_data_goes_alone(project, tmp_path):
     assert not os.path.lexists(project / "mine/a.txt")
 
 
-@pytest.mark.parametrize("verb", ["run", "verify", "recover"])
-def test_a_project_without_git_is_told_to_make_one_which_helps(project, verb):
+def test_a_project_without_git_is_told_to_make_one_which_helps(project):
     shutil.rmtree(project / ".git")
-    code, _, err = vitlora(project, verb)
-    assert code != 0
-    (line,) = err.splitlines()
-    assert "is not a git repository, and DVC needs one" in line
-    cure = line.partition("type `")[2].partition("`")[0]
+    verbs, cures = ("run", "verify", "recover"), set()
+    for verb in verbs:
+        code, _, err = vitlora(project, verb)
+        assert code != 0
+        (line,) = err.splitlines()
+        assert "is not a git repository, and DVC needs one" in line
+        cures.add(line.partition("type `")[2].partition("`")[0])
+    (cure,) = cures
     done = tiny.run(project, "sh", "-c", cure)
     assert done.returncode == 0, done.stderr
-    assert vitlora(project, verb)[0] == 0
+    assert [vitlora(project, verb)[0] for verb in verbs] == [0, 0, 0]
 
 
 def test_a_project_whose_dvc_is_told_to_do_without_git_needs_none(project):

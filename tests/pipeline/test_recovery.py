@@ -53,14 +53,13 @@ def test_a_sound_workspace_is_called_sound(project):
     assert vitlora(project, "recover") == (0, "nothing to mend\n", "")
 
 
-@pytest.mark.parametrize(
-    "name", ["models/adapter/adapter_model.safetensors", "data/prepared/labels.json", "data/prepared/val/images.npy"]
-)
-def test_a_flipped_bit_in_an_output_is_found_and_mended(project, name):
+def test_flipped_bits_in_outputs_are_found_and_mended(project):
     golden = state(project)
-    flip(project / name)
+    places = ["models/adapter/adapter_model.safetensors", "data/prepared/labels.json", "data/prepared/val/images.npy"]
+    for place in places:
+        flip(project / place)
     code, out, err = vitlora(project, "verify")
-    assert (code, name.rsplit("/", 1)[1] in out) == (1, True), out + err
+    assert (code, [place for place in places if place.rsplit("/", 1)[1] not in out]) == (1, []), out + err
     assert vitlora(project, "recover")[0] == 0
     assert tiny.dvc(project, "repro") == []
     assert state(project) == golden
@@ -89,11 +88,12 @@ def test_a_stage_refuses_a_damaged_input_and_names_file_and_cure(project):
     assert "vitlora recover" in done.stderr
 
 
-@pytest.mark.parametrize("content", ["", '{"write": {"/a', '{"write": {"/x": {"pid": 1, "cmd": "dvc repro"}}}'])
-def test_a_broken_or_dead_rwlock_is_removed(project, content):
-    (project / ".dvc/tmp/rwlock").write_text(content)
-    code, out, _ = vitlora(project, "recover")
-    assert (code, "rwlock: removed" in out) == (0, True)
+def test_a_broken_or_dead_rwlock_is_removed(project):
+    for content in ("", '{"write": {"/a', '{"write": {"/x": {"pid": 1, "cmd": "dvc repro"}}}'):
+        (project / ".dvc/tmp/rwlock").write_text(content)
+        code, out, _ = vitlora(project, "recover")
+        assert (code, "rwlock: removed" in out) == (0, True), content
+        assert not (project / ".dvc/tmp/rwlock").exists()
     assert tiny.dvc(project, "repro") == []
 
 
@@ -136,13 +136,6 @@ def test_nothing_is_mended_while_a_stage_or_a_dvc_is_at_work(project):
     (project / ".dvc/tmp/rwlock").write_text(json.dumps({"read": {"/x": [holder]}}))
     code, out, _ = vitlora(project, "recover")
     assert (code, "removed" in out) == (0, True), "this process is pytest, so its number was given out again"
-
-
-def test_run_says_which_parameters_are_not_those_of_the_last_commit(project):
-    tiny.set_params(project / "params.yaml", {"evaluate.top_k": 3})
-    code, out, err = vitlora(project, "run")
-    assert code == 0, err
-    assert out.count("parameters that differ from the last commit:\n  evaluate.top_k: 2 -> 3\n") == 1
 
 
 def test_run_does_not_believe_a_success_without_its_results(project):

@@ -12,7 +12,7 @@ def report(root, *words):
     return (root / "report.html").read_text(encoding="utf-8"), done
 
 
-def test_a_run_is_shown_with_what_its_model_says_and_the_tree_stays_clean(project):
+def test_a_run_is_shown_with_its_model_with_another_and_without_outputs_as_of_the_commit(project):
     page, done = report(project)
     assert "labels: what the base model thinks" in done.stderr
     assert "Labels worth a second look" in page
@@ -22,16 +22,20 @@ def test_a_run_is_shown_with_what_its_model_says_and_the_tree_stays_clean(projec
     again, _ = report(project)
     assert again == page
     assert tiny.git(project, "status", "--short") == ""
-
-
-def test_a_commit_is_shown_from_git_and_the_cache_without_the_outputs(project):
-    shown, _ = report(project)
+    # Heat maps are not made by an adapter of another run.
+    path = project / "models/adapter/adapter_config.json"
+    text = path.read_text()
+    path.unlink()
+    path.write_text(text + " ")
+    other, _ = report(project)
+    assert "No heat maps: models/adapter is not the one that dvc.lock records" in other
+    # Of the commit, from Git and the cache, without the outputs.
     for name in ("data", "models"):
         shutil.rmtree(project / name)
-    page, _ = report(project, "HEAD")
-    assert "No heat maps" in page
-    accuracy = re.search(r'<div class="head">([\d.]+%)', shown)[1]
-    assert f'<div class="head">{accuracy}' in page
+    of_commit, _ = report(project, "HEAD")
+    assert "No heat maps" in of_commit
+    accuracy = re.search(r'<div class="head">([\d.]+%)', page)[1]
+    assert f'<div class="head">{accuracy}' in of_commit
 
 
 def test_two_runs_of_six_pictures_are_too_few_to_compare(project):
@@ -39,12 +43,3 @@ def test_two_runs_of_six_pictures_are_too_few_to_compare(project):
     assert done.returncode == 1
     assert "6 test pictures; the rule: at least 20" in done.stderr
     assert not (project / "report.html").exists()
-
-
-def test_heat_maps_are_not_made_by_an_adapter_of_another_run(project):
-    path = project / "models/adapter/adapter_config.json"
-    text = path.read_text()
-    path.unlink()
-    path.write_text(text + " ")
-    page, _ = report(project)
-    assert "No heat maps: models/adapter is not the one that dvc.lock records" in page
