@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import training
-from corpus import DEEP, MAKERS, NOISE, Case, exif, noisy, photo, saved, stored, tiff_of, write_corpus
+from corpus import DEEP, NOISE, Case, exif, make_corpus, noisy, photo, saved, stored, tiff_of, write_corpus
 from PIL import Image, ImageOps
 
 from vitlora import Classifier
@@ -61,8 +61,7 @@ def more():
     yield "dark.tif", tiff_of(DEEP >> 4, 1)
 
 
-CASES = [Case(category, f"{category}/{case[0]}", *case[1:]) for category, make in MAKERS.items() for case in make()]
-CASES += [Case("more", f"more/{name}", data) for name, data in more()]
+CASES = [*make_corpus(), *(Case("more", f"more/{name}", data) for name, data in more())]
 GOOD = [case for case in CASES if case.reason is None]
 
 

@@ -7,6 +7,7 @@ import io
 import struct
 import zipfile
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -677,8 +678,9 @@ MAKERS = {
 }
 
 
+@cache
 def make_corpus():
-    """Return all cases."""
+    """Return all cases, made once: nobody changes the list."""
     return [Case(category, f"{category}/{case[0]}", *case[1:]) for category, make in MAKERS.items() for case in make()]
 
 
