@@ -81,7 +81,7 @@ def adapted(base: nn.Module, targets: str, **changes) -> nn.Module:
     return model.to(DEVICE)
 
 
-def batch(size: int, images: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def batch(size: int, images: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     pixels = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, device=DEVICE)
     mean, std = (torch.tensor(values, device=DEVICE).view(1, 3, 1, 1) for values in (MEAN, STD))
     return pixels, (pixels.float() / 255 - mean) / std, torch.arange(images, device=DEVICE) % 5
