@@ -167,20 +167,18 @@ SCORES = ("accuracy", "balanced_accuracy", "accuracy_with_flip")
 
 
 def main() -> None:
-    """Train every arm with every seed; print and save after each seed."""
+    """Train every arm with every seed; save after each, so that nothing is lost when time runs out."""
     args = parse()
     arms = {name: changes for name, changes in ARMS[args.arms].items() if not args.only or name in args.only}
     asked = {name: getattr(args, name) for name in ("search", "rarest", "jobs", "set")}
     result: dict[str, Any] = {"host": host(), **asked}
     result |= {"params": args.params.name, "arms": {name: {"changes": arms[name], "runs": []} for name in arms}}
     with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(run_seed, args, seed, arms) for seed in args.seeds]):
-            counts, rows = done.result()
+        for done in as_completed([pool.submit(run, args, seed, arms, name) for name in arms for seed in args.seeds]):
+            name, row, counts = done.result()
             result["training_images"] = counts
-            for name, row in rows.items():
-                result["arms"][name]["runs"].append(row)
-            for arm in result["arms"].values():
-                arm["runs"].sort(key=lambda row: row["seed"])
+            result["arms"][name]["runs"].append(row)
+            result["arms"][name]["runs"].sort(key=lambda row: row["seed"])
             compare(result["arms"])
             write_json(args.out, result)
     print_table(result["arms"])
@@ -206,23 +204,18 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def run_seed(args: argparse.Namespace, seed: int, arms: Arms) -> tuple[dict[str, int], dict[str, Any]]:
-    """Train all arms with one seed, in a folder of its own; return images per class and a row an arm."""
+def run(args: argparse.Namespace, seed: int, arms: Arms, name: str) -> tuple[str, dict[str, Any], dict[str, int]]:
+    """Train an arm with a seed, in a folder of its own; return its name, its row, and images per class."""
     set_start_method("fork", force=True)  # of the loaders, as in a process that was not spawned
-    work = args.work / str(seed)
+    work = args.work / f"{seed}-{list(arms).index(name)}"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     os.chdir(work)  # the train stage keeps its checkpoints in the working directory
-    rows: dict[str, Any] = {}
-    prepared: dict[str, Path] = {}
-    for name, changes in arms.items():
-        document = settings(args, {**changes, "train.seed": seed, "split.seed": seed})
-        key = json.dumps([document["image"], document["split"]], sort_keys=True)
-        if key not in prepared:
-            prepared[key] = prepare(args, document, Path(f"prepared{len(prepared)}"))
-        rows[name] = {"seed": seed, **fit(args, document, prepared[key])}
-        print(f"seed {seed}: {name}: {json.dumps(rows[name])}", flush=True)
-    return read_json(next(iter(prepared.values())) / "counts.json"), rows
+    document = settings(args, {**arms[name], "train.seed": seed, "split.seed": seed})
+    prepared = prepare(args, document, Path("prepared"))
+    row = {"seed": seed, **fit(args, document, prepared)}
+    print(f"seed {seed}: {name}: {json.dumps(row)}", flush=True)
+    return name, row, read_json(prepared / "counts.json")
 
 
 def settings(args: argparse.Namespace, changes: dict[str, Any]) -> dict[str, Any]:
@@ -295,13 +288,15 @@ def fit(args: argparse.Namespace, document: dict[str, Any], prepared: Path) -> d
 
 
 def compare(arms: dict[str, Any]) -> None:
-    """Add each arm's means, and its differences from the first, over the seeds."""
-    first = next(iter(arms.values()))["runs"]
-    for arm in arms.values():
+    """Add each arm's means, and its differences from the first, over the seeds that there are by now."""
+    first = {row["seed"]: row for row in next(iter(arms.values()))["runs"]}
+    for arm in (arm for arm in arms.values() if arm["runs"]):
         for score in SCORES:
-            ours = [row[score] for row in arm["runs"]]
-            apart = [mine - row[score] for mine, row in zip(ours, first, strict=True)]
-            arm[score] = {"mean": statistics.mean(ours), "difference": statistics.mean(apart)}
+            pairs = [(row[score], first[row["seed"]][score]) for row in arm["runs"] if row["seed"] in first]
+            arm[score] = {"mean": statistics.mean(row[score] for row in arm["runs"])}
+            apart = [mine - theirs for mine, theirs in pairs]
+            if apart:
+                arm[score]["difference"] = statistics.mean(apart)
             if len(apart) > 1 and any(apart):
                 interval = ttest_1samp(apart, 0).confidence_interval(0.95)
                 arm[score] |= {"low": float(interval.low), "high": float(interval.high)}
