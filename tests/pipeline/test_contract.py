@@ -5,9 +5,11 @@ Which folder may import which is import-linter's to check (pyproject.toml).
 
 import ast
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+import tiny
 from ruamel.yaml import YAML
 
 from vitlora.safety.check import STAGES as CLASSES
@@ -158,3 +160,19 @@ def test_package_files_hold_no_code():
     }
     assert set(imported(ROOT / "stages/__init__.py")) == {"signal"}  # how Ctrl-C ends a stage that still imports
     assert len(ast.parse((ROOT / "stages/__init__.py").read_text()).body) == 3
+
+
+def test_git_makes_no_run_of_two(tmp_path):
+    """Lines far apart would merge without a word: the parameters of both, and the results of one."""
+    for name in (".gitattributes", "dvc.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    tiny.git(tmp_path, "init", "-q", "-b", "main")
+    tiny.commit(tmp_path)
+    whole = (tmp_path / "dvc.lock").read_text()
+    for branch, line in (("one", "batch_size"), ("other", "top_k")):
+        tiny.git(tmp_path, "checkout", "-q", "-b", branch, "main")
+        (tmp_path / "dvc.lock").write_text(re.sub(rf"( {line}): \d+", r"\1: 99", whole))
+        tiny.commit(tmp_path)
+    merged = tiny.run(tmp_path, "git", "merge", "one")
+    assert (merged.returncode, "CONFLICT (content): Merge conflict in dvc.lock" in merged.stdout) == (1, True)
+    assert "<<<<" not in (tmp_path / "dvc.lock").read_text()
