@@ -68,8 +68,11 @@ def test_a_preset_keeps_the_schema_in_editors_and_what_was_not_committed(tmp_pat
     monkeypatch.chdir(tmp_path)
     own = f"{(ROOT / 'presets/digits.yaml').read_text()}# mine\n"
     (tmp_path / "params.yaml").write_text(own)
-    args = command_line(["preset"]).parse_args(["preset", "folder-offline"])
+    for name in ("folder-offline", "folder"):  # a preset's own text is not kept
+        args = command_line(["preset"]).parse_args(["preset", name])
+        args.act(args)
+    (tmp_path / "params.yaml").write_text("train: {}\n")
     args.act(args)
-    assert (tmp_path / ".work/params.before-preset.yaml").read_text() == own
-    assert "is kept as .work/params.before-preset.yaml" in capsys.readouterr().out
+    assert [(tmp_path / f".work/params-{number}.yaml").read_text() for number in (0, 1)] == [own, "train: {}\n"]
+    assert capsys.readouterr().out.count("is kept as .work/params-") == 2
     assert "# yaml-language-server: $schema=params.schema.json\n" in (tmp_path / "params.yaml").read_text()

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,9 @@ from vitlora.core.files import write_text
 from vitlora.core.params import read_document, shown
 from vitlora.safety.check import check_document
 from vitlora.safety.keys import SCHEMA
+from vitlora.safety.shortage import WORK
 from vitlora.safety.source import local_path
 from vitlora.safety.workspace import committed
-
-KEPT = Path(".work/params.before-preset.yaml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,15 +44,22 @@ def act(args: argparse.Namespace) -> None:
     changes = list(differences(read_document(params) if params.is_file() else {}, wanted))
     print("\n".join(changes) if changes else "params.yaml has these values already")
     if changes and not args.dry_run:
-        text = presets[args.name].read_text(encoding="utf-8")
-        if params.is_file() and (own := params.read_text(encoding="utf-8")) != committed(params):
-            write_text(KEPT, own)
-            print(f"what you had not committed of params.yaml is kept as {KEPT}")
-        params.write_text(text.replace(f"$schema=../{SCHEMA}", f"$schema={SCHEMA}"), encoding="utf-8")
+        texts = {name: _text(path) for name, path in presets.items()}
+        own = params.read_text(encoding="utf-8") if params.is_file() else None
+        if own is not None and own not in (committed(params), *texts.values()):
+            kept = next(path for number in count() if not (path := WORK / f"params-{number}.yaml").exists())
+            write_text(kept, own)
+            print(f"what you had not committed of params.yaml is kept as {kept}")
+        params.write_text(texts[args.name], encoding="utf-8")
         data = wanted["data"]
         local = (place := local_path(data)) is not None and not Path(place).exists()
         first = f"set data.path, for there is no folder {data['path']}; then " if local else ""
         print(f"params.yaml is now a copy of {presets[args.name]}; {first}`dvc repro` runs what these changes touch")
+
+
+def _text(preset: Path) -> str:
+    """Return a preset as it reads in params.yaml, a folder higher."""
+    return preset.read_text(encoding="utf-8").replace(f"$schema=../{SCHEMA}", f"$schema={SCHEMA}")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
