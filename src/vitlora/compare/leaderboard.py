@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 from vitlora.compare import wording
 from vitlora.compare.paired import Interval, t_interval
 from vitlora.compare.revisions import SHORT, experiments, object_ids, read_commits, require_git, run_git
-from vitlora.compare.runs import LOCK, PARAMS, PREDICTIONS, SCORES, params_of, parse_yaml, read_before
+from vitlora.compare.runs import LOCK, PARAMS, PREDICTIONS, SCORED, SCORES, params_of, parse_yaml
 from vitlora.compare.two import ABSENT, SEED
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import counted
 from vitlora.evaluate.intervals import wilson
+from vitlora.safety.current import made_anew
 
 INTERVALS = "metrics/evaluate/intervals.csv"
 READ = (SCORES, INTERVALS, PARAMS, LOCK)
@@ -95,7 +96,7 @@ def collect(metric: str) -> list[Entry]:
     entries: dict[str, Entry] = {}
     for same, mark, content in zip(by_mark.values(), by_mark, files, strict=True):
         lock, scores = _lock(content, same[0].name), read_scores(content, same[0].name)
-        if read_before(lock):  # a trial of `vitlora tune`, say: its scores are those of the commit before
+        if made_anew(lock, SCORED):  # a trial of `vitlora tune`, say: its scores are those of the commit before
             continue
         known |= set(scores)
         if metric in scores:

@@ -163,7 +163,7 @@ def _build(name: str, revision: Revision | None, files: Mapping[str, bytes], fol
     lock = parse_yaml(files, LOCK, name).get("stages", {})
     document = parse_yaml(files, PARAMS, name)
     _require_same_run(files[PREDICTIONS], lock, name)
-    if older := read_before(lock):
+    if older := made_anew(lock, SCORED):
         raise VitloraError(
             f"{name}: {PREDICTIONS} is of an earlier {older}, which has been made anew since, as in a run that was "
             f"interrupted or a trial of `vitlora tune`; the rule: both of one run. {_evaluate_it(name, revision)}"
@@ -230,11 +230,6 @@ def _require_same_run(predictions: bytes, lock: Mapping[str, Any], name: str) ->
             f"{name}: {PREDICTIONS} is not the one that {LOCK} records; the rule: both of one run. `dvc repro` brings "
             "them together again; then commit both"
         )
-
-
-def read_before(lock: Mapping[str, Any]) -> str | None:
-    """Name what scores in a dvc.lock come from that was made anew after them; None where nothing was."""
-    return made_anew(lock, SCORED)
 
 
 def _evaluate_it(name: str, revision: Revision | None) -> str:

@@ -117,7 +117,8 @@ def logits(model: Any, normalisation: "Normalisation", squares: "Squares") -> "N
     """Return a classifier's logits on the CPU, (N, C), in the precision of its weights."""
     import torch
 
-    pixels = normalisation(torch.from_numpy(squares.images)).to(next(model.parameters()).dtype)
+    kind = next(weight.dtype for weight in model.parameters() if weight.is_floating_point())  # a packed one is not
+    pixels = normalisation(torch.from_numpy(squares.images)).to(kind)
     with torch.inference_mode():
         scored: NDArray[np.floating[Any]] = model(pixel_values=pixels).logits.numpy()
     return scored
