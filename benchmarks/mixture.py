@@ -159,7 +159,8 @@ def keep_classes(prepared: Path, target: Path, classes: list[str]) -> None:
     packed = Packed(prepared / "train")
     columns = packed.columns
     chosen = [number for number, row in enumerate(packed.rows) if int(row["label"]) in new]
-    rows = [{**packed.rows[number], "label": new[int(packed.rows[number]["label"])]} for number in chosen]
+    about = packed.rows
+    rows = [{**about[number], "label": new[int(about[number]["label"])]} for number in chosen]
     items = ([row[name] for name in columns] for row in rows)
     write_packed(target / "train", columns, zip(items, (packed[number] for number in chosen), strict=True))
     val = load_split(prepared / "val")

@@ -151,6 +151,25 @@ WITH_CUTMIX: Arms = {
 ARMS["cutmix"] = {"CutMix": CUTMIX} | {
     f"CutMix, {name}": {**CUTMIX, **changes} for name, changes in WITH_CUTMIX.items()
 }
+ATTENTION = {"lora.target_modules": "attention"}
+FULL = {"lora.method": "full", "train.layer_decay": 0.75, "train.learning_rate": 1e-4}
+WIDE: Arms = {  # more than LoRA on query and value
+    "attention": ATTENTION,
+    "attention, rate 1e-3": {**ATTENTION, "train.learning_rate": 1e-3},
+    "all-linear, rate 1e-3": {**ALL, "train.learning_rate": 1e-3},
+    "all-linear, rate 5e-4": {**ALL, "train.learning_rate": 5e-4},
+    "all-linear, rate 1e-3, average 0.99": {**ALL, "train.learning_rate": 1e-3, "train.ema_decay": 0.99},
+    "full, layers 0.75, rate 1e-4": FULL,
+    "full, layers 0.75, rate 3e-4": {**FULL, "train.learning_rate": 3e-4},
+    "dora": {"lora.method": "dora"},
+}
+ARMS["wide"] = {
+    "long": LONG,
+    **{f"long, {name}": {**LONG, **changes} for name, changes in WIDE.items()},
+    **ARMS["cutmix"],
+    **{f"CutMix, {name}": {**CUTMIX, **changes} for name, changes in WIDE.items()},
+    "long, smoothing 0.1": {**LONG, **SMOOTH},
+}
 ARMS["default"] = {  # what --search found, for pictures that it did not see
     "plain, 15 epochs": {  # of food101_10.yaml
         "train.learning_rate": 2e-3,
@@ -245,9 +264,9 @@ def prepare(args: argparse.Namespace, document: dict[str, Any], folder: Path) ->
 def leave_out_official(source: Path, target: Path) -> None:
     """Copy what download wrote, without the data's own val and test pictures."""
     packed = Packed(source)
-    columns = packed.columns
-    kept = [at for at, row in enumerate(packed.rows) if row["split"] == "train"]
-    write_packed(target, columns, (([packed.rows[at][name] for name in columns], packed[at]) for at in kept))
+    columns, rows = packed.columns, packed.rows
+    kept = [at for at, row in enumerate(rows) if row["split"] == "train"]
+    write_packed(target, columns, (([rows[at][name] for name in columns], packed[at]) for at in kept))
     for name in ("classes.json", "left_out.json"):
         shutil.copy(source / name, target / name)
 
@@ -255,7 +274,8 @@ def leave_out_official(source: Path, target: Path) -> None:
 def thin_out(folder: Path, rarest: float, most: int | None) -> dict[str, int]:
     """Write the training pictures with classes of falling size; return how many each has."""
     packed, names = Packed(folder / "all"), read_json(folder / "labels.json")["class_names"]
-    labels = np.array([int(row["label"]) for row in packed.rows])
+    about = packed.rows
+    labels = np.array([int(row["label"]) for row in about])
     kept: list[int] = []
     for label in range(len(names)):
         rows = np.flatnonzero(labels == label)
@@ -263,7 +283,7 @@ def thin_out(folder: Path, rarest: float, most: int | None) -> dict[str, int]:
         chosen = np.random.default_rng(label).permutation(rows)[: max(1, round(share * len(rows)))]
         kept += chosen[:most].tolist()
     columns = packed.columns
-    items = ([packed.rows[row][name] for name in columns] for row in sorted(kept))
+    items = ([about[row][name] for name in columns] for row in sorted(kept))
     write_packed(folder / "train", columns, zip(items, (packed[row] for row in sorted(kept)), strict=True))
     return {names[label]: int((labels[kept] == label).sum()) for label in range(len(names))}
 

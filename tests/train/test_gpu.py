@@ -295,6 +295,26 @@ def test_a_capture_that_fails_says_why_and_the_run_goes_on_as_one_that_is_not_ca
     assert "note: the step is not captured as a CUDA graph: CUDA error: operation not perm" in capsys.readouterr().out
 
 
+def test_a_capture_that_fails_is_waited_for_before_weights_are_put_back(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(training.prepare(tmp_path))
+    curves = []
+    original = OptimiserStep._update
+
+    def fails(self):
+        original(self)
+        if self.capture:
+            torch.cuda._sleep(10**8)
+            torch._foreach_add_(self.trained, 1.0)
+            raise RuntimeError("no more")
+
+    monkeypatch.setattr(OptimiserStep, "_update", torch.no_grad()(fails))
+    for captured in (False, True):
+        training.fit(train__fp16=True, train__full_determinism=True, train__cuda_graph=captured)
+        curves.append([float(row["loss"]) for row in read_csv(Path("plots/steps.csv"))])
+    assert curves[0] == [pytest.approx(loss, rel=2e-2) for loss in curves[1]]
+    assert "note: the step is not captured as a CUDA graph: no more" in capsys.readouterr().out
+
+
 def test_a_step_that_fp16_loses_changes_no_weight_and_is_counted(tmp_path, monkeypatch):
     monkeypatch.chdir(training.prepare(tmp_path))
     monkeypatch.setattr(torch.amp.GradScaler, "__init__", large_scale(torch.amp.GradScaler.__init__))
@@ -335,8 +355,7 @@ def test_blocks_that_run_again_learn_the_same_from_less_memory(tmp_path, monkeyp
     monkeypatch.chdir(training.prepare(tmp_path))
     curves, peaks = [], []
     how = {"train__step": "eager", "train__full_determinism": True, "train__cuda_graph": False}
-    training.fit(**how)  # libraries take memory of their own at first
-    for again in (False, True):
+    for again in (False, True, False, True):  # libraries take memory of their own at first, for either way
         gc.collect()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -344,7 +363,7 @@ def test_blocks_that_run_again_learn_the_same_from_less_memory(tmp_path, monkeyp
         peaks.append(torch.cuda.max_memory_allocated() - before)
         curves.append([(float(row["loss"]), float(row["grad_norm"])) for row in read_csv(Path("plots/steps.csv"))])
     assert curves[0] == [pytest.approx(point, rel=1e-3) for point in curves[1]]
-    assert peaks[1] < peaks[0]
+    assert peaks[3] < peaks[2]
     training.fit(train__activation_checkpointing=True, train__fp16=True, train__step="fused")
     recorded = read_json(Path("metrics.json"))
     assert (recorded["step"], recorded["cuda_graph"]) == ("eager", False)

@@ -265,12 +265,14 @@ class OptimiserStep:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         with self._undone():
             stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for run in range(WARM_UP):
-                    # What would wait for the device fails here, where it can be mended, not within the capture.
-                    _let_it_wait(run == 0)
-                    work(*places, **names)
-            torch.cuda.current_stream().wait_stream(stream)
+            try:
+                with torch.cuda.stream(stream):
+                    for run in range(WARM_UP):
+                        # What would wait for the device fails here, where it can be mended, not within the capture.
+                        _let_it_wait(run == 0)
+                        work(*places, **names)
+            finally:  # or what has begun would still change what is put back
+                torch.cuda.current_stream().wait_stream(stream)
             _let_it_wait(True)
             # Other threads, such as one that loads, may use the device meanwhile.
             with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
