@@ -163,7 +163,16 @@ WIDE: Arms = {  # more than LoRA on query and value
     "full, layers 0.75, rate 3e-4": {**FULL, "train.learning_rate": 3e-4},
     "dora": {"lora.method": "dora"},
 }
+PLAIN: Arms = {
+    "plain, 15 epochs": {  # of food101_10.yaml
+        "train.learning_rate": 2e-3,
+        "train.num_train_epochs": 15,
+        "train.early_stopping_patience": None,
+        "augment.scale": [0.08, 1.0],
+    },
+}
 ARMS["wide"] = {
+    **PLAIN,
     "long": LONG,
     **{f"long, {name}": {**LONG, **changes} for name, changes in WIDE.items()},
     **ARMS["cutmix"],
@@ -171,12 +180,7 @@ ARMS["wide"] = {
     "long, smoothing 0.1": {**LONG, **SMOOTH},
 }
 ARMS["default"] = {  # what --search found, for pictures that it did not see
-    "plain, 15 epochs": {  # of food101_10.yaml
-        "train.learning_rate": 2e-3,
-        "train.num_train_epochs": 15,
-        "train.early_stopping_patience": None,
-        "augment.scale": [0.08, 1.0],
-    },
+    **PLAIN,
     "as it was": WAS,
     "long": LONG,
     "long, smoothing 0.1": {**LONG, **SMOOTH},
