@@ -26,6 +26,7 @@ import torch
 from common import host
 from scipy.stats import ttest_1samp
 
+from vitlora.core.cores import cores
 from vitlora.core.files import read_json, write_json
 from vitlora.core.params import load_params, read_document
 from vitlora.evaluate.params import EvaluateStage
@@ -196,6 +197,8 @@ def main() -> None:
     asked = {name: getattr(args, name) for name in ("search", "rarest", "jobs", "set")}
     result: dict[str, Any] = {"host": host(), **asked}
     result |= {"params": args.params.name, "arms": {name: {"changes": arms[name], "runs": []} for name in arms}}
+    # As trials beside each other have it: six evaluations, each with threads for all cores, take minutes for seconds.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // args.jobs)))
     with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
         for done in as_completed([pool.submit(run, args, seed, arms, name) for name in arms for seed in args.seeds]):
             name, row, counts = done.result()

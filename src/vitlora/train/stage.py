@@ -106,8 +106,11 @@ def train(
     if train.load_best_model_at_end:
         trainer.restore_best()
     best |= _soup(trainer)
+    captured = not peers.any(not trainer.optimise.capture)
     if not peers.writes:
         return None
+    if trainer.optimise.capture and not captured:
+        print("note: the step of another process was not captured as a CUDA graph, and this one waited for it")
     _tell_kept(best["best_epoch"], train)
     method = described(lora, ready.adapted.adapted_modules)
     save_adapter(trainer.model, adapter, base, ready.labels, trainer.normalisation, method, best)
@@ -119,7 +122,7 @@ def train(
     write_csv(plots / "steps.csv", ("step", "epoch", "loss", "learning_rate", "grad_norm"), steps)
     write_csv(plots / "epochs.csv", EPOCH_COLUMNS, epochs)
     write_csv(plots / "ranks.csv", ("block", "layer", "rank"), ranks(trainer.model))
-    write_json(metrics, {**_about(ready, train), "cuda_graph": trainer.optimise.capture, **best, **_scalings(ready)})
+    write_json(metrics, {**_about(ready, train), "cuda_graph": captured, **best, **_scalings(ready)})
     if said := advice(best["val_accuracy"], trainer.val.labels.tolist(), best["steps"], best["epochs"]):
         print(said)
     return Finished(trainer.model, trainer.normalisation, checkpoints)
