@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from vitlora.train.augment import DRAWS, ERASING, JITTER, POLICY, erased_box, uniforms_of
-from vitlora.train.operations import operate
+from vitlora.train.operations import operate, to_bytes
 from vitlora.train.params import Augment
 
 SIGNED = frozenset(
@@ -129,7 +129,7 @@ def augmix(image: Tensor, draws: Draws) -> Tensor:
         for each in drawn[: 1 + int(length * DEPTH)]:
             chained = operate(chained, *_operation(table, range(SEVERITY), each), "bilinear")
         mix.add_(chained * share)
-    return mix.to(torch.uint8)
+    return to_bytes(mix)
 
 
 # --- colours ---
