@@ -10,8 +10,10 @@ from torch.nn import functional
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_json
+from vitlora.core.params import load_params
 from vitlora.train.losses import BETA, ClassLoss, class_loss
-from vitlora.train.params import Train
+from vitlora.train.params import Train, TrainStage
+from vitlora.train.stage import get_ready
 from vitlora.train.trainer import accuracies
 
 NAMES = ("cat", "dog", "rare")
@@ -31,6 +33,7 @@ def batch():
 
 def test_with_all_switched_off_it_is_cross_entropy_and_the_trainers_own_is_taken(batch):
     assert class_loss(PLAIN, LABELS, NAMES) is None
+    assert class_loss(PLAIN.model_copy(update={"label_smoothing_factor": 0.2}), LABELS, NAMES)
     assert torch.allclose(of()(*batch).mean(), functional.cross_entropy(*batch))
     smooth = of(label_smoothing_factor=0.2)
     assert torch.allclose(smooth(*batch).mean(), functional.cross_entropy(*batch, label_smoothing=0.2))
@@ -45,15 +48,15 @@ def test_with_all_switched_off_it_is_cross_entropy_and_the_trainers_own_is_taken
         ({"cat": 0.5, "dog": 2, "rare": 3}, [1, 4, 6]),
     ],
 )
-def test_weights_are_as_far_apart_as_asked_and_their_mean_over_the_images_is_one(wanted, ratios, batch):
-    weights = of(class_weights=wanted).weights
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weights_are_as_far_apart_as_asked_and_their_mean_over_the_images_is_one(wanted, ratios, smoothing, batch):
+    weighted = of(class_weights=wanted, label_smoothing_factor=smoothing)
+    weights = weighted.weights
     assert (weights / weights[0]).tolist() == pytest.approx(ratios, rel=1e-5)
     assert float(weights[LABELS].mean()) == pytest.approx(1, rel=1e-6)
     logits, labels = batch
-    each = functional.cross_entropy(logits, labels, reduction="none")
-    assert float(of(class_weights=wanted)(logits, labels).mean()) == pytest.approx(
-        float((weights[labels] * each).mean())
-    )
+    each = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    assert float(weighted(logits, labels).mean()) == pytest.approx(float((weights[labels] * each).mean()))
 
 
 def test_micro_batches_add_up_to_the_whole(batch):
@@ -85,7 +88,7 @@ def test_logit_adjustment_asks_for_a_larger_lead_of_rare_classes(batch):
 def test_what_is_added_to_the_models_own_loss_makes_it_this_one_with_mixed_images_too(batch, smoothing):
     loss = of(class_weights="balanced", focal_gamma=2.0, label_smoothing_factor=smoothing)
     logits, labels = batch
-    plain = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+    plain = functional.cross_entropy(logits, labels)
     assert torch.allclose(plain + loss.beyond(logits, {"labels": labels}), loss(logits, labels).mean())
     share, partner = torch.rand(20), torch.cat([torch.ones(19, dtype=torch.int64), torch.tensor([-19])])
     mixed = {"labels": labels, "label_share": share, "partner": partner}
@@ -98,6 +101,21 @@ def test_a_class_that_there_is_not_is_named_with_those_that_there_are():
         VitloraError, match=r"train.class_weights: got rar; the rule: a class of the data: cat, dog, rare"
     ):
         of(class_weights={"rar": 2.0})
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora"])
+def test_vals_loss_is_plain_cross_entropy_whatever_is_trained_with(folder, method):
+    options = {"init_r": 3, "target_r": 2} if method == "adalora" else {}
+    document = training.settings({"lora.method": method, "lora.options": options, "train.label_smoothing_factor": 0.3})
+    stage = load_params(TrainStage, document, Path("p"))
+    ready = get_ready(stage.augment, stage.lora, stage.train, *map(Path, ("base", "train", "val", "labels.json")))
+    trainer = ready.trainer
+    found = trainer.evaluate()["eval_loss"]
+    pixels = trainer.normalisation(torch.tensor(trainer.val.images).to(trainer.args.device))
+    with torch.no_grad():
+        logits = trainer.model.eval()(pixel_values=pixels).logits.cpu()
+    expected = functional.cross_entropy(logits, torch.from_numpy(trainer.val.labels))
+    assert found == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_balanced_accuracy_counts_every_class_that_there_is_alike():

@@ -60,14 +60,13 @@ def test_pixels_are_torchvisions_to_the_byte(kind, count, size, layout):
 
 
 @each_kind
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
-def test_the_loss_is_cross_entropy_against_torchvisions_labels(kind, smoothing):
+def test_the_loss_is_cross_entropy_against_torchvisions_labels(kind):
     for epoch in range(8):
         given = batch(rows(epoch, alphas=KINDS[kind]))
         logits = (5 * torch.randn(COUNT, CLASSES)).requires_grad_()
-        expected = functional.cross_entropy(logits, theirs(kind, given)[1], label_smoothing=smoothing)
-        plain = functional.cross_entropy(logits, given["labels"], label_smoothing=smoothing)
-        found = plain + loss_of_partners(logits, given, smoothing)
+        expected = functional.cross_entropy(logits, theirs(kind, given)[1])
+        plain = functional.cross_entropy(logits, given["labels"])
+        found = plain + loss_of_partners(logits, given)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         slopes = [torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (found, expected)]
         torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-6)
@@ -145,10 +144,10 @@ def test_joined_groups_have_the_pixels_and_the_loss_of_groups_apart(kind):
     assert torch.equal(mix_pixels(joined), torch.cat([mix_pixels(part) for part in apart]))
     logits = torch.randn(11, CLASSES)
     losses = [
-        len(part["labels"]) / 11 * loss_of_partners(logits[begin : begin + 4], part, 0.1)
+        len(part["labels"]) / 11 * loss_of_partners(logits[begin : begin + 4], part)
         for begin, part in zip((0, 4, 8), apart, strict=True)
     ]
-    torch.testing.assert_close(loss_of_partners(logits, joined, 0.1), sum(losses), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(loss_of_partners(logits, joined), sum(losses), rtol=1e-5, atol=1e-6)
 
 
 # In a training
@@ -187,7 +186,7 @@ def test_the_trainers_loss_is_that_of_mixed_pictures_and_labels(folder, mixing, 
         penalty = outputs.loss - functional.cross_entropy(outputs.logits, given["labels"])  # AdaLoRA's
         expected = functional.cross_entropy(outputs.logits, labels, label_smoothing=smoothing)
         found = trainer._loss(given)
-        torch.testing.assert_close(found, expected + (penalty if not smoothing else 0), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found, expected + penalty, rtol=1e-4, atol=1e-5)
 
 
 def test_validation_is_not_mixed(folder):

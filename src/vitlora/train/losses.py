@@ -1,4 +1,4 @@
-"""Losses for classes of unequal size: weights, focal, logit adjustment; each alone or together with the others."""
+"""Losses beyond cross entropy: smoothed labels; weights, focal, logit adjustment for classes of unequal size."""
 
 from collections.abc import Sequence
 
@@ -46,13 +46,13 @@ class ClassLoss:
         return self
 
     def beyond(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return what turns a batch's mean cross entropy, label smoothing included, into the mean of this loss.
+        """Return what turns a batch's mean cross entropy into the mean of this loss.
 
         Args:
             logits: (B, classes).
             batch: With labels, and with partners where images are mixed.
         """
-        plain = functional.cross_entropy(logits.float(), batch["labels"], label_smoothing=self.smoothing)
+        plain = functional.cross_entropy(logits.float(), batch["labels"])
         found = self(logits, batch["labels"])
         if is_mixed(batch):
             share = batch["label_share"]
@@ -67,17 +67,18 @@ class ClassLoss:
             labels: int64 (B,).
         """
         logits = logits.float() + self.shift
-        loss = functional.cross_entropy(logits, labels, self.weights, reduction="none", label_smoothing=self.smoothing)
+        # Torch's own weights would also count within a smoothed label, and so draw frequent images to rare classes.
+        loss = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
         if self.gamma:
             sure = logits.softmax(1).gather(1, labels[:, None])[:, 0]
             loss = (1 - sure).pow(self.gamma) * loss
-        return loss
+        return self.weights[labels] * loss
 
 
 def class_loss(train: Train, labels: Tensor, names: Sequence[str]) -> ClassLoss | None:
-    """Return the loss that the section asks for; None for plain cross entropy, which the Trainer has."""
-    plain = train.class_weights == "none" and not train.focal_gamma and not train.logit_adjustment
-    return None if plain else ClassLoss(train, labels, names)
+    """Return the loss that the section asks for; None for plain cross entropy, which the model has."""
+    amounts = train.label_smoothing_factor, train.focal_gamma, train.logit_adjustment
+    return ClassLoss(train, labels, names) if any(amounts) or train.class_weights != "none" else None
 
 
 def _weights(wanted: str | dict[str, float], counts: Tensor, names: Sequence[str]) -> Tensor:

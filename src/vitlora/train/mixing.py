@@ -29,21 +29,20 @@ def mix_pixels(batch: Batch) -> Tensor:
     return mixed.round_().to(torch.uint8, memory_format=layout)
 
 
-def loss_of_partners(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
+def loss_of_partners(logits: Tensor, batch: Batch) -> Tensor:
     """Return what turns the mean loss by the images' own labels into the one by both labels, each by its share.
 
-    Two cross-entropies of the same logits differ by the difference of two logits alone, also with smoothed labels. So
-    the model's own loss is kept, with all that PEFT may add to it.
+    Two cross-entropies of the same logits differ by the difference of two logits alone. So the model's own loss is
+    kept, with all that PEFT may add to it.
 
     Args:
         logits: (B, C), of the mixed images.
         batch: Labels and shares.
-        smoothing: Share of a label that is spread over all classes.
     """
     labels, classes = batch["labels"], torch.arange(logits.shape[1], device=logits.device)
     own, others = ((rows[:, None] == classes).float() for rows in (labels, labels[partners(batch)]))
     apart = ((own - others) * logits.float()).sum(dim=1)
-    return (1 - smoothing) * ((1 - batch["label_share"]) * apart).mean()
+    return ((1 - batch["label_share"]) * apart).mean()
 
 
 def partners(batch: Batch) -> Tensor:

@@ -392,6 +392,7 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None, peers
         "soup_size",
         "max_minutes",
         "class_weights",
+        "label_smoothing_factor",  # the Trainer's would leave out what PEFT adds, and be in val's loss
         "focal_gamma",
         "logit_adjustment",
         "sampling",

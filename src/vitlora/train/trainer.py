@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -211,7 +212,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self.model.eval()
         losses, found = [], []
         for batch in own:
-            loss, logits, _ = super().prediction_step(self.model, batch, False)
+            loss, logits, _ = self.prediction_step(self.model, batch, False)
             losses.append(loss.reshape(1))
             found.append(logits.argmax(-1))
         labels, size = torch.from_numpy(self.val.labels), self.args.eval_batch_size
@@ -237,10 +238,11 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
             )
 
     def prediction_step(self, model: Any, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
-        """Score a batch, or return what another process has found."""
+        """Score a batch, by cross entropy without what PEFT adds to it; or return what another process has found."""
         if "found" in inputs:
             return inputs["loss"], inputs["found"], inputs["labels"]
-        return super().prediction_step(model, inputs, *args, **kwargs)
+        _, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+        return functional.cross_entropy(logits.float(), labels), logits, labels
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         moved: Batch = super()._prepare_inputs(inputs)
@@ -306,7 +308,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         if self.class_loss:  # in training only: val's is plain cross entropy, whatever is trained with
             loss = loss + self.class_loss.beyond(outputs["logits"], batch)
         elif is_mixed(batch):
-            loss = loss + loss_of_partners(outputs["logits"], batch, self.args.label_smoothing_factor)
+            loss = loss + loss_of_partners(outputs["logits"], batch)
         if self.distillation:
             loss = self.distillation.blend(loss, outputs["logits"], images, self.accelerator.autocast())
         found: Tensor = loss
