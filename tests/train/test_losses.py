@@ -75,6 +75,13 @@ def test_focal_loss_is_the_formula(gamma, batch):
     )
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_focal_loss_has_a_slope_where_an_image_is_beyond_doubt(smoothing):
+    logits = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
+    of(focal_gamma=0.5, label_smoothing_factor=smoothing)(logits, torch.tensor([0])).sum().backward()
+    assert logits.grad.isfinite().all()
+
+
 def test_logit_adjustment_asks_for_a_larger_lead_of_rare_classes(batch):
     loss = of(logit_adjustment=1.0)
     logits, labels = batch

@@ -12,6 +12,7 @@ from vitlora.train.mixing import is_mixed, partners
 from vitlora.train.params import Train
 
 BETA = 0.999  # of the effective number of images: a class's thousandth image adds a third of what its first does
+TINY = torch.finfo(torch.float32).tiny  # at 0 a power below 1 has no slope
 
 
 class ClassLoss:
@@ -71,7 +72,7 @@ class ClassLoss:
         loss = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
         if self.gamma:
             sure = logits.softmax(1).gather(1, labels[:, None])[:, 0]
-            loss = (1 - sure).pow(self.gamma) * loss
+            loss = (1 - sure).clamp(min=TINY).pow(self.gamma) * loss
         return self.weights[labels] * loss
 
 
