@@ -1,5 +1,6 @@
 """Losses for classes of unequal size: what each is, and that it helps the rare ones."""
 
+import json
 import math
 from pathlib import Path
 
@@ -123,6 +124,14 @@ def test_vals_loss_is_plain_cross_entropy_whatever_is_trained_with(folder, metho
         logits = trainer.model.eval()(pixel_values=pixels).logits.cpu()
     expected = functional.cross_entropy(logits, torch.from_numpy(trainer.val.labels))
     assert found == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("wrong", ["balance", None, 3, [1, 2], {"cat": 0}, {"cat": math.inf}, {"cat": True}])
+def test_weights_of_another_kind_are_refused_in_one_line(wrong):
+    with pytest.raises(VitloraError) as refused:
+        load_params(TrainStage, training.settings({"train.class_weights": wrong}), Path("p"))
+    rule = "none, balanced, effective_number, or names of classes with finite weights above 0, such as {lynx: 5}"
+    assert str(refused.value) == f"p: train.class_weights: got {json.dumps(wrong)}; the rule: {rule}"
 
 
 def test_balanced_accuracy_counts_every_class_that_there_is_alike():

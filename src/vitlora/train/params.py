@@ -1,6 +1,7 @@
 """`augment`, `lora` and `train`: what shapes the adapter, under torchvision's, PEFT's and Trainer's names."""
 
-from typing import Annotated, Literal
+from math import inf
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +12,8 @@ from vitlora.processes.params import NumProcesses
 
 Decoder = Literal["simplejpeg", "pil"]
 Sampling = Literal["shuffled", "balanced"]
+ClassWeights = Literal["none", "balanced", "effective_number"]
+CLASS_WEIGHTS = get_args(ClassWeights)
 POLYNOMIAL_END = 1e-7  # transformers' lr_end
 
 
@@ -109,7 +112,7 @@ class Train(Params):
     """Shape of the learning rate after the warm-up."""
     label_smoothing_factor: float = Field(ge=0, lt=1)
     """Share of a label that is spread over all classes."""
-    class_weights: Literal["none", "balanced", "effective_number"] | dict[str, Annotated[float, Field(gt=0)]]
+    class_weights: ClassWeights | dict[str, Annotated[float, Field(gt=0)]]
     """How much an image counts by its class: balanced (1 / images), effective_number, or class names with weights."""
     sampling: Sampling
     """What an epoch shows: shuffled, every image once; balanced, as many in all, but equally many of each class."""
@@ -161,6 +164,17 @@ class Train(Params):
     """On a GPU: the same bits every time, slower; on a CPU they are the same anyway."""
     seed: int = Field(ge=0, lt=2**32)
     """Of head, adapters, order, augmentation and dropout."""
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _a_kind_or_weights(cls, value: object) -> object:
+        """Word the rule as a whole: of a union, each kind would have its own say."""
+        weights = value.values() if isinstance(value, dict) else ()
+        by_name = isinstance(value, dict) and all(type(each) in (int, float) and 0 < each < inf for each in weights)
+        if not by_name and value not in CLASS_WEIGHTS:
+            kinds = ", ".join(CLASS_WEIGHTS)
+            raise ValueError(f"{kinds}, or names of classes with finite weights above 0, such as {{lynx: 5}}")
+        return value
 
     @field_validator("warmup_steps")
     @classmethod
