@@ -1,6 +1,7 @@
 """The Trainer around our batches: micro-batches, timing, and what the section is turned into."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -15,6 +16,7 @@ from vitlora.download.stage import download
 from vitlora.preprocess.params import PreprocessStage
 from vitlora.preprocess.stage import TRAIN_COLUMNS, preprocess
 from vitlora.storage.packed import write_packed
+from vitlora.train.callbacks import TimeLimit
 from vitlora.train.params import TrainStage
 from vitlora.train.stage import _announce, _best, _smaller, curves, get_ready, loader_workers, train, training_arguments
 from vitlora.train.timing import TIMINGS
@@ -85,6 +87,26 @@ def test_a_run_ends_after_the_last_epoch_that_fits_with_the_best_so_far(inputs, 
     assert (
         "note: stopped after epoch 1 of 3: another would end later than train.max_minutes" in capsys.readouterr().out
     ) == (epochs == 1)
+
+
+def test_an_epoch_that_was_interrupted_counts_whole(monkeypatch):
+    """50 s, and epochs of 20 s: the third does not fit, also where the second goes on after 19 of its 20 s."""
+    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("vitlora.train.callbacks.time", clock)
+    args, state = SimpleNamespace(num_train_epochs=9), SimpleNamespace(epoch=1, global_step=1, max_steps=9)
+    control = SimpleNamespace(should_training_stop=False)
+    first, second = TimeLimit(50 / 60), TimeLimit(50 / 60)
+    first.on_train_begin(args, state, control)
+    clock.now += 20
+    first.on_evaluate(args, state, control)
+    assert not control.should_training_stop
+    clock.now += 19
+    kept, clock.now = first.kept, 1000.0
+    second.on_train_begin(args, state, control)
+    second.kept = kept
+    clock.now += 1
+    second.on_evaluate(args, state, control)
+    assert control.should_training_stop
 
 
 def test_metrics_say_how_it_ran_and_timings_lie_beside_them(inputs, tmp_path):

@@ -159,26 +159,38 @@ class TimeLimit(TrainerCallback):  # type: ignore[misc]  # likewise
 
     Attributes:
         before: Seconds that an interrupted run had taken by its checkpoint.
+        longest: Seconds of the longest epoch so far.
+        epoch_began: Seconds that the run had taken by then.
     """
 
     def __init__(self, minutes: float, peers: Peers = ALONE) -> None:
-        self.minutes, self.before, self.peers = minutes, 0.0, peers
-        self.longest = 0.0  # epoch so far, s
+        self.minutes, self.peers = minutes, peers
+        self.before = self.longest = self.epoch_began = 0.0
 
     @property
     def elapsed(self) -> float:
         """Seconds that the run has taken, over all its interruptions."""
         return self.before + time.monotonic() - self.began
 
+    @property
+    def kept(self) -> list[float]:
+        """What a checkpoint keeps."""
+        return [self.elapsed, self.longest, self.epoch_began]
+
+    @kept.setter
+    def kept(self, seconds: list[float]) -> None:
+        """Put it back, once the clock is started."""
+        self.before, self.longest, self.epoch_began = seconds
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
-        self.began = self.epoch_began = time.monotonic()
+        self.began = time.monotonic()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop where the longest epoch so far would not fit any more."""
-        now = time.monotonic()
+        now = self.elapsed
         self.longest, self.epoch_began = max(self.longest, now - self.epoch_began), now
-        late = bool(self.peers.first(self.elapsed + self.longest > 60 * self.minutes))
+        late = bool(self.peers.first(now + self.longest > 60 * self.minutes))
         if late and state.global_step < state.max_steps:
             control.should_training_stop = True
             tqdm.write(

@@ -463,7 +463,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
             "last_logged_step": self._globalstep_last_logged,
             "validated": self.state.global_step == self.validated_step,
             "stopped": self.control.should_training_stop,
-            "seconds": self.time_limit.elapsed if self.time_limit else None,
+            "seconds": self.time_limit.kept if self.time_limit else None,
             "patience": [early.early_stopping_patience_counter for early in self._early_stopping()],
             "best_ranks": self.best_ranks,
             "overflows": [self.overflows, self.overflows_in_a_row],
@@ -510,7 +510,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         if self.soup:
             self.soup.load(checkpoint)
         if self.time_limit:
-            self.time_limit.before = progress["seconds"]
+            self.time_limit.kept = progress["seconds"]
         for early, counter in zip(self._early_stopping(), progress["patience"], strict=True):
             early.early_stopping_patience_counter = counter
         epoch, at = divmod(self.state.global_step, self.steps_per_epoch)
