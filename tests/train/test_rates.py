@@ -10,11 +10,13 @@ from torch import nn
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.files import read_csv, read_json
+from vitlora.core.params import load_params
 from vitlora.model.base import load_base
 from vitlora.safety.check import check_document
 from vitlora.train.checkpoints import trainable
-from vitlora.train.params import Train
+from vitlora.train.params import Train, TrainStage
 from vitlora.train.rates import factors, regroup
+from vitlora.train.stage import _tell_kept
 from vitlora.train.step import blocks
 from vitlora.train.trainer import ImageTrainer
 
@@ -181,6 +183,14 @@ def test_patience_begins_when_all_is_trained_and_averaged(prepared, tmp_path, mo
         said = capsys.readouterr().out
         assert ("the adapter was not trained: epoch 1" in said) == bool(begins.get("train__head_only_epochs"))
         assert ("epoch 1, the best on val, is no mean of epochs" in said) == ("train__swa_epoch_start" in begins)
+
+
+def test_a_soup_is_no_head_alone_if_an_epoch_of_it_trained_all(capsys):
+    train = load_params(TrainStage, training.settings({"train.head_only_epochs": 1}), Path("p")).train
+    _tell_kept([1, 2], train)
+    assert not capsys.readouterr().out
+    _tell_kept([1], train)
+    assert "the adapter was not trained: epoch 1" in capsys.readouterr().out
 
 
 def test_a_head_that_is_not_new_is_not_trained_alone(prepared, tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ def train(
         return None
     if trainer.optimise.capture and not captured:
         print("note: the step of another process was not captured as a CUDA graph, and this one waited for it")
-    _tell_kept(best["best_epoch"], train)
+    _tell_kept(best.get("soup", [best["best_epoch"]]), train)
     method = described(lora, ready.adapted.adapted_modules)
     save_adapter(trainer.model, adapter, base, ready.labels, trainer.normalisation, method, best)
     write_seen(
@@ -535,12 +535,13 @@ def _soup(trainer: ImageTrainer) -> dict[str, Any]:
     return {"soup": chosen, "val_loss": loss, **scores}
 
 
-def _tell_kept(epoch: int, train: Train) -> None:
-    """Say so if the kept epoch is from before what was asked for had begun."""
-    if epoch <= train.head_only_epochs:
-        print(f"note: the adapter was not trained: epoch {epoch}, the best on val, is one of the head alone")
-    if train.swa_epoch_start and epoch <= train.swa_epoch_start and not train.soup_size:
-        print(f"note: epoch {epoch}, the best on val, is no mean of epochs; these begin with {train.swa_epoch_start}")
+def _tell_kept(epochs: list[int], train: Train) -> None:
+    """Say so if what is kept, one epoch or a soup of several, is from before what was asked for had begun."""
+    best = epochs[0]
+    if max(epochs) <= train.head_only_epochs:
+        print(f"note: the adapter was not trained: epoch {best}, the best on val, is one of the head alone")
+    if train.swa_epoch_start and best <= train.swa_epoch_start and len(epochs) == 1:
+        print(f"note: epoch {best}, the best on val, is no mean of epochs; these begin with {train.swa_epoch_start}")
 
 
 def _best(epochs: list[list[Any]], history: list[dict[str, Any]], train: Train) -> dict[str, Any]:
