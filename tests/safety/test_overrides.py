@@ -129,3 +129,19 @@ def test_what_is_right_passes_unchanged(given):
 
 def test_several_values_pass_where_they_are_queued():
     assert ready(["lora.r=2,4", "data.path=a,b"], True) == ["lora.r=2,4", "data.path=a,b"]
+
+
+@pytest.mark.parametrize("text", ["{}", "{target_r: 6}", "{init_r: 8}"])
+def test_a_mapping_does_not_silently_become_a_part_of_another(project, text):
+    given = f"lora.options={text}"
+    assert ready([given], False) == [given]
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("options: {}", "options: {target_r: 4, deltaT: 2}"))
+    (line,) = refused(given)
+    assert "params.yaml has one there already, with target_r, deltaT, to which -S would add" in line
+    assert ready(["lora.options.target_r=6"], False) == ["lora.options.target_r=6"]
+
+
+def test_names_of_a_mapping_need_no_quotes():
+    (line,) = refused('train.class_weights={"0": 5}')
+    assert "the names of a mapping without quotes" in line

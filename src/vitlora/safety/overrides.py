@@ -63,7 +63,12 @@ def _problems(given: str, queue: bool) -> Iterator[str]:
         yield f"-S {printable(given)}: has no `=`; the rule: -S KEY=VALUE, such as -S lora.r=8"
         return
     override = _parsed(given)
-    if override is None:
+    if override is None and value.startswith("{"):
+        yield (
+            f"-S {printable(given)}: can't be read; the rule: the names of a mapping without quotes, such as "
+            f"{{target_r: 4}}; or write it into {PARAMS}"
+        )
+    elif override is None:
         yield (
             f"-S {printable(given)}: Hydra, which reads -S, gives some characters a meaning of their own; the rule: "
             f"such a text in quotes: {printable(quote(key, value))}"
@@ -75,6 +80,7 @@ def _problems(given: str, queue: bool) -> Iterator[str]:
         )
     else:
         yield from _unknown(key, value)
+        yield from _merged(key, override.value())
 
 
 def _parsed(given: str) -> Any:
@@ -105,6 +111,20 @@ def _unknown(key: str, value: str) -> Iterator[str]:
     known = ", ".join(within) if isinstance(within, dict) else ", ".join(document)
     rule = f"a known name; did you mean {near}?" if near else f"one of {known}"
     yield f"{said}: {printable(file) or PARAMS} has no such key; the rule: {rule}"
+
+
+def _merged(key: str, value: Any) -> Iterator[str]:
+    """Refuse a mapping in place of another one, which Hydra would add to, or leave as it is where nothing is added."""
+    file, _, name = key.rpartition(":")
+    section, _, last = name.rpartition(".")
+    document = read_yaml(Path(file) if file else PARAMS)
+    there = document[section].get(last) if isinstance(value, dict) and _holds(document, section) else None
+    if isinstance(there, dict) and there:
+        names = ", ".join(map(str, there))
+        yield (
+            f"-S {printable(key)}: a mapping, and {PARAMS} has one there already, with {printable(names)}, to which -S "
+            f"would add; the rule: what is to replace it is written into {PARAMS}"
+        )
 
 
 def _holds(document: Any, name: str) -> bool:
