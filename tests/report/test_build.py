@@ -14,7 +14,7 @@ from reports import NAMES, make_report_run, scores_of
 from vitlora.cli import command_line
 from vitlora.compare.runs import load_run
 from vitlora.core.errors import VitloraError
-from vitlora.core.files import read_csv
+from vitlora.core.files import read_csv, read_json, write_json
 from vitlora.report.build import build, is_here
 from vitlora.report.contents import read_contents
 from vitlora.report.pictures import Pictures, heat_address
@@ -34,6 +34,17 @@ def test_the_page_tells_the_scores_of_the_run(in_project):
     right = round(scores["accuracy"] * 120)
     assert f"{right} of 120 test pictures right" in text
     assert text.count('<figure class="card">') >= 120 - right
+
+
+def test_the_page_tells_which_epochs_are_kept(in_project):
+    assert "Kept: epoch 2 of 3, 12 steps" in page(in_project)
+    path = in_project / "metrics/train/metrics.json"
+    before = path.read_bytes()
+    try:
+        write_json(path, {**read_json(path), "soup": [2, 1]})
+        assert "Kept: the mean of epochs 1, 2 of 3, 12 steps" in page(in_project)
+    finally:
+        path.write_bytes(before)
 
 
 def test_worst_mistakes_come_first_with_the_shares_of_the_logits(in_project):
