@@ -65,6 +65,7 @@ def test_values_lists_and_ranges_are_read_as_the_key_has_them(document, word, wi
             "train.lr_scheduler_type=linear,cosine",
         ),
         ("image.size_px=28:56", "got 29; the rule: a multiple of the base model's patch, 14", "image.size_px=28,42,56"),
+        ("train.warmup_steps=0:5", "got 1.67; the rule: a whole number of steps", "train.warmup_steps=0:0.5"),
         ("lora.target_modules=[query,value", "can't be read", "lora.target_modules=[query],[value]"),
         ("train.class_weights=none,{a: 2}", "got a mapping", "train.class_weights=none,balanced"),
         ("split.seed=1,2", "it changes which pictures are val", "train.weight_decay=0:0.1"),

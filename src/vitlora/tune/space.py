@@ -175,13 +175,15 @@ def _choices(key: str, spec: str) -> Choices:
 
 
 def _probes(within: Range | Choices) -> Iterator[Any]:
-    """Yield the values that are checked: all, but of a range of numbers its ends."""
+    """Yield the values that are checked: all, but of a range of numbers its ends and, of fractions, one between."""
     if isinstance(within, Choices):
         yield from map(json.loads, within.texts)
     elif within.whole and within.high - within.low < WHOLE_CHECKED:
         yield from range(int(within.low), int(within.high) + 1)
     else:
         yield from (within.low, within.high)
+        if not within.whole:  # steps may be whole, or a fraction of all, but not 1.5
+            yield within.value((2 * within.low + within.high) / 3)
 
 
 def _check(option: str, key: str, value: Any, document: Mapping[str, Any]) -> None:
