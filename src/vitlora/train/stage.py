@@ -150,7 +150,7 @@ def _fit(
             begun = max(train.head_only_epochs, train.swa_epoch_start or 0)
             trainer.add_callback(Patience(train.early_stopping_patience, begun + 1))
         # Two checkpoints, the one being written, and the adapter.
-        floats = CHECKPOINT_FLOATS + bool(trainer.average) + (train.soup_size or 0)
+        floats = CHECKPOINT_FLOATS + bool(trainer.average) + min(train.soup_size or 0, train.num_train_epochs)
         check_room(4 * ready.adapted.trainable * (3 * floats + 1), "train")
         data = {"train": train_images, "val": val, "labels": labels, "base": base}
         data |= {f"adapter {expert.name}": expert.folder for expert in ready.experts}
