@@ -151,6 +151,19 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     assert done.stderr == f"error: {tmp_path}/none: No such file or directory\n"
 
 
+@pytest.mark.parametrize("place", [".", ".."])
+def test_pictures_are_not_written_among_the_files(tmp_path, place):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    (folder / "photo.png.png").write_bytes(CASES[3].data)  # the name that photo.png's picture would take
+    (folder / "photo.png").write_bytes(b"no picture")
+    before = states(tmp_path)
+    done = report(folder, folder / place)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: --decoded: got ")
+    assert states(tmp_path) == before
+
+
 @pytest.mark.slow
 def test_the_largest_pictures_stay_within_memory(tmp_path):
     """Each way that makes copies: transparency, a turn, a progressive JPEG's coefficients, WEBP's canvases."""

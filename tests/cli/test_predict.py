@@ -156,6 +156,22 @@ def test_standard_input_is_a_picture_or_a_list(model, tmp_path):
     assert said == f"{tmp_path}/gone: No such file or directory\nerror: 1 picture could not be read; named above\n"
 
 
+def test_out_never_takes_the_place_of_a_pipe_or_device(model, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    args = command_line(["predict"]).parse_args(["predict", "--model", str(model), "x", "--out", f"{tmp_path}/pipe"])
+    with pytest.raises(VitloraError, match=r"pipe is a pipe or device; the rule: a file"):
+        args.act(args)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("words", [["-"], ["--from-file", "-"]], ids=str)
+def test_a_closed_standard_input_is_one_line(model, monkeypatch, words):
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it after `<&-`
+    args = command_line(["predict"]).parse_args(["predict", "--model", str(model), *words])
+    with pytest.raises(VitloraError, match=r"^-: standard input is closed; the rule: "):
+        args.act(args)
+
+
 @pytest.mark.slow
 def test_out_is_written_whole_and_every_picture_is_in_it(model, tmp_path):
     pictures = tmp_path / "pictures"
@@ -170,7 +186,10 @@ def test_out_is_written_whole_and_every_picture_is_in_it(model, tmp_path):
             rows = list(csv.DictReader(file)) if form == "csv" else [json.loads(line) for line in file]
         assert [row["image"] for row in rows] == [f"{pictures}/{number:02}.png" for number in range(70)]
         assert [number for number, row in enumerate(rows) if row.get("error")] == list(range(0, 70, 9))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["csv", "jsonl", "pictures"]
+    (tmp_path / "link").symlink_to("csv")
+    predict(model, "--out", tmp_path / "link", pictures, code=1)
+    assert (tmp_path / "csv").read_text().count("cat") == 62
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["csv", "jsonl", "link", "pictures"]
 
 
 @pytest.mark.slow
@@ -186,7 +205,8 @@ def test_out_is_written_whole_and_every_picture_is_in_it(model, tmp_path):
         (["-", "--from-file", "-"], "standard input is named twice; the rule: "),
         (["--from-file", "gone"], "--from-file: cannot read gone"),
         (["--set", "x.png"], "keeps no threshold of prediction sets; leave --set out"),
-        (["--out", "gone/x.csv", "x.png"], "--out: cannot write gone/x.csv: No such file or directory; the rule: "),
+        (["--out", "gone/x.csv", "x.png"], "--out: there is no folder gone; make it first"),
+        (["--out", "x.png", "x.png"], "--out: x.png is a picture, which would be lost; the rule: another name"),
         (["--model", "gone", "x.png"], "gone holds no model.onnx; "),
     ],
     ids=str,

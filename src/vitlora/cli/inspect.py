@@ -48,8 +48,13 @@ def act(args: argparse.Namespace) -> None:
     """Print a line for every file; exit 0 whatever they are.
 
     Raises:
-        VitloraError: FOLDER can't be listed.
+        VitloraError: FOLDER can't be listed, or DIR's PNGs would come among its files.
     """
+    if args.folder.resolve().is_relative_to(args.decoded.resolve()):
+        raise VitloraError(
+            f"--decoded: got {args.decoded}, where FOLDER is; the rule: a folder of its own, since a PNG may take the "
+            f"name of one of your files; such as --decoded {args.folder / 'decoded'}"
+        )
     try:
         os.listdir(args.folder)
         files = [os.path.relpath(path, args.folder) for path in below(str(args.folder), args.decoded.resolve())]

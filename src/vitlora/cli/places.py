@@ -1,6 +1,8 @@
 """Where a verb is asked to write: refused before the work, when it can't be."""
 
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 
 from vitlora.core.errors import VitloraError
@@ -26,3 +28,18 @@ def refuse_unwritable(option: str, path: Path, folder: bool = False) -> None:
         raise VitloraError(f"{option}: there is no folder {above}; make it first")
     if not os.access(path if path.exists() else above, os.W_OK):
         raise VitloraError(f"{option}: {path} can't be written; the rule: a place that you may write to")
+    if not folder and path.exists():
+        _refuse_what_is_there(option, path)
+
+
+def _refuse_what_is_there(option: str, path: Path) -> None:
+    """Refuse a pipe or device, whose place a file would take, and a picture: the shell makes one of `--out *.jpg`."""
+    from vitlora.images.formats import KINDS  # Pillow, only where something is there
+
+    if not path.is_file():
+        raise VitloraError(f"{option}: {path} is a pipe or device; the rule: a file")
+    head = b""
+    with suppress(OSError), path.open("rb") as file:  # one may be written and not read
+        head = file.read(32)
+    if any(re.match(mark, head, re.DOTALL) for mark in KINDS.values()):
+        raise VitloraError(f"{option}: {path} is a picture, which would be lost; the rule: another name")

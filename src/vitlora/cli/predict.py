@@ -14,6 +14,7 @@ from time import monotonic
 from typing import TextIO
 
 from vitlora.cli.exported import note_if_old, refuse_missing
+from vitlora.cli.places import refuse_unwritable
 from vitlora.core.cores import cores
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import counted, printable, shown_seconds
@@ -69,6 +70,8 @@ def act(args: argparse.Namespace) -> None:
         VitloraError: A mistake in the options, no exported model, or at least one picture could not be read.
     """
     wanted, form = _checked(args)
+    if args.out is not None:
+        refuse_unwritable("--out", args.out)
     given = [*args.images, *(listed(args.from_file) if args.from_file else [])]
     found = list(names(given))
     if not found:
@@ -103,7 +106,10 @@ def _checked(args: argparse.Namespace) -> tuple[Wanted, str]:
         raise VitloraError(
             "no IMAGE; the rule: a file, folder, pattern or address, - for standard input, or --from-file"
         )
-    if args.images.count(STDIN) + (str(args.from_file) == STDIN) > 1:
+    asked = args.images.count(STDIN) + (str(args.from_file) == STDIN)
+    if asked and sys.stdin is None:
+        raise VitloraError("-: standard input is closed; the rule: one picture, or one list, as after `curl ... |`")
+    if asked > 1:
         raise VitloraError("-: standard input is named twice; the rule: it is one picture, or one list")
     return Wanted(args.top, args.threshold, args.set), "jsonl" if args.json else args.format or "text"
 
@@ -139,17 +145,12 @@ def _destination(path: Path | None) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
-    aside = path.with_name(f".{path.name}.part")
+    place = path.resolve()  # of a link, what it leads to: others may read it there
+    aside = place.with_name(f".{place.name}.part")
     try:
-        file = aside.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-    except OSError as error:
-        raise VitloraError(
-            f"--out: cannot write {path}: {error.strerror}; the rule: a file in a folder that is there"
-        ) from None
-    try:
-        with file:
+        with aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             yield file
-        aside.replace(path)
+        aside.replace(place)
     except OSError as error:
         raise VitloraError(f"--out: cannot write {path}: {error.strerror}") from None
     finally:

@@ -130,10 +130,11 @@ def _refuse_other(path: Path, facts: Mapping[str, Any]) -> None:
 
 def _write(out: Path, data: bytes) -> None:
     """Write aside first, so that half a page never looks whole."""
-    aside = out.with_name(f".{out.name}.part")
+    place = out.resolve()  # of a link, what it leads to
+    aside = place.with_name(f".{place.name}.part")
     try:
         aside.write_bytes(data)
-        aside.replace(out)
+        aside.replace(place)
     except OSError as error:
         raise VitloraError(f"--out: cannot write {out}: {error.strerror}") from None
     finally:
