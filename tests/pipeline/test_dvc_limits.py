@@ -39,6 +39,7 @@ def test_experiments_run_in_a_copy_of_a_project_in_a_folder_of_any_name(project,
 
 @pytest.mark.parametrize("name", [pytest.param("my pets (2024)", marks=pytest.mark.faults), "Tom & Jerry's, #1 = ü"])
 def test_pictures_in_a_folder_of_any_name_need_no_quotes(project, name):
+    project = project.rename(project.with_name("a project {1} {"))  # DVC fills braces in its cache's path
     path = shutil.copytree(project / "pictures", project.parent / name)
     assert tiny.dvc(project, "exp", "run", "-S", f"data.path={path}", "download") == ["download"]
     assert YAML(typ="safe").load(project / "params.yaml")["data"]["path"] == str(path)

@@ -24,6 +24,9 @@ too.
 It lives on when the program that started it is killed. Runners of experiments ask, by VITLORA_WITH_PARENT, that it
 leaves too.
 
+It fills braces in the cache's path as if they were its own, so no stage ends in a folder like `{1}`. Here they are
+doubled first.
+
 A Ctrl-C that meets DVC while it makes a progress bar ends it, without the traceback of a bar that was never finished.
 """
 
@@ -46,6 +49,7 @@ from dvc.stage import Stage
 from dvc.stage.cache import StageCache
 from dvc.stage.exceptions import StageCmdFailedError
 from dvc.ui import ui
+from dvc_data.hashfile._progress import QueryingProgress
 from tqdm import tqdm
 
 from vitlora.core.durable import faultpoint, sync_one
@@ -68,6 +72,7 @@ ENDED = {  # exit codes of a stage of ours, and what to say
 OWN_TREE = {"--queue", "--temp"}  # options of experiments that run in a copy
 open_in_place = LocalFileSystem.open
 load_on_trust = StageCache._load_cache
+show_queries = QueryingProgress.__init__
 failed = StageCmdFailedError.__init__
 
 
@@ -225,6 +230,11 @@ def wanted(noise: str, record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(noise)
 
 
+def with_braces(bar: QueryingProgress, *args: Any, name: str | None = None, **options: Any) -> None:
+    """Make DVC's bar for a look into a cache, whose path may hold braces."""
+    show_queries(bar, *args, name=name and name.replace("{", "{{").replace("}", "}}"), **options)
+
+
 def without_bars(ignored: "sys.UnraisableHookArgs") -> None:
     """Show what Python could not raise, but not that a bar which an interrupt left half made can't be closed."""
     if ignored.object is not tqdm.__del__:
@@ -240,6 +250,7 @@ if __name__ == "__main__":
     sys.unraisablehook = without_bars
     LocalFileSystem.open = open_whole
     StageCache._load_cache = load_whole
+    QueryingProgress.__init__ = with_braces
     stage_run = Stage.run
     Stage.run = lambda stage, *args, **options: run_or_put_back(stage_run, stage, *args, **options)
     CmdRepro.run = without_advice
