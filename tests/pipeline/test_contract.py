@@ -162,6 +162,18 @@ def test_package_files_hold_no_code():
     assert len(ast.parse((ROOT / "stages/__init__.py").read_text()).body) == 3
 
 
+def test_git_leaves_line_ends_alone(tmp_path):
+    """In others all code has changed for DVC, and a colleague with core.autocrlf runs everything anew."""
+    shutil.copy(ROOT / ".gitattributes", tmp_path)
+    tiny.git(tmp_path, "init", "-q", "-b", "main")
+    tiny.git(tmp_path, "config", "core.autocrlf", "true")
+    (tmp_path / "code.py").write_bytes(b"one\n")
+    tiny.commit(tmp_path)
+    (tmp_path / "code.py").unlink()
+    tiny.git(tmp_path, "checkout", "-q", ".")
+    assert (tmp_path / "code.py").read_bytes() == b"one\n"
+
+
 def test_git_makes_no_run_of_two(tmp_path):
     """Lines far apart would merge without a word: the parameters of both, and the results of one."""
     for name in (".gitattributes", "dvc.lock"):
