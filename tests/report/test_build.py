@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import resource
 
 import numpy as np
 import pytest
@@ -161,6 +162,20 @@ def test_an_unknown_run_is_refused_and_no_file_is_written(in_project, tmp_path, 
     with pytest.raises(VitloraError, match="nowhere"):
         build(wrong, tmp_path / "report.html", 0.005, True, print)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_where_a_report_finds_no_room_the_one_of_before_stays(in_project):
+    (in_project / "report.html").write_text("before")
+    before = set(in_project.iterdir())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            page(in_project)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (in_project / "report.html").read_text() == "before"
+    assert set(in_project.iterdir()) == before
 
 
 def test_a_run_whose_data_report_lacks_newer_numbers_is_shown(tmp_path, monkeypatch):

@@ -77,7 +77,18 @@ def build(
     suspects, no_suspects = _doubt(newest, quick, labels, say)
     lists["suspects"] = {each.path: pictures.show(each.path) for each in _first_of_each_split(suspects or [])}
     findings = {"grid": grid, "no_heat": no_heat, "suspects": suspects, "no_suspects": no_suspects}
-    write_text(out, render(contents, comparison, lists, findings))
+    _write(out, render(contents, comparison, lists, findings))
+
+
+def _write(out: Path, text: str) -> None:
+    """Write aside first: on a full disk the report of before stays, and half a one never looks whole."""
+    place = out.resolve()  # of a link, what it leads to
+    aside = place.with_name(f".{place.name}.part")
+    try:
+        write_text(aside, text)
+        aside.replace(place)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def is_here(run: Run, path: str) -> bool:

@@ -20,6 +20,7 @@ SHORTAGES = {  # words of an error, and what to say
     "Bus error": SHARED,
     "failed to map segment": ROOM,
     "allocate memory": ROOM,
+    "File too large": "a file is larger than ulimit -f or its disk allows; raise ulimit -f, or take another disk",
     "Too many open files": "too few open files allowed; raise ulimit -n",
 }
 
@@ -45,9 +46,17 @@ def _disk(error: Exception) -> str | None:
     """A worker process hands its error on as text."""
     for number, reason in DISK.items():
         if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
-            place = getattr(error, "filename", None) or "a file"
-            return f"{reason} at {place}, {shown_bytes(shutil.disk_usage(Path()).free)} free; make room, run again"
+            named = getattr(error, "filename", None)
+            free = shown_bytes(shutil.disk_usage(_disk_of(named)).free)
+            place = f"{named}, {free} free" if named else f"a file or in what is printed; {free} free in this folder"
+            return f"{reason} at {place}; make room, run again"
     return None
+
+
+def _disk_of(named: str | bytes | None) -> Path:
+    """Return a folder on the disk that an error names: another one may be full than that of this folder."""
+    above = Path(os.fsdecode(named)).absolute().parents if named else ()
+    return next((folder for folder in above if folder.is_dir()), Path())
 
 
 def _memory(error: Exception) -> str | None:
