@@ -24,6 +24,7 @@ from vitlora.predict.hub import located
 from vitlora.predict.inputs import STDIN, listed, names
 from vitlora.predict.pictures import Unreadable
 from vitlora.predict.shown import Wanted, as_cells, as_json, as_table, as_text, csv_header, csv_line
+from vitlora.safety.whole import written_whole
 
 FORMATS = ("text", "table", "csv", "jsonl")
 PROCESSES = 8  # at most; each takes some 50 MB
@@ -145,16 +146,14 @@ def _destination(path: Path | None) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
-    place = path.resolve()  # of a link, what it leads to: others may read it there
-    aside = place.with_name(f".{place.name}.part")
     try:
-        with aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with (
+            written_whole(path) as aside,
+            aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
             yield file
-        aside.replace(place)
     except OSError as error:
         raise VitloraError(f"--out: cannot write {path}: {error.strerror}") from None
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _told(found: Sequence[str], is_quiet: bool) -> Iterator[str]:

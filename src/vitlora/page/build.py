@@ -17,6 +17,7 @@ from vitlora.export.onnx_runtime import OnnxClassifier
 from vitlora.page.facts import described, examples
 from vitlora.page.runtime import CODE, RUNTIME, WASM, kept_in, runtime_files
 from vitlora.predict.exported import FILES, read_facts
+from vitlora.safety.whole import written_whole
 
 HERE = Path(__file__).parent
 MOST = 500_000_000  # bytes of the model; browsers hold it three times while they load it, and a tab has 4 GB
@@ -129,13 +130,8 @@ def _refuse_other(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _write(out: Path, data: bytes) -> None:
-    """Write aside first, so that half a page never looks whole."""
-    place = out.resolve()  # of a link, what it leads to
-    aside = place.with_name(f".{place.name}.part")
     try:
-        aside.write_bytes(data)
-        aside.replace(place)
+        with written_whole(out) as aside:
+            aside.write_bytes(data)
     except OSError as error:
         raise VitloraError(f"--out: cannot write {out}: {error.strerror}") from None
-    finally:
-        aside.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from vitlora.report.contents import Contents, Mistake, read_contents
 from vitlora.report.page import render
 from vitlora.report.pictures import PREPARED, Pictures, heat_address
 from vitlora.safety.current import is_recorded
+from vitlora.safety.whole import written_whole
 from vitlora.train.params import Augment
 
 ADAPTER = Path("models/adapter")
@@ -77,18 +78,8 @@ def build(
     suspects, no_suspects = _doubt(newest, quick, labels, say)
     lists["suspects"] = {each.path: pictures.show(each.path) for each in _first_of_each_split(suspects or [])}
     findings = {"grid": grid, "no_heat": no_heat, "suspects": suspects, "no_suspects": no_suspects}
-    _write(out, render(contents, comparison, lists, findings))
-
-
-def _write(out: Path, text: str) -> None:
-    """Write aside first: on a full disk the report of before stays, and half a one never looks whole."""
-    place = out.resolve()  # of a link, what it leads to
-    aside = place.with_name(f".{place.name}.part")
-    try:
-        write_text(aside, text)
-        aside.replace(place)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_whole(out) as aside:
+        write_text(aside, render(contents, comparison, lists, findings))
 
 
 def is_here(run: Run, path: str) -> bool:
