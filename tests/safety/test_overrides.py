@@ -131,14 +131,16 @@ def test_several_values_pass_where_they_are_queued():
     assert ready(["lora.r=2,4", "data.path=a,b"], True) == ["lora.r=2,4", "data.path=a,b"]
 
 
-@pytest.mark.parametrize("text", ["{}", "{target_r: 6}", "{init_r: 8}"])
-def test_a_mapping_does_not_silently_become_a_part_of_another(project, text):
-    given = f"lora.options={text}"
-    assert ready([given], False) == [given]
+def test_a_mapping_does_not_silently_become_a_part_of_another(project):
+    (line,) = refused("lora.options={target_r: 6}")
+    assert line.endswith("new ones need a plus: -S '+lora.options={target_r: 6}'")
+    added = "+lora.options={target_r: 6}"
+    assert ready([added], False) == [added]
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("options: {}", "options: {target_r: 4, deltaT: 2}"))
-    (line,) = refused(given)
-    assert "params.yaml has one there already, with target_r, deltaT, to which -S would add" in line
+    for text in ("{}", "{target_r: 6}", "{init_r: 8}"):
+        (line,) = refused(f"lora.options={text}")
+        assert "params.yaml has a mapping there already, with target_r, deltaT, to which -S would add" in line
     assert ready(["lora.options.target_r=6"], False) == ["lora.options.target_r=6"]
 
 

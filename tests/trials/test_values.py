@@ -22,6 +22,7 @@ from vitlora.trials.values import override
         ("lora.target_modules", [r"a\.b", 'say "x"', "c,d"]),
         ("augment.scale", [0.5, 1.0]),
         ("lora.layers_to_transform", []),
+        ("train.class_weights", {"big cat": 5.0, "a-b": 1e-05}),
     ],
 )
 def test_what_is_handed_to_dvc_means_the_same_to_its_reader(tmp_path, monkeypatch, key, value):

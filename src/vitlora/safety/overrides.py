@@ -80,7 +80,7 @@ def _problems(given: str, queue: bool) -> Iterator[str]:
         )
     else:
         yield from _unknown(key, value)
-        yield from _merged(key, override.value())
+        yield from _merged(key, value, override.value())
 
 
 def _parsed(given: str) -> Any:
@@ -113,18 +113,22 @@ def _unknown(key: str, value: str) -> Iterator[str]:
     yield f"{said}: {printable(file) or PARAMS} has no such key; the rule: {rule}"
 
 
-def _merged(key: str, value: Any) -> Iterator[str]:
-    """Refuse a mapping in place of another one, which Hydra would add to, or leave as it is where nothing is added."""
+def _merged(key: str, value: str, mapping: Any) -> Iterator[str]:
+    """Refuse a mapping in place of another one: Hydra takes new names with a plus only, and keeps the old ones."""
     file, _, name = key.rpartition(":")
     section, _, last = name.rpartition(".")
     document = read_yaml(Path(file) if file else PARAMS)
-    there = document[section].get(last) if isinstance(value, dict) and _holds(document, section) else None
-    if isinstance(there, dict) and there:
-        names = ", ".join(map(str, there))
+    there = document[section].get(last) if isinstance(mapping, dict) and _holds(document, section) else None
+    if not isinstance(there, dict) or there == mapping:
+        return
+    said = printable(f"-S {key}={value}")
+    if there:
         yield (
-            f"-S {printable(key)}: a mapping, and {PARAMS} has one there already, with {printable(names)}, to which -S "
+            f"{said}: {PARAMS} has a mapping there already, with {printable(', '.join(map(str, there)))}, to which -S "
             f"would add; the rule: what is to replace it is written into {PARAMS}"
         )
+    else:
+        yield f"{said}: {printable(name)} has no such keys yet; new ones need a plus: {quote_new(key, value)}"
 
 
 def _holds(document: Any, name: str) -> bool:

@@ -90,6 +90,8 @@ def _of_hydra(value: Any) -> str:
 
     if isinstance(value, list):
         return f"[{','.join(map(_of_hydra, value))}]"
+    if isinstance(value, dict):  # names in quotes it does not take
+        return f"{{{','.join(f'{name}:{_of_hydra(each)}' for name, each in value.items())}}}"
     return str(QuotedString(value, Quote.double).with_quotes()) if isinstance(value, str) else json.dumps(value)
 
 
