@@ -63,6 +63,11 @@ def test_an_option_that_the_method_does_not_read_is_refused(method):
         fit(method, lora__options={"rank": 3})
 
 
+def test_adaloras_penalty_is_refused_since_peft_does_not_apply_it_to_models_of_images(folder):
+    with pytest.raises(VitloraError, match=r"options\.orth_reg_weight"):
+        fit("adalora", lora__options={"orth_reg_weight": 50.0})
+
+
 def test_a_method_that_the_model_cannot_take_is_one_line(folder):
     with pytest.raises(VitloraError, match="c3a cannot adapt this model so: "):
         fit("c3a", lora__options={"block_size": 7})

@@ -111,10 +111,8 @@ def test_a_class_that_there_is_not_is_named_with_those_that_there_are():
         of(class_weights={"rar": 2.0})
 
 
-@pytest.mark.parametrize("method", ["lora", "adalora"])
-def test_vals_loss_is_plain_cross_entropy_whatever_is_trained_with(folder, method):
-    options = {"init_r": 3, "target_r": 2} if method == "adalora" else {}
-    document = training.settings({"lora.method": method, "lora.options": options, "train.label_smoothing_factor": 0.3})
+def test_vals_loss_is_plain_cross_entropy_whatever_is_trained_with(folder):
+    document = training.settings({"train.label_smoothing_factor": 0.3})
     stage = load_params(TrainStage, document, Path("p"))
     ready = get_ready(stage.augment, stage.lora, stage.train, *map(Path, ("base", "train", "val", "labels.json")))
     trainer = ready.trainer

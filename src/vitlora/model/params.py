@@ -67,7 +67,6 @@ class AdaLora(Params):
     deltaT: int = Field(default=1, ge=1)  # noqa: N815 - PEFT's name
     beta1: float = Field(default=0.85, gt=0, lt=1)
     beta2: float = Field(default=0.85, gt=0, lt=1)
-    orth_reg_weight: float = Field(default=0.5, gt=0)
 
     @model_validator(mode="after")
     def _begins_above_its_target(self) -> "AdaLora":

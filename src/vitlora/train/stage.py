@@ -392,7 +392,7 @@ def training_arguments(train: Train, micro: tuple[int, int] | None = None, peers
         "soup_size",
         "max_minutes",
         "class_weights",
-        "label_smoothing_factor",  # the Trainer's would leave out what PEFT adds, and be in val's loss
+        "label_smoothing_factor",  # the Trainer's would be in val's loss too
         "focal_gamma",
         "logit_adjustment",
         "sampling",

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -212,7 +211,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         self.model.eval()
         losses, found = [], []
         for batch in own:
-            loss, logits, _ = self.prediction_step(self.model, batch, False)
+            loss, logits, _ = super().prediction_step(self.model, batch, False)
             losses.append(loss.reshape(1))
             found.append(logits.argmax(-1))
         labels, size = torch.from_numpy(self.val.labels), self.args.eval_batch_size
@@ -238,11 +237,10 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
             )
 
     def prediction_step(self, model: Any, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
-        """Score a batch, by cross entropy without what PEFT adds to it; or return what another process has found."""
+        """Score a batch, or return what another process has found."""
         if "found" in inputs:
             return inputs["loss"], inputs["found"], inputs["labels"]
-        _, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
-        return functional.cross_entropy(logits.float(), labels), logits, labels
+        return super().prediction_step(model, inputs, *args, **kwargs)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         moved: Batch = super()._prepare_inputs(inputs)
