@@ -26,7 +26,7 @@ def test_a_key_is_explained_with_what_it_is_now_and_what_a_change_runs(capsys):
         "  may be        whole number ≥ 1",
         "  is            16",
         "  read by       train",
-        "  a change runs train, evaluate, export",
+        "  a change runs train; evaluate and export, if the adapter changes",
     ]
 
 

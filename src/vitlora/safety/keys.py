@@ -11,9 +11,9 @@ from vitlora.safety.check import STAGES, sections
 
 SCHEMA = "params.schema.json"
 AFTER = {  # what runs when a key of a stage is changed
-    "download": "all five",
-    "preprocess": "preprocess, train, evaluate, export",
-    "train": "train, evaluate, export",
+    "download": "download; all others, if it brings other pictures or another model",
+    "preprocess": "preprocess; train, evaluate and export, if what it writes changes",
+    "train": "train; evaluate and export, if the adapter changes",
     "evaluate": "evaluate; export too, if a prediction or the precision changes",
     "export": "export",
 }
