@@ -102,6 +102,16 @@ def test_a_dry_experiment_is_told_what_shows_the_same(project):
     assert (done.returncode, "Running stage 'train'" in done.stdout) == (0, True)
 
 
+def test_without_a_name_for_git_an_experiment_says_how_to_give_one(project, tmp_path):
+    names = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
+    nobody = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), **dict.fromkeys(names, "")}
+    tiny.set_params(project / "params.yaml", {"evaluate.batch_size": 3})  # which DVC sets aside, in a commit
+    done = tiny.run(project, tiny.DVC, "exp", "run", "-S", "evaluate.top_k=2", env=nobody)
+    assert done.returncode == 255
+    assert "commits of experiments; type `git config user.name NAME` and `git config user.email ADDRESS`" in done.stderr
+    assert "unexpected" not in done.stderr
+
+
 def conflict(root, file, ours, theirs):
     """Merge two branches that changed the same line of a file."""
     text = (root / file).read_text()

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from vitlora.core.text import counted
 from vitlora.safety.workspace import dead_links, outputs, said, without_git
 
+NAMELESS = "Git user name and email must be configured"  # scmrepo's words
+
 
 def in_our_words(record: logging.LogRecord) -> bool:
     """Put the cause and the cure in place of what DVC is about to log, where we know them; a filter of logging."""
@@ -23,6 +25,11 @@ def _explain(error: BaseException) -> str | None:
     chain = list(_causes(error))
     if any(isinstance(each, SCMError) and "not a git repository" in str(each) for each in chain):
         return without_git(error)
+    if any(str(each) == NAMELESS for each in chain):
+        return (
+            f"{NAMELESS}, since DVC makes commits of experiments; type `git config user.name NAME` and `git config "
+            "user.email ADDRESS`, then the same command again"
+        )
     if any(isinstance(each, FileNotFoundError) for each in chain):
         return _links_to_nothing(said(error))
     return None
