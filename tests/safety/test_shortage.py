@@ -27,3 +27,13 @@ def test_where_no_file_is_named_the_room_is_said_to_be_of_this_folder():
 
 def test_a_limit_on_the_size_of_files_is_named():
     assert told(errno.EFBIG).startswith("report: a file is larger than ulimit -f or its disk allows; ")
+
+
+def test_no_room_is_asked_for_where_nothing_may_be_written():
+    assert told(errno.EROFS, "x").startswith("report: read-only file system at x; make it writable, or work in a copy ")
+
+
+def test_a_place_of_somebody_else_is_no_traceback():
+    assert told(errno.EACCES, "x").startswith(
+        "report: permission denied at x; the rule: what it reads and writes is yours; "
+    )

@@ -26,7 +26,8 @@ def refuse_unwritable(option: str, path: Path, folder: bool = False) -> None:
         raise VitloraError(f"{option}: {path} is a file; the rule: a folder")
     if not above.is_dir():
         raise VitloraError(f"{option}: there is no folder {above}; make it first")
-    if not os.access(path if path.exists() else above, os.W_OK):
+    beside = path if folder and path.exists() else path.resolve().parent  # a file is written aside first
+    if not all(os.access(place, os.W_OK) for place in (path, beside) if place.exists()):
         raise VitloraError(f"{option}: {path} can't be written; the rule: a place that you may write to")
     if not folder and path.exists():
         _refuse_what_is_there(option, path)

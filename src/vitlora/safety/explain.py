@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 
 from vitlora.core.text import counted
+from vitlora.safety.shortage import disk_named
 from vitlora.safety.workspace import dead_links, outputs, said, without_git
 
 NAMELESS = "Git user name and email must be configured"  # scmrepo's words
@@ -32,7 +33,7 @@ def _explain(error: BaseException) -> str | None:
         )
     if any(isinstance(each, FileNotFoundError) for each in chain):
         return _links_to_nothing(said(error))
-    return None
+    return next((line for each in chain if isinstance(each, OSError) and (line := disk_named(each))), None)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,4 +1,4 @@
-"""A full disk and too little memory, told in a line. Nothing but Python is needed for it."""
+"""A full or closed disk and too little memory, told in a line. Nothing but Python is needed for it."""
 
 import errno
 import os
@@ -35,20 +35,24 @@ def shortage_named(who: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # libraries have types of their own for a full disk, such as SafetensorError
-        short = None if isinstance(error, VitloraError) else _memory(error) or _disk(error)
+        short = None if isinstance(error, VitloraError) else _memory(error) or disk_named(error)
         if short is None:
             raise
         shutil.rmtree(WORK / who / "out", ignore_errors=True)
         raise VitloraError(f"{who}: {short}") from None
 
 
-def _disk(error: Exception) -> str | None:
-    """A worker process hands its error on as text."""
+def disk_named(error: BaseException) -> str | None:
+    """Say what is wrong with a disk, if an error comes of one; a worker process hands its error on as text."""
+    named = getattr(error, "filename", None)
+    if isinstance(error, PermissionError) and named:
+        return f"permission denied at {named}; the rule: what it reads and writes is yours; `ls -ld` says whose it is"
     for number, reason in DISK.items():
         if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
-            named = getattr(error, "filename", None)
             free = shown_bytes(shutil.disk_usage(_disk_of(named)).free)
             place = f"{named}, {free} free" if named else f"a file or in what is printed; {free} free in this folder"
+            if number == errno.EROFS:
+                return f"{reason} at {named or 'a file'}; make it writable, or work in a copy of the project elsewhere"
             return f"{reason} at {place}; make room, run again"
     return None
 
