@@ -266,7 +266,10 @@ def _refuse_empty(train: Classes, rows: Rows, class_names: Sequence[str]) -> Non
         )
     for name in ("val", "test"):
         if not rows[name]:
-            raise VitloraError(f"no image for {name} in any class; the rule: at least one besides one to train on")
+            raise VitloraError(
+                f"no image for {name} in any class; the rule: at least one besides one to train on; a class lends one "
+                f"to test from two different pictures on, and one to val from three: add some{AFRESH}"
+            )
 
 
 def _check(source: Packed, size: int, row: int) -> Inspected:
