@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -190,6 +191,23 @@ def test_out_is_written_whole_and_every_picture_is_in_it(model, tmp_path):
     predict(model, "--out", tmp_path / "link", pictures, code=1)
     assert (tmp_path / "csv").read_text().count("cat") == 62
     assert sorted(path.name for path in tmp_path.iterdir()) == ["csv", "jsonl", "link", "pictures"]
+
+
+@pytest.mark.slow
+def test_two_runs_to_one_file_do_not_mix(model, tmp_path):
+    (tmp_path / "x.png").write_bytes(png())
+    command = [sys.executable, "-m", "vitlora", "predict", "--model", model, "--out", tmp_path / "out", "-"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as waits:
+        while not list(tmp_path.glob(".out*")):
+            assert waits.poll() is None
+            time.sleep(0.02)
+        predict(model, "--out", tmp_path / "out", tmp_path / "x.png")
+        assert (tmp_path / "out").read_text().startswith(f"{tmp_path}/x.png: ")
+        assert waits.communicate(png(), timeout=60)[1] == b""
+    assert (waits.returncode, (tmp_path / "out").read_text()[:3]) == (0, "-: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "x.png"]
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "x.png").stat().st_mode
 
 
 @pytest.mark.slow
