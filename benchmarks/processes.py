@@ -8,28 +8,26 @@ several processes gain or lose is taken seed by seed, with Student's 95 % interv
 """
 
 import argparse
-import os
 import statistics
 import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from common import cores, host
 from scipy.stats import ttest_1samp
+from stage_run import ready
 
 from vitlora.core.files import read_csv, read_json, write_json
 from vitlora.core.params import load_params, read_document
 from vitlora.evaluate.params import EvaluateStage
 from vitlora.evaluate.stage import evaluate
 
-ROOT = Path(__file__).resolve().parents[1]
 LAST = 5  # epochs, whose mean on val depends less on chance than the best one
 
 
 def main() -> None:
-    """Train and score each seed with one process and with several; save the rows and their differences."""
+    """Train and score each seed with one process and with several; save after each, so that nothing is lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("params", "prepared", "base", "out"):
         parser.add_argument(f"--{name}", type=lambda text: Path(text).resolve(), required=True)
@@ -37,33 +35,34 @@ def main() -> None:
     parser.add_argument("--seeds", type=lambda text: [int(word) for word in text.split(",")], default=list(range(12)))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--epochs", type=int, help="in place of those of the params")
-    parser.add_argument("--work", type=lambda text: Path(text).resolve(), default=Path(".work/processes_benchmark"))
+    parser.add_argument("--work", type=Path, default=Path(".work/processes_benchmark"))
     args = parser.parse_args()
-    runs = [(seed, count) for seed in args.seeds for count in (args.processes, 1)]
+    args.work = args.work.resolve()
+    result: dict[str, Any] = {"host": host(), "params": args.params.name, "rows": [], "differences": {}}
     with ThreadPoolExecutor(args.jobs) as pool:
-        folders = list(pool.map(lambda run: train(*run, args), runs))
-    rows = [{"seed": seed, "processes": n, **score(f, args)} for (seed, n), f in zip(runs, folders, strict=True) if f]
-    write_json(args.out, {"host": host(), "params": args.params.name, "rows": rows, "differences": differences(rows)})
-    for name, found in differences(rows).items():
+        runs = {pool.submit(train, seed, n, args): (seed, n) for seed in args.seeds for n in (args.processes, 1)}
+        for done in as_completed(runs):
+            if folder := done.result():
+                seed, count = runs[done]
+                result["rows"].append({"seed": seed, "processes": count, **score(folder, args)})
+                result["rows"].sort(key=lambda row: (row["seed"], row["processes"]))
+                result["differences"] = differences(result["rows"])
+                write_json(args.out, result)
+    for name, found in result["differences"].items():
         print(name, found)
 
 
 def train(seed: int, count: int, args: argparse.Namespace) -> Path | None:
     """Run the stage in a new folder, which is returned; None, and the log's end, where it failed."""
     folder = args.work / f"{seed}-{count}"
-    folder.mkdir(parents=True)
     document = read_document(args.params)
     document["train"].update(seed=seed, num_processes=count, dataloader_num_workers=2)
     if args.epochs:
         document["train"]["num_train_epochs"] = args.epochs
-    write_json(folder / "params.yaml", document)  # which is YAML too
     inputs = {"train-images": "train", "val": "val", "labels": "labels.json"}
-    options = {option: args.prepared / name for option, name in inputs.items()} | {"base": args.base}
-    options |= {"adapter": Path("adapter"), "metrics": Path("metrics.json"), "plots": Path("plots")}
-    paths = [str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // args.jobs))
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": threads}
-    command = [sys.executable, "-m", "stages.train", *(part for k, v in options.items() for part in (f"--{k}", str(v)))]
+    inputs = {option: args.prepared / name for option, name in inputs.items()} | {"base": args.base}
+    command, env = ready(folder, document, inputs)
+    env.setdefault("OMP_NUM_THREADS", str(max(1, cores() // args.jobs)))
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     print(f"seed {seed}, {count} at once: exit {done.returncode} {done.stderr[-600:]}", flush=True)
     return None if done.returncode else folder

@@ -66,15 +66,11 @@ def run_stage(
         gpus: Those it sees.
         cores: Those it may use.
     """
-    folder.mkdir(parents=True)
     document = read_document(ROOT / "presets" / "food101.yaml")
     document["train"].update(save_steps=10_000, **changes)
-    write_json(folder / "params.yaml", document)  # which is YAML too
-    options = {**inputs, "adapter": "adapter", "metrics": "metrics.json", "plots": "plots"}
-    command = [sys.executable, "-m", "stages.train", *(part for k, v in options.items() for part in (f"--{k}", str(v)))]
-    paths = [str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    command, env = ready(folder, document, inputs)
     seen = ",".join(gpus)
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": seen}
+    env["CUDA_VISIBLE_DEVICES"] = seen
     begun = time.monotonic()
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
@@ -86,6 +82,19 @@ def run_stage(
         text = (folder / "log").read_text(encoding="utf-8", errors="replace")
         return {"failed": text[-2000:], "exit": process.returncode}
     return {**readings(read_csv(timings), wall), **memory, **told(folder)}
+
+
+def ready(folder: Path, document: dict[str, Any], inputs: Mapping[str, Path]) -> tuple[list[str], dict[str, str]]:
+    """Make a folder with these params; return the stage's command, to be run there, and its environment.
+
+    It leaves ``adapter``, ``metrics.json`` and ``plots`` in the folder.
+    """
+    folder.mkdir(parents=True)
+    write_json(folder / "params.yaml", document)  # which is YAML too
+    options = {**inputs, "adapter": "adapter", "metrics": "metrics.json", "plots": "plots"}
+    command = [sys.executable, "-m", "stages.train", *(part for k, v in options.items() for part in (f"--{k}", str(v)))]
+    paths = [str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    return command, {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
 
 
 def watch(process: "subprocess.Popen[bytes]", deadline: float, gpus: str) -> dict[str, float]:
