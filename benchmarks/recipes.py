@@ -153,15 +153,25 @@ ARMS["cutmix"] = {"CutMix": CUTMIX} | {
     f"CutMix, {name}": {**CUTMIX, **changes} for name, changes in WITH_CUTMIX.items()
 }
 ATTENTION = {"lora.target_modules": "attention"}
-FULL = {"lora.method": "full", "train.layer_decay": 0.75, "train.learning_rate": 1e-4}
+RATE = {f"{rate:.0e}".replace("e-0", "e-"): {"train.learning_rate": rate} for rate in (1e-4, 3e-4, 5e-4, 1e-3)}
+LAYERS = {"train.layer_decay": 0.75}
+FULL = {"lora.method": "full", **LAYERS}
 WIDE: Arms = {  # more than LoRA on query and value
     "attention": ATTENTION,
-    "attention, rate 1e-3": {**ATTENTION, "train.learning_rate": 1e-3},
-    "all-linear, rate 1e-3": {**ALL, "train.learning_rate": 1e-3},
-    "all-linear, rate 5e-4": {**ALL, "train.learning_rate": 5e-4},
-    "all-linear, rate 1e-3, average 0.99": {**ALL, "train.learning_rate": 1e-3, "train.ema_decay": 0.99},
-    "full, layers 0.75, rate 1e-4": FULL,
-    "full, layers 0.75, rate 3e-4": {**FULL, "train.learning_rate": 3e-4},
+    "attention, rate 1e-3": {**ATTENTION, **RATE["1e-3"]},
+    "all-linear": ALL,
+    "all-linear, rate 1e-3": {**ALL, **RATE["1e-3"]},
+    "all-linear, rate 5e-4": {**ALL, **RATE["5e-4"]},
+    "all-linear, layers 0.75": {**ALL, **LAYERS},
+    "all-linear, rate 1e-3, layers 0.75": {**ALL, **RATE["1e-3"], **LAYERS},
+    "all-linear, rate 1e-3, average 0.99": {**ALL, **RATE["1e-3"], "train.ema_decay": 0.99},
+    "all-linear, rate 1e-3, TrivialAugment": {**ALL, **RATE["1e-3"], **TRIVIAL},
+    "all-linear, pissa, rate 3e-4": {**ALL, **RATE["3e-4"], "lora.method": "pissa"},
+    "full, layers 0.75, rate 1e-4": {**FULL, **RATE["1e-4"]},
+    "full, layers 0.75, rate 3e-4": {**FULL, **RATE["3e-4"]},
+    "full, layers 0.75, rate 5e-4": {**FULL, **RATE["5e-4"]},
+    "full, layers 0.75, rate 3e-4, 10 epochs": {**FULL, **RATE["3e-4"], "train.num_train_epochs": 10},
+    "full, rate 1e-4": {"lora.method": "full", **RATE["1e-4"]},
     "dora": {"lora.method": "dora"},
 }
 PLAIN: Arms = {
@@ -200,7 +210,7 @@ def main() -> None:
     # As trials beside each other have it: six evaluations, each with threads for all cores, take minutes for seconds.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // args.jobs)))
     with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(run, args, seed, arms, name) for name in arms for seed in args.seeds]):
+        for done in as_completed([pool.submit(run, args, seed, arms, name) for seed in args.seeds for name in arms]):
             name, row, counts = done.result()
             result["training_images"] = counts
             result["arms"][name]["runs"].append(row)

@@ -210,13 +210,22 @@ def test_a_lack_of_gpu_memory_names_batch_and_image_size(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("step", ["fused", "eager"])
-@pytest.mark.parametrize("mixing", [{"augment__mixup_alpha": 0.4}, {"augment__cutmix_alpha": 1.0}])
-def test_mixed_pictures_are_learnt_alike_captured_or_not_joined_or_apart(tmp_path, monkeypatch, step, mixing):
+@pytest.mark.parametrize(
+    "learnt",
+    [
+        {"augment__mixup_alpha": 0.4},
+        {"augment__cutmix_alpha": 1.0},
+        {"train__class_weights": {"red": 3.0}, "train__label_smoothing_factor": 0.1},
+        {"train__class_weights": {"red": 3.0}, "train__focal_gamma": 2.0},
+    ],
+    ids=["mixup", "cutmix", "weights and smoothing", "weights and focal"],
+)
+def test_losses_and_mixtures_are_learnt_alike_captured_or_not_joined_or_apart(tmp_path, monkeypatch, step, learnt):
     monkeypatch.chdir(training.prepare(tmp_path))
     curves = []
     for captured, joined in ((False, False), (True, False), (True, True)):
         how = {"train__step": step, "train__cuda_graph": captured, "train__join_micro_batches": joined}
-        training.fit(train__fp16=True, train__full_determinism=True, lora__lora_dropout=0.0, **mixing, **how)
+        training.fit(train__fp16=True, train__full_determinism=True, lora__lora_dropout=0.0, **learnt, **how)
         recorded = read_json(Path("metrics.json"))
         assert (recorded["cuda_graph"], recorded["micro_batch"]) == (captured, 6 if joined else 3)
         curves.append([(float(row["loss"]), float(row["grad_norm"])) for row in read_csv(Path("plots/steps.csv"))])
