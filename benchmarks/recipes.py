@@ -153,8 +153,11 @@ ARMS["cutmix"] = {"CutMix": CUTMIX} | {
     f"CutMix, {name}": {**CUTMIX, **changes} for name, changes in WITH_CUTMIX.items()
 }
 ATTENTION = {"lora.target_modules": "attention"}
-RATE = {f"{rate:.0e}".replace("e-0", "e-"): {"train.learning_rate": rate} for rate in (1e-4, 3e-4, 5e-4, 1e-3)}
+RATE = {
+    f"{rate:.0e}".replace("e-0", "e-"): {"train.learning_rate": rate} for rate in (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
+}
 LAYERS = {"train.layer_decay": 0.75}
+AVERAGE = {"train.ema_decay": 0.99}
 FULL = {"lora.method": "full", **LAYERS}
 WIDE: Arms = {  # more than LoRA on query and value
     "attention": ATTENTION,
@@ -162,16 +165,30 @@ WIDE: Arms = {  # more than LoRA on query and value
     "all-linear": ALL,
     "all-linear, rate 1e-3": {**ALL, **RATE["1e-3"]},
     "all-linear, rate 5e-4": {**ALL, **RATE["5e-4"]},
+    "all-linear, rate 3e-4": {**ALL, **RATE["3e-4"]},
     "all-linear, layers 0.75": {**ALL, **LAYERS},
     "all-linear, rate 1e-3, layers 0.75": {**ALL, **RATE["1e-3"], **LAYERS},
-    "all-linear, rate 1e-3, average 0.99": {**ALL, **RATE["1e-3"], "train.ema_decay": 0.99},
     "all-linear, rate 1e-3, TrivialAugment": {**ALL, **RATE["1e-3"], **TRIVIAL},
+    "all-linear, rate 5e-4, layers 0.75": {**ALL, **RATE["5e-4"], **LAYERS},
+    "all-linear, rate 5e-4, TrivialAugment": {**ALL, **RATE["5e-4"], **TRIVIAL},
+    "all-linear, rate 5e-4, average 0.99": {**ALL, **RATE["5e-4"], **AVERAGE},
+    "all-linear, rate 5e-4, head x 4": {**ALL, **RATE["5e-4"], "train.head_learning_rate": 2e-3},
+    "all-linear, rate 5e-4, r 64": {**ALL, **RATE["5e-4"], "lora.r": 64, "lora.lora_alpha": 64},
     "all-linear, pissa, rate 3e-4": {**ALL, **RATE["3e-4"], "lora.method": "pissa"},
+    "full, rate 1e-4": {"lora.method": "full", **RATE["1e-4"]},
+    "full, layers 0.85, rate 5e-5": {**FULL, **RATE["5e-5"], "train.layer_decay": 0.85},
+    "full, layers 0.65, rate 1e-4": {**FULL, **RATE["1e-4"], "train.layer_decay": 0.65},
+    "full, layers 0.75, rate 5e-5": {**FULL, **RATE["5e-5"]},
     "full, layers 0.75, rate 1e-4": {**FULL, **RATE["1e-4"]},
+    "full, layers 0.75, rate 2e-4": {**FULL, **RATE["2e-4"]},
     "full, layers 0.75, rate 3e-4": {**FULL, **RATE["3e-4"]},
     "full, layers 0.75, rate 5e-4": {**FULL, **RATE["5e-4"]},
     "full, layers 0.75, rate 3e-4, 10 epochs": {**FULL, **RATE["3e-4"], "train.num_train_epochs": 10},
-    "full, rate 1e-4": {"lora.method": "full", **RATE["1e-4"]},
+    "full, layers 0.75, rate 1e-4, head x 10": {**FULL, **RATE["1e-4"], "train.head_learning_rate": 1e-3},
+    "full, layers 0.75, rate 1e-4, head first": {**FULL, **RATE["1e-4"], "train.head_only_epochs": 1},
+    "full, layers 0.75, rate 1e-4, average 0.99": {**FULL, **RATE["1e-4"], **AVERAGE},
+    "full, layers 0.75, rate 1e-4, TrivialAugment": {**FULL, **RATE["1e-4"], **TRIVIAL},
+    "full, layers 0.75, rate 1e-4, smoothing 0.1": {**FULL, **RATE["1e-4"], **SMOOTH},
     "dora": {"lora.method": "dora"},
 }
 PLAIN: Arms = {
