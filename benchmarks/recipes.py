@@ -11,6 +11,7 @@ by equal factors; val and test stay as they are.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -227,8 +228,23 @@ def main() -> None:
     # As trials beside each other have it: six evaluations, each with threads for all cores, take minutes for seconds.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // args.jobs)))
     with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(run, args, seed, arms, name) for seed in args.seeds for name in arms]):
-            name, row, counts = done.result()
+        documents = {
+            (seed, name): settings(args, {**arms[name], "train.seed": seed, "split.seed": seed})
+            for seed in args.seeds
+            for name in arms
+        }
+        kinds = {kind(document): document for document in documents.values()}  # arms share what is prepared alike
+        shutil.rmtree(args.work, ignore_errors=True)
+        cpus = sorted(os.sched_getaffinity(0))
+        beside = min(args.jobs, len(kinds), len(cpus))
+        for done in [
+            pool.submit(prepare, args, document, args.work / key, set(cpus[at % beside :: beside]))
+            for at, (key, document) in enumerate(kinds.items())
+        ]:
+            done.result()
+        runs = [pool.submit(run, args, seed, name, document) for (seed, name), document in documents.items()]
+        for one in as_completed(runs):
+            name, row, counts = one.result()
             result["training_images"] = counts
             result["arms"][name]["runs"].append(row)
             result["arms"][name]["runs"].sort(key=lambda row: row["seed"])
@@ -257,15 +273,21 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def run(args: argparse.Namespace, seed: int, arms: Arms, name: str) -> tuple[str, dict[str, Any], dict[str, int]]:
+def kind(document: dict[str, Any]) -> str:
+    """Return a name for what a run's pictures are prepared by."""
+    told = json.dumps([document[section] for section in ("ingest", "image", "split")], default=str)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def run(
+    args: argparse.Namespace, seed: int, name: str, document: dict[str, Any]
+) -> tuple[str, dict[str, Any], dict[str, int]]:
     """Train an arm with a seed, in a folder of its own; return its name, its row, and images per class."""
     set_start_method("fork", force=True)  # of the loaders, as in a process that was not spawned
-    work = args.work / f"{seed}-{list(arms).index(name)}"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    prepared = args.work / kind(document)
+    work = args.work / f"{seed}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    work.mkdir()
     os.chdir(work)  # the train stage keeps its checkpoints in the working directory
-    document = settings(args, {**arms[name], "train.seed": seed, "split.seed": seed})
-    prepared = prepare(args, document, Path("prepared"))
     row = {"seed": seed, **fit(args, document, prepared)}
     print(f"seed {seed}: {name}: {json.dumps(row)}", flush=True)
     return name, row, read_json(prepared / "counts.json")
@@ -281,8 +303,11 @@ def settings(args: argparse.Namespace, changes: dict[str, Any]) -> dict[str, Any
     return document
 
 
-def prepare(args: argparse.Namespace, document: dict[str, Any], folder: Path) -> Path:
-    """Preprocess as the stage does, then thin out the training pictures as asked for."""
+def prepare(args: argparse.Namespace, document: dict[str, Any], folder: Path, cpus: set[int]) -> None:
+    """Preprocess as the stage does, with a process a core, then thin out the training pictures as asked for."""
+    all_cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    folder.mkdir(parents=True)
     raw, stage = args.raw, load_params(PreprocessStage, document, args.params)
     if args.search:
         raw = folder / "raw"
@@ -292,7 +317,7 @@ def prepare(args: argparse.Namespace, document: dict[str, Any], folder: Path) ->
     shutil.move(folder / "train", folder / "all")
     counts = thin_out(folder, args.rarest, args.per_class)
     write_json(folder / "counts.json", counts)
-    return folder
+    os.sched_setaffinity(0, all_cpus)
 
 
 def leave_out_official(source: Path, target: Path) -> None:
