@@ -10,9 +10,10 @@ import pytest
 import torch
 from training import PER_EPOCH, STEPS, fit, hashes, link, stopped_after
 
-from vitlora.core.errors import VitloraError
+from vitlora.core.errors import StoppedError, VitloraError
 from vitlora.core.files import read_json
 from vitlora.storage.manifest import MANIFEST, problems
+from vitlora.train import checkpoints
 from vitlora.train.checkpoints import Checkpoints
 from vitlora.train.stage import CHECKPOINTS
 from vitlora.train.trainer import ImageTrainer
@@ -81,6 +82,48 @@ def test_a_run_that_crashed_goes_on_from_its_newest_checkpoint(golden, folder, c
             fit()
     fit()
     assert f"resuming after step {saves}" in capsys.readouterr().out
+    assert hashes() == golden
+
+
+def test_large_checkpoints_wait_until_their_time_is_a_small_part(folder, monkeypatch):
+    clock = [0.0]
+
+    def write(draft):
+        (draft / "weights").write_bytes(bytes(9))
+        clock[0] += 2.0
+
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
+    for large, expected in ((10**6, [*range(1, 100)]), (8, [1, 41, 81])):
+        monkeypatch.setattr(checkpoints, "LARGE", large)
+        some, kept = Checkpoints(CHECKPOINTS, {}), []
+        for step in range(1, 100):
+            clock[0] += 1.0
+            if some.due():
+                some.save(step, write)
+                kept.append(step)
+        assert kept == expected
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["while a step runs", "once none was found due"])
+def test_a_run_asked_to_stop_keeps_a_checkpoint_that_was_not_due(golden, folder, monkeypatch, late):
+    monkeypatch.setattr(Checkpoints, "due", lambda self: False)
+    if late:
+        original = ImageTrainer._save_checkpoint
+
+        def save(self, *args):
+            original(self, *args)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ImageTrainer, "_save_checkpoint", save)
+            with pytest.raises(StoppedError, match="stopped after step 1, which is kept"):
+                fit()
+    else:
+        with stopped_after(4):
+            fit()
+    kept = sorted(path.name for path in runs()[0].glob("0*"))
+    assert kept == [f"{1 if late else 4:09d}"]
+    fit()
     assert hashes() == golden
 
 

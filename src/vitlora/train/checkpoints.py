@@ -5,7 +5,9 @@ They lie outside DVC's outputs, which DVC deletes before a run. A resumed run gi
 
 import hashlib
 import json
+import math
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from vitlora.storage.manifest import problems, write_manifest
 KEPT = 2  # checkpoints of a run: if the newest turns out damaged, the one before is used
 KEPT_RUNS = 3  # unfinished runs with other settings, to come back to
 ABOUT = "about.json"
+LARGE = 64 * 2**20  # bytes of a checkpoint from which its own time counts
+SHARE = 20  # a large one is due once training has gone on for so many times what the last one took
 
 
 class Checkpoints:
@@ -36,6 +40,11 @@ class Checkpoints:
         text = json.dumps(about, sort_keys=True)
         self.root, self.about = root, json.loads(text)
         self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._due = -math.inf
+
+    def due(self) -> bool:
+        """Whether another is worth its time: all of a model's weights and moments may take longer than an epoch."""
+        return time.monotonic() >= self._due
 
     def newest(self) -> Path | None:
         """Return the newest sound checkpoint; name those that are not, and why an earlier run's are not used."""
@@ -55,12 +64,14 @@ class Checkpoints:
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Let ``write`` fill a folder, then make it the checkpoint of ``step``; older ones than the last two go."""
+        began = time.monotonic()
         draft = self.folder / "draft"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         write_json(self.folder / ABOUT, self.about)
         write(draft)
         faultpoint("checkpoint-written")
+        size = sum(file.stat().st_size for file in draft.iterdir())
         write_manifest(draft)
         sync(draft)
         faultpoint("checkpoint-synced")
@@ -71,6 +82,8 @@ class Checkpoints:
         faultpoint("checkpoint-moved")
         for old in self._by_step()[KEPT:]:
             shutil.rmtree(old)
+        now = time.monotonic()
+        self._due = now + SHARE * (now - began) if size > LARGE else -math.inf
 
     def remove(self) -> None:
         """Delete this run's checkpoints, and those of all but the last few unfinished ones."""

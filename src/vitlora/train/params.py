@@ -157,7 +157,7 @@ class Train(Params):
     logging_steps: int = Field(ge=1)
     """Optimiser steps between rows of steps.csv."""
     save_steps: int = Field(ge=1)
-    """Steps between checkpoints; an interrupted run goes on from the newest with the same result."""
+    """Steps between checkpoints (above 64 MiB fewer); an interrupted run goes on from one with the same result."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio", "clearml", "swanlab"]]
     """Trackers of the Trainer's that get its log too; they must be installed, and change no output."""
     full_determinism: bool

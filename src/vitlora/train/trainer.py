@@ -137,7 +137,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
 
         Args:
             checkpoints: Of this run.
-            save_steps: Optimiser steps between checkpoints; one is kept after every validation too.
+            save_steps: Optimiser steps between checkpoints; one is kept after every validation too, but for large ones,
+                which take at most a twentieth of the time.
 
         Raises:
             VitloraError: A loss is not a number, or fp16 overflows again and again.
@@ -434,6 +435,11 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self.peers.count > 1:
             self.check_agreement()
+        if self.checkpoints.due() or self.stop or self.stopping:
+            self.keep()
+
+    def keep(self) -> None:
+        """Keep a checkpoint of this step."""
         if self.peers.writes:
             self.checkpoints.save(self.state.global_step, self._write)
 
@@ -595,6 +601,10 @@ class Keeper(TrainerCallback):  # type: ignore[misc]  # likewise
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave, if asked to; several processes wait here until the first one has saved."""
-        if self.trainer.peers.any(bool(self.stop) or self.trainer.stopping):
+        trainer = self.trainer
+        if trainer.peers.any(bool(self.stop) or trainer.stopping):
+            if not trainer.checkpoints.at(state.global_step).exists():  # asked since it was seen not to be due
+                trainer.keep()
+            trainer.peers.any(False)
             number = self.stop[0] if self.stop else signal.SIGTERM
             raise StoppedError(number, f"stopped after step {state.global_step}, which is kept; `dvc repro` goes on")
