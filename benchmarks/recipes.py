@@ -40,7 +40,69 @@ from vitlora.train.stage import train
 
 Arms = dict[str, dict[str, Any]]
 BY_CLASS = {"train.metric_for_best_model": "balanced_accuracy"}
+LONG = {  # preset folder until it trained all weights
+    "lora.method": "lora",
+    "train.learning_rate": 2e-3,
+    "train.num_train_epochs": 16,
+    "train.layer_decay": 1.0,
+    "augment.cutmix_alpha": 0.0,
+}
+PLAIN = {**LONG, "train.num_train_epochs": 15, "augment.scale": [0.08, 1.0]}  # food101_10.yaml, but cosine
+RATE = {text: {"train.learning_rate": float(text)} for text in ("5e-5", "1e-4", "2e-4", "3e-4", "5e-4", "1e-3", "3e-3")}
+LAYERS = {"train.layer_decay": 0.75}
+AVERAGE = {"train.ema_decay": 0.99}
+SMOOTH = {"train.label_smoothing_factor": 0.1}
+TRIVIAL = {"augment.policy": "trivialaugment"}
+ATTENTION = {"lora.target_modules": "attention"}
 ALL = {"lora.target_modules": "all-linear"}
+FULL = {"lora.method": "full", **LAYERS}
+BEST = {**FULL, **RATE["1e-4"]}
+CHANGES: Arms = {
+    "smoothing 0.1": SMOOTH,
+    "TrivialAugment": TRIVIAL,
+    "TrivialAugment, smoothing 0.1": {**TRIVIAL, **SMOOTH},
+    "crops from 0.08": {"augment.scale": [0.08, 1.0]},
+    "crops from 0.6": {"augment.scale": [0.6, 1.0]},
+    "24 epochs": {"train.num_train_epochs": 24},
+    "rate 1e-3": RATE["1e-3"],
+    "rate 3e-3": RATE["3e-3"],
+    "average 0.99": AVERAGE,
+    "soup of 4": {"train.soup_size": 4},
+    "mean from epoch 10": {"train.swa_epoch_start": 10},
+    "head first": {"train.head_only_epochs": 1},
+    "head / 5": {"train.head_learning_rate": 4e-4},
+    "r 32": {"lora.r": 32, "lora.lora_alpha": 32},
+    "layers 0.75": LAYERS,
+    "bicubic": {"image.interpolation": "bicubic"},
+    "280 px": {"image.size_px": 280},
+    "dora": {"lora.method": "dora"},
+    "query, key and value": {"lora.target_modules": ["query", "key", "value"]},
+    "attention": ATTENTION,
+    "attention, rate 1e-3": {**ATTENTION, **RATE["1e-3"]},
+    "all-linear, rate 1e-3": {**ALL, **RATE["1e-3"]},
+    "all-linear, rate 5e-4": {**ALL, **RATE["5e-4"]},
+    "all-linear, rate 3e-4": {**ALL, **RATE["3e-4"]},
+    "all-linear, layers 0.75": {**ALL, **LAYERS},
+    "all-linear, rate 1e-3, layers 0.75": {**ALL, **RATE["1e-3"], **LAYERS},
+    "all-linear, rate 1e-3, TrivialAugment": {**ALL, **RATE["1e-3"], **TRIVIAL},
+    "all-linear, rate 5e-4, layers 0.75": {**ALL, **RATE["5e-4"], **LAYERS},
+    "all-linear, rate 5e-4, average 0.99": {**ALL, **RATE["5e-4"], **AVERAGE},
+    "all-linear, pissa, rate 3e-4": {**ALL, **RATE["3e-4"], "lora.method": "pissa"},
+    "full, rate 1e-4": {**BEST, "train.layer_decay": 1.0},
+    "full, layers 0.65, rate 1e-4": {**BEST, "train.layer_decay": 0.65},
+    "full, layers 0.75, rate 5e-5": {**FULL, **RATE["5e-5"]},
+    "full, layers 0.75, rate 1e-4": BEST,
+    "full, layers 0.75, rate 2e-4": {**FULL, **RATE["2e-4"]},
+    "full, layers 0.75, rate 3e-4": {**FULL, **RATE["3e-4"]},
+    "full, layers 0.75, rate 5e-4": {**FULL, **RATE["5e-4"]},
+    "full, layers 0.75, rate 3e-4, 10 epochs": {**FULL, **RATE["3e-4"], "train.num_train_epochs": 10},
+    "full, layers 0.75, rate 1e-4, 12 epochs": {**BEST, "train.num_train_epochs": 12},
+    "full, layers 0.75, rate 1e-4, head x 10": {**BEST, "train.head_learning_rate": 1e-3},
+    "full, layers 0.75, rate 1e-4, average 0.99": {**BEST, **AVERAGE},
+    "full, layers 0.75, rate 1e-4, TrivialAugment": {**BEST, **TRIVIAL},
+    "full, layers 0.75, rate 1e-4, smoothing 0.1": {**BEST, **SMOOTH},
+}
+CUTMIX = {**LONG, "augment.cutmix_alpha": 1.0}
 ARMS: dict[str, Arms] = {
     "imbalance": {
         "cross entropy": BY_CLASS,
@@ -51,169 +113,13 @@ ARMS: dict[str, Arms] = {
         "balanced sampling": {**BY_CLASS, "train.sampling": "balanced"},
         "weights + focal 2": {**BY_CLASS, "train.class_weights": "balanced", "train.focal_gamma": 2.0},
     },
-    "single": {
-        "as it is": {},
-        "twice the epochs": {"train.num_train_epochs": 16},
-        "rate 3e-4": {"train.learning_rate": 3e-4},
-        "rate 5e-4": {"train.learning_rate": 5e-4},
-        "rate 2e-3": {"train.learning_rate": 2e-3},
-        "cosine": {"train.lr_scheduler_type": "cosine"},
-        "r 8": {"lora.r": 8, "lora.lora_alpha": 8},
-        "r 64": {"lora.r": 64, "lora.lora_alpha": 64},
-        "no LoRA dropout": {"lora.lora_dropout": 0.0},
-        "attention": {"lora.target_modules": "attention"},
-        "mlp": {"lora.target_modules": "mlp"},
-        "all-linear": ALL,
-        "all-linear, rate 3e-4": {**ALL, "train.learning_rate": 3e-4},
-        "dora": {"lora.method": "dora"},
-        "head only": {"lora.method": "head"},
-        "batch 16": {"train.per_device_train_batch_size": 16},
-        "batch 64": {"train.per_device_train_batch_size": 64},
-        "smoothing 0.1": {"train.label_smoothing_factor": 0.1},
-        "average 0.98": {"train.ema_decay": 0.98},
-        "average 0.99": {"train.ema_decay": 0.99},
-        "layers 0.75": {"train.layer_decay": 0.75},
-        "head x 5": {"train.head_learning_rate": 5e-3},
-        "head / 5": {"train.head_learning_rate": 2e-4},
-        "weight decay 0.1": {"train.weight_decay": 0.1},
-        "crops from 0.08": {"augment.scale": [0.08, 1.0]},
-        "crops from 0.6": {"augment.scale": [0.6, 1.0]},
-        "colour 0.3": {"augment.color_jitter": 0.3},
-        "TrivialAugment": {"augment.policy": "trivialaugment"},
-        "RandAugment": {"augment.policy": "randaugment"},
-        "erasing 0.25": {"augment.erasing_p": 0.25},
-        "Mixup 0.2": {"augment.mixup_alpha": 0.2},
-        "CutMix 1": {"augment.cutmix_alpha": 1.0},
-        "bicubic": {"image.interpolation": "bicubic"},
-        "280 px": {"image.size_px": 280},
+    "folder": {  # of presets/folder.yaml
+        "plain, 15 epochs": PLAIN,
+        "long": LONG,
+        **{f"long, {name}": {**LONG, **changes} for name, changes in CHANGES.items()},
+        "CutMix": CUTMIX,
+        **{f"CutMix, {name}": {**CUTMIX, **changes} for name, changes in CHANGES.items()},
     },
-}
-WAS = {  # presets/folder.yaml until it became LONG
-    "train.learning_rate": 1e-3,
-    "train.num_train_epochs": 8,
-    "train.lr_scheduler_type": "linear",
-    "train.early_stopping_patience": 3,
-}
-LONG = {
-    "train.learning_rate": 2e-3,
-    "train.num_train_epochs": 16,
-    "train.lr_scheduler_type": "cosine",
-    "train.early_stopping_patience": None,
-}
-ARMS["long"] = {
-    "as it was": WAS,
-    "long": LONG,
-    **{
-        f"long, {name}": {**LONG, **changes}
-        for name, changes in {
-            "linear": {"train.lr_scheduler_type": "linear"},
-            "rate 4e-3": {"train.learning_rate": 4e-3},
-            "TrivialAugment": {"augment.policy": "trivialaugment"},
-            "CutMix 1": {"augment.cutmix_alpha": 1.0},
-            "Mixup 0.2": {"augment.mixup_alpha": 0.2},
-            "smoothing 0.1": {"train.label_smoothing_factor": 0.1},
-            "average 0.99": {"train.ema_decay": 0.99},
-            "layers 0.75": {"train.layer_decay": 0.75},
-            "crops from 0.08": {"augment.scale": [0.08, 1.0]},
-            "head / 5": {"train.head_learning_rate": 4e-4},
-            "weight decay 0.1": {"train.weight_decay": 0.1},
-            "colour 0.3": {"augment.color_jitter": 0.3},
-            "erasing 0.25": {"augment.erasing_p": 0.25},
-            "bicubic": {"image.interpolation": "bicubic"},
-            "280 px, 10 epochs": {"image.size_px": 280, "train.num_train_epochs": 10},
-            "attention, 10 epochs": {"lora.target_modules": "attention", "train.num_train_epochs": 10},
-            "all-linear, rate 1e-3, 8 epochs": {**ALL, "train.learning_rate": 1e-3, "train.num_train_epochs": 8},
-            "batch 16": {"train.per_device_train_batch_size": 16},
-        }.items()
-    },
-}
-CUTMIX = {**LONG, "augment.cutmix_alpha": 1.0}
-SMOOTH = {"train.label_smoothing_factor": 0.1}
-TRIVIAL = {"augment.policy": "trivialaugment"}
-WITH_CUTMIX: Arms = {
-    "smoothing 0.1": SMOOTH,
-    "TrivialAugment": TRIVIAL,
-    "TrivialAugment, smoothing 0.1": {**TRIVIAL, **SMOOTH},
-    "crops from 0.08": {"augment.scale": [0.08, 1.0]},
-    "crops from 0.6": {"augment.scale": [0.6, 1.0]},
-    "24 epochs": {"train.num_train_epochs": 24},
-    "32 epochs": {"train.num_train_epochs": 32},
-    "rate 1e-3": {"train.learning_rate": 1e-3},
-    "rate 3e-3": {"train.learning_rate": 3e-3},
-    "average 0.99": {"train.ema_decay": 0.99},
-    "soup of 4": {"train.soup_size": 4},
-    "mean from epoch 10": {"train.swa_epoch_start": 10},
-    "head first": {"train.head_only_epochs": 1},
-    "head / 5": {"train.head_learning_rate": 4e-4},
-    "query, key and value": {"lora.target_modules": ["query", "key", "value"]},
-    "r 32": {"lora.r": 32, "lora.lora_alpha": 32},
-    "layers 0.75": {"train.layer_decay": 0.75},
-    "bicubic": {"image.interpolation": "bicubic"},
-}
-ARMS["cutmix"] = {"CutMix": CUTMIX} | {
-    f"CutMix, {name}": {**CUTMIX, **changes} for name, changes in WITH_CUTMIX.items()
-}
-ATTENTION = {"lora.target_modules": "attention"}
-RATE = {
-    f"{rate:.0e}".replace("e-0", "e-"): {"train.learning_rate": rate} for rate in (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
-}
-LAYERS = {"train.layer_decay": 0.75}
-AVERAGE = {"train.ema_decay": 0.99}
-FULL = {"lora.method": "full", **LAYERS}
-WIDE: Arms = {  # more than LoRA on query and value
-    "attention": ATTENTION,
-    "attention, rate 1e-3": {**ATTENTION, **RATE["1e-3"]},
-    "all-linear": ALL,
-    "all-linear, rate 1e-3": {**ALL, **RATE["1e-3"]},
-    "all-linear, rate 5e-4": {**ALL, **RATE["5e-4"]},
-    "all-linear, rate 3e-4": {**ALL, **RATE["3e-4"]},
-    "all-linear, layers 0.75": {**ALL, **LAYERS},
-    "all-linear, rate 1e-3, layers 0.75": {**ALL, **RATE["1e-3"], **LAYERS},
-    "all-linear, rate 1e-3, TrivialAugment": {**ALL, **RATE["1e-3"], **TRIVIAL},
-    "all-linear, rate 5e-4, layers 0.75": {**ALL, **RATE["5e-4"], **LAYERS},
-    "all-linear, rate 5e-4, TrivialAugment": {**ALL, **RATE["5e-4"], **TRIVIAL},
-    "all-linear, rate 5e-4, average 0.99": {**ALL, **RATE["5e-4"], **AVERAGE},
-    "all-linear, rate 5e-4, head x 4": {**ALL, **RATE["5e-4"], "train.head_learning_rate": 2e-3},
-    "all-linear, rate 5e-4, r 64": {**ALL, **RATE["5e-4"], "lora.r": 64, "lora.lora_alpha": 64},
-    "all-linear, pissa, rate 3e-4": {**ALL, **RATE["3e-4"], "lora.method": "pissa"},
-    "full, rate 1e-4": {"lora.method": "full", **RATE["1e-4"]},
-    "full, layers 0.85, rate 5e-5": {**FULL, **RATE["5e-5"], "train.layer_decay": 0.85},
-    "full, layers 0.65, rate 1e-4": {**FULL, **RATE["1e-4"], "train.layer_decay": 0.65},
-    "full, layers 0.75, rate 5e-5": {**FULL, **RATE["5e-5"]},
-    "full, layers 0.75, rate 1e-4": {**FULL, **RATE["1e-4"]},
-    "full, layers 0.75, rate 2e-4": {**FULL, **RATE["2e-4"]},
-    "full, layers 0.75, rate 3e-4": {**FULL, **RATE["3e-4"]},
-    "full, layers 0.75, rate 5e-4": {**FULL, **RATE["5e-4"]},
-    "full, layers 0.75, rate 3e-4, 10 epochs": {**FULL, **RATE["3e-4"], "train.num_train_epochs": 10},
-    "full, layers 0.75, rate 1e-4, head x 10": {**FULL, **RATE["1e-4"], "train.head_learning_rate": 1e-3},
-    "full, layers 0.75, rate 1e-4, head first": {**FULL, **RATE["1e-4"], "train.head_only_epochs": 1},
-    "full, layers 0.75, rate 1e-4, average 0.99": {**FULL, **RATE["1e-4"], **AVERAGE},
-    "full, layers 0.75, rate 1e-4, TrivialAugment": {**FULL, **RATE["1e-4"], **TRIVIAL},
-    "full, layers 0.75, rate 1e-4, smoothing 0.1": {**FULL, **RATE["1e-4"], **SMOOTH},
-    "dora": {"lora.method": "dora"},
-}
-PLAIN: Arms = {
-    "plain, 15 epochs": {  # of food101_10.yaml
-        "train.learning_rate": 2e-3,
-        "train.num_train_epochs": 15,
-        "train.early_stopping_patience": None,
-        "augment.scale": [0.08, 1.0],
-    },
-}
-ARMS["wide"] = {
-    **PLAIN,
-    "long": LONG,
-    **{f"long, {name}": {**LONG, **changes} for name, changes in WIDE.items()},
-    **ARMS["cutmix"],
-    **{f"CutMix, {name}": {**CUTMIX, **changes} for name, changes in WIDE.items()},
-    "long, smoothing 0.1": {**LONG, **SMOOTH},
-}
-ARMS["default"] = {  # what --search found, for pictures that it did not see
-    **PLAIN,
-    "as it was": WAS,
-    "long": LONG,
-    "long, smoothing 0.1": {**LONG, **SMOOTH},
-    **ARMS["cutmix"],
 }
 SCORES = ("accuracy", "balanced_accuracy", "accuracy_with_flip")
 
@@ -222,7 +128,7 @@ def main() -> None:
     """Train every arm with every seed; save after each, so that nothing is lost when time runs out."""
     args = parse()
     arms = {name: changes for name, changes in ARMS[args.arms].items() if not args.only or name in args.only}
-    asked = {name: getattr(args, name) for name in ("search", "rarest", "jobs", "set")}
+    asked = {name: getattr(args, name) for name in ("search", "rarest", "per_class", "jobs", "set")}
     result: dict[str, Any] = {"host": host(), **asked}
     result |= {"params": args.params.name, "arms": {name: {"changes": arms[name], "runs": []} for name in arms}}
     # As trials beside each other have it: six evaluations, each with threads for all cores, take minutes for seconds.
