@@ -11,15 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from vitlora.train.augment import DRAWS, ERASING, JITTER, POLICY, erased_box, uniforms_of
-from vitlora.train.operations import operate, to_bytes
+from vitlora.train.operations import SIGNED, adjusted, operate, to_bytes
 from vitlora.train.params import Augment
 
-SIGNED = frozenset(
-    ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness")
-)
 STRENGTHS = 31  # of RandAugment and TrivialAugment
 SEVERITY, CHAINS, DEPTH = 3, 3, 3  # of AugMix: the weakest strengths of 10; chains, and operations of a chain at most
 AUGMIX_STRENGTHS = 10
@@ -143,8 +139,8 @@ def jitter(image: Tensor, strength: float, draws: Draws) -> Tensor:
         strength: Of all three.
         draws: (6,): three factors, and three numbers whose order is theirs.
     """
-    changes = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation)
+    names = ("Brightness", "Contrast", "Color")
     factors = (1 - strength + 2 * strength * draws[:3]).tolist()
     for which in np.argsort(draws[3:]).tolist():
-        image = changes[which](image, factors[which])
+        image = adjusted(image, names[which], factors[which])
     return image
