@@ -41,7 +41,7 @@ def alter(image: Tensor, law: Augment, fill: Sequence[int], row: int, seed: int,
     """
     size = image.shape[-1]
     if law.policy != "none" or law.color_jitter:
-        image = image.contiguous()  # AutoContrast is six times as fast as on channels last
+        image = torch.from_numpy(np.ascontiguousarray(image.numpy()))  # channels first, in half of torch's time
     if law.policy == "augmix":
         image = augmix(image, uniforms_of(row, seed, epoch, POLICY, AUGMIX_DRAWS))
     elif law.policy != "none":
