@@ -147,3 +147,16 @@ def test_a_mapping_does_not_silently_become_a_part_of_another(project):
 def test_names_of_a_mapping_need_no_quotes():
     (line,) = refused('train.class_weights={"0": 5}')
     assert "the names of a mapping without quotes" in line
+
+
+@pytest.mark.parametrize("method", ["full", "head", "loha"])
+def test_a_key_that_the_method_does_not_read_is_refused(project, method):
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("method: lora ", f"method: {method} "))
+    lines = refused("lora.r=32", "lora.lora_alpha=8", "train.seed=3")
+    assert [line.partition(";")[0] for line in lines] == ["-S lora.r=32: no effect", "-S lora.lora_alpha=8: no effect"]
+    assert "add -S lora.method=lora, and a learning rate for it" in lines[0]
+    assert refused("lora.r=8,32", queue=True)[0].startswith("-S lora.r=8,32: no effect")
+    assert ready(["lora.r=32", "lora.method=lora"], False) == ["lora.r=32", "lora.method=lora"]
+    assert ready(["lora.r=16", "lora.use_rslora=false"], False), "what stands there already is no mistake"
+    assert ready(["lora.target_modules=[query,value]"], False)

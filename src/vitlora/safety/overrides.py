@@ -8,6 +8,7 @@ from typing import Any
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import printable
+from vitlora.model.params import UNREAD
 from vitlora.safety.workspace import PARAMS, read_yaml
 
 PATHS = ("data.path", "model.path")
@@ -25,7 +26,7 @@ def ready(given: Iterable[str], queue: bool) -> list[str]:
         VitloraError: All mistakes, one a line.
     """
     quoted = [_quote_path(each) for each in given]
-    problems = [problem for each in quoted for problem in _problems(each, queue)]
+    problems = [problem for each in quoted for problem in _problems(each, queue)] or [*_unread(quoted)]
     if problems:
         raise VitloraError("\n".join(problems))
     return quoted
@@ -129,6 +130,23 @@ def _merged(key: str, value: str, mapping: Any) -> Iterator[str]:
         )
     else:
         yield f"{said}: {printable(name)} has no such keys yet; new ones need a plus: {quote_new(key, value)}"
+
+
+def _unread(given: list[str]) -> Iterator[str]:
+    """Refuse another value of a key that the method does not read: the run would take its time and change nothing."""
+    section = read_yaml(Path(PARAMS)).get("lora")
+    typed = {_name(each.partition("=")[0]): each for each in given}
+    if not isinstance(section, dict) or "lora.method" in typed:
+        return
+    method = str(section.get("method"))
+    for key in UNREAD.get(method, ()):
+        said = typed.get(f"lora.{key}", "")
+        override = _parsed(said) if said else None
+        if override and (override.is_sweep_override() or override.value() != section.get(key)):
+            yield (
+                f"-S {printable(said)}: no effect; the rule: a key that lora.method {method} reads; for LoRA add -S "
+                "lora.method=lora, and a learning rate for it, such as -S train.learning_rate=2e-3"
+            )
 
 
 def _holds(document: Any, name: str) -> bool:
