@@ -188,6 +188,7 @@ def test_what_is_refused_says_what_was_got_the_rule_and_a_cure(server, case):
         ("threshold=half", "threshold=half", "a number, 0 to 1"),
         ("treshold=1", "treshold in the query", "model, top and threshold"),
         ("top=1&k=2&threshold=2", "k in the query", "model, top and threshold"),
+        ("top=1&threshold=1&top=2", "top in the query more than once", "each name once"),
     ],
 )
 def test_a_wrong_query_is_told_in_our_words(server, query, got, rule):

@@ -125,7 +125,7 @@ def package_version() -> str:
 
 
 async def refuse_unknown(request: Request) -> None:
-    """Refuse names in the query that the route does not know: a misspelt one would leave its default in force.
+    """Refuse names in the query that the route does not know, which would leave a default in force, or that come twice.
 
     Raises:
         Refusal: There is one.
@@ -139,6 +139,9 @@ async def refuse_unknown(request: Request) -> None:
             f"{', '.join(known[:-1])} and {known[-1]}",
             "leave it out, or write it as one of these",
         )
+    repeated = next((name for name in known if len(request.query_params.getlist(name)) > 1), None)
+    if repeated is not None:
+        raise Refusal(422, f"{repeated} in the query more than once", "each name once", "leave all but one out")
 
 
 async def predict(

@@ -73,20 +73,23 @@ class Augment(Params):
         return value
 
 
+MOST = 1_000_000  # of counts beyond which numbers are slips
+
+
 class Train(Params):
     """TrainingArguments, key by key. Validation happens once an epoch."""
 
     learning_rate: float = Field(gt=0, le=10)
     """Peak of the schedule."""
-    per_device_train_batch_size: int = Field(ge=1)
+    per_device_train_batch_size: int = Field(ge=1, le=MOST)
     """Images of a micro-batch."""
-    per_device_eval_batch_size: int = Field(ge=1)
+    per_device_eval_batch_size: int = Field(ge=1, le=MOST)
     """Images at once in validation; speed only."""
-    gradient_accumulation_steps: int = Field(ge=1)
+    gradient_accumulation_steps: int = Field(ge=1, le=MOST)
     """Micro-batches of one optimiser step."""
     num_processes: NumProcesses
     """Of train and evaluate: processes, one a GPU, that share each step's images; auto: all visible GPUs, else 1."""
-    num_train_epochs: int = Field(ge=1)
+    num_train_epochs: int = Field(ge=1, le=MOST)
     """Passes over the training images."""
     head_learning_rate: float | None = Field(gt=0, le=10)
     """Peak for the new head; null is learning_rate."""
