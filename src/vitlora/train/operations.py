@@ -126,7 +126,8 @@ def _looked_up(image: Tensor, tables: Tensor) -> Tensor:
 def _grey(image: Tensor) -> Tensor:
     """Return the brightness that torchvision's colour operations go by, float32 (1, H, H) of whole numbers."""
     red, green, blue = image.unsqueeze(1)
-    return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).floor_()
+    grey: Tensor = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).floor_()
+    return grey
 
 
 def _blended(image: Tensor, other: Tensor, share: float) -> Tensor:
