@@ -122,6 +122,8 @@ ODD = {
     "one bright pixel": torch.zeros(3, 20, 20, dtype=torch.uint8).index_fill(2, torch.tensor([7]), 255),
     "every byte": torch.arange(768).remainder(256).view(3, 16, 16).to(torch.uint8),
     "one pixel": torch.tensor([[[5]], [[100]], [[250]]], dtype=torch.uint8),
+    "one colour": torch.tensor([92, 41, 69], dtype=torch.uint8).view(3, 1, 1).repeat(1, 42, 42),  # ties everywhere
+    "one colour of augmix": torch.tensor([173, 254, 96], dtype=torch.uint8).view(3, 1, 1).repeat(1, 14, 14),
     "dark, many pixels": torch.arange(3 * 97 * 97).remainder(3).view(3, 97, 97).to(torch.uint8),
 }
 

@@ -15,6 +15,7 @@ from torch.nn.functional import grid_sample
 from torchvision.transforms.v2 import functional
 
 RAMP = torch.arange(256, dtype=torch.uint8).view(1, 16, 16)  # every byte, as a picture
+VECTORS = 32  # bytes that torch blends at once at most; what is left over of a picture it rounds in another way
 SIGNED = frozenset(  # operations that go both ways, and do nothing at 0
     ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness")
 )
@@ -89,7 +90,10 @@ def adjusted(image: Tensor, name: str, factor: float) -> Tensor:
         case "Brightness":
             return _looked_up(image, functional.adjust_brightness(RAMP, factor))
         case "Contrast":
-            return _looked_up(image, _blended(RAMP, _grey(image).mean(), factor))
+            mean = _grey(image).mean()
+            if image.numel() % VECTORS:
+                return _blended(image, mean, factor)
+            return _looked_up(image, _blended(RAMP, mean, factor))
         case "Color":
             return _blended(image, _grey(image), factor)
     assert name == "Sharpness", name
