@@ -80,6 +80,17 @@ def test_a_mistake_leaves_nothing_behind(sweep):
     assert not other.exists()
 
 
+def test_what_no_experiment_reads_is_refused_and_the_cure_helps(project):
+    tiny.set_params(project / "params.yaml", {"lora.method": "full"})
+    folder = project / ".work/experiments/ranks"
+    for words in (("lora.r=4,8",), ("lora.r=4",), ("lora.r=16,4", "lora.method=full,head")):
+        with pytest.raises(VitloraError, match=r"-S lora\.r: no effect; .* for LoRA add -S lora\.method=lora"):
+            prepare(words, folder)
+    assert not folder.exists()
+    folder.mkdir(parents=True)
+    assert prepare(("lora.r=4,8", "lora.method=lora"), folder).journal.members
+
+
 def test_it_goes_on_from_where_it_began_and_says_so(sweep, project, capsys):
     tiny.set_params(project / "params.yaml", {"train.num_train_epochs": 9})
     again = prepare(("lora.r=4,8,16", "train.seed=0,1"), sweep.folder)

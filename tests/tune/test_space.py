@@ -8,7 +8,7 @@ import tiny
 from vitlora.core.errors import VitloraError
 from vitlora.core.params import read_document
 from vitlora.trials.values import with_values
-from vitlora.tune.space import Choices, Range, current, members, read_fixed, read_space, size
+from vitlora.tune.space import Choices, Range, current, members, read_fixed, read_space, refuse_idle, size
 
 
 @pytest.fixture
@@ -115,6 +115,28 @@ def test_what_is_fixed_may_be_of_any_section_and_is_set_in_a_copy(document):
     changed = with_values(document, fixed)
     assert (changed["train"]["num_train_epochs"], changed["split"]["max_per_class"]) == (1, 40)
     assert document["train"]["num_train_epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "fixed", "said"),
+    [
+        (["lora.r=4,8"], {}, "--space lora.r: no effect; the rule: a key that lora.method full reads"),
+        (["lora.r=4:8"], {}, "--space lora.r: no effect"),
+        (["lora.r=4,8", "lora.method=full,head"], {}, "a key that lora.method full or head reads"),
+        (["train.learning_rate=1e-5:1e-3"], {"lora.lora_alpha": 8}, "-S lora.lora_alpha: no effect"),
+        (["lora.r=4,8", "lora.method=full,lora"], {}, None),
+        (["lora.r=4,8"], {"lora.method": "lora"}, None),
+        (["train.learning_rate=1e-5:1e-3"], {"lora.r": 16}, None),  # what stands there already
+    ],
+)
+def test_what_no_trial_reads_is_refused(document, words, fixed, said):
+    full = with_values(document, {"lora.method": "full"})
+    space = read_space(words, with_values(full, fixed))
+    if said is None:
+        refuse_idle(space, fixed, full)
+        return
+    with pytest.raises(VitloraError, match=re.escape(said)):
+        refuse_idle(space, fixed, full)
 
 
 def test_drawn_numbers_have_three_digits_and_stay_within(document):

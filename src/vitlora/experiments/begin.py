@@ -15,7 +15,7 @@ from vitlora.safety.source import write_source
 from vitlora.safety.workspace import PARAMS
 from vitlora.trials.names import JOURNAL, refuse_taken
 from vitlora.trials.tree import Origin, begun_from, check_changes, find_origin, keep_changes
-from vitlora.trials.values import shown_values
+from vitlora.trials.values import refuse_unread, shown_values
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,15 @@ def prepare(words: Sequence[str], folder: Path) -> Plan:
     """
     check_params()
     write_source()  # as dvc's wrapper does: experiments must know what lies at data.path
-    wanted = members(read_grid(words))
+    grid = read_grid(words)
+    wanted = members(grid)
     mend(folder / JOURNAL)
     journal = read_journal(folder)
     origin = find_origin()
     document = journal.about["document"] if journal.about else read_document(PARAMS)
     new = _new(document, journal, wanted, folder)
     refuse_mistakes(document, new)
+    refuse_unread("-S", grid, document, grid.get("lora.method") or [document["lora"]["method"]])
     if journal.about:
         check_changes(folder, "sweep", journal.about, origin.commit, origin.changes)
     else:

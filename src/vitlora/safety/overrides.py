@@ -143,10 +143,15 @@ def _unread(given: list[str]) -> Iterator[str]:
         said = typed.get(f"lora.{key}", "")
         override = _parsed(said) if said else None
         if override and (override.is_sweep_override() or override.value() != section.get(key)):
-            yield (
-                f"-S {printable(said)}: no effect; the rule: a key that lora.method {method} reads; for LoRA add -S "
-                "lora.method=lora, and a learning rate for it, such as -S train.learning_rate=2e-3"
-            )
+            yield no_effect(f"-S {printable(said)}", [method])
+
+
+def no_effect(said: str, methods: Iterable[str]) -> str:
+    """Return why a key is refused that none of these methods reads."""
+    return (
+        f"{said}: no effect; the rule: a key that lora.method {' or '.join(methods)} reads; for LoRA add -S "
+        "lora.method=lora, and a learning rate for it, such as -S train.learning_rate=2e-3"
+    )
 
 
 def _holds(document: Any, name: str) -> bool:

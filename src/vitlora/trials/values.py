@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from ruamel.yaml import YAML
@@ -10,8 +10,9 @@ from ruamel.yaml.error import YAMLError
 
 from vitlora.core.errors import VitloraError
 from vitlora.core.text import printable
+from vitlora.model.params import UNREAD
 from vitlora.safety.keys import keys
-from vitlora.safety.overrides import nearest
+from vitlora.safety.overrides import nearest, no_effect
 from vitlora.safety.workspace import PARAMS
 
 
@@ -47,6 +48,26 @@ def halves(option: str, word: str, known: Mapping[str, Any], example: str) -> tu
     if key in known:
         raise VitloraError(f"{option} {printable(word)}: {key} is there twice; the rule: once, with all its values")
     return key, text
+
+
+def refuse_unread(
+    option: str, values: Mapping[str, Iterable[Any]], document: Mapping[str, Any], methods: Sequence[str]
+) -> None:
+    """Refuse other values of a key that no trial's method reads: all trials would take their time for one result.
+
+    Args:
+        option: That the keys were typed after.
+        values: All that were typed, by dotted key.
+        document: params.yaml.
+        methods: Of the trials.
+
+    Raises:
+        VitloraError: Each such key, one a line.
+    """
+    unread = [key for key in document["lora"] if all(key in UNREAD.get(method, ()) for method in methods)]
+    changed = [key for key in unread if any(each != document["lora"][key] for each in values.get(f"lora.{key}", ()))]
+    if changed:
+        raise VitloraError("\n".join(no_effect(f"{option} lora.{key}", methods) for key in changed))
 
 
 def kinds(annotation: Any) -> set[Any]:

@@ -17,7 +17,7 @@ from vitlora.trials.tree import begun_from, find_origin, refuse_half_kept
 from vitlora.trials.values import with_values
 from vitlora.tune.journal import agree, open_study
 from vitlora.tune.search import Plan
-from vitlora.tune.space import current, members, read_fixed, read_space, size
+from vitlora.tune.space import current, members, read_fixed, read_space, refuse_idle, size
 
 
 def prepare(args: argparse.Namespace, folder: Path) -> tuple[Plan, optuna.Study]:
@@ -42,6 +42,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[Plan, optuna.Study]
     both = [key for key in fixed if key in space]
     if both:
         raise VitloraError(f"-S {both[0]}: --space has it too; the rule: one of the two")
+    refuse_idle(space, fixed, now)
     origin = find_origin()
     study = open_study(folder, document["train"]["metric_for_best_model"] == "loss")
     about = {

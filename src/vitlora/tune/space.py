@@ -16,7 +16,7 @@ from vitlora.safety.check import check_document
 from vitlora.safety.keys import keys
 from vitlora.safety.preflight import base_of
 from vitlora.safety.workspace import PARAMS
-from vitlora.trials.values import as_text, halves, kinds, parsed, with_values
+from vitlora.trials.values import as_text, halves, kinds, parsed, refuse_unread, with_values
 
 RANGE = re.compile(r"([-+.\de]+):([-+.\de]+)(:log)?", re.IGNORECASE)
 SEARCHED = ("model", "image", "augment", "lora", "train")
@@ -124,6 +124,14 @@ def members(space: Space) -> Iterator[dict[str, Any]]:
     )
     for chosen in itertools.product(*values):
         yield dict(zip(space, chosen, strict=True))
+
+
+def refuse_idle(space: Space, fixed: Mapping[str, Any], document: Mapping[str, Any]) -> None:
+    """Refuse what no trial would read, of ``--space`` and ``-S``; errors as in ``refuse_unread``."""
+    own = fixed.get("lora.method", document["lora"]["method"])
+    methods = [*_probes(space["lora.method"])] if "lora.method" in space else [own]
+    refuse_unread("--space", {key: _probes(within) for key, within in space.items()}, document, methods)
+    refuse_unread("-S", {key: [value] for key, value in fixed.items()}, document, methods)
 
 
 def _refuse_key(key: str) -> None:
