@@ -35,6 +35,23 @@ def test_it_says_whether_test_pictures_were_met_in_training(tmp_path, seen):
     assert sum(other in text for other in SAYS.values()) == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "said", "tags"),
+    [
+        ("lora", "method `lora` (r 4; layers 0.query) and merged. Accuracy", ["lora", "vit", "vitlora"]),
+        ("full", "method `full` (all weights). Accuracy", ["vit", "vitlora"]),
+        ("head", "method `head` (the classifier alone). Accuracy", ["vit", "vitlora"]),
+    ],
+)
+def test_it_says_what_was_trained(tmp_path, method, said, tags):
+    own = {"name": method, **({"settings": {"r": 4}, "layers": ["0.query"]} if method == "lora" else {})}
+    bundle = {**BUNDLE, "method": {"settings": {}, "layers": [], **own}}
+    write_card(tmp_path / "README.md", 15, 20, 0, bundle, 16, FORMS)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.tags == tags
+    assert said in " ".join(card.text.split())
+
+
 def test_it_says_that_the_base_was_in_four_bits(tmp_path):
     said = "trained on its base in four bits"
     for base, there in (({"model_type": "vit"}, False), ({"model_type": "vit", "load_in_4bit": True}, True)):

@@ -12,6 +12,7 @@ from vitlora.export.params import FILES, Format
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 TASK = "image-classification"
+TRAINED = {"full": "all weights", "head": "the classifier alone"}  # of methods without adapters
 
 
 class Unlike(NamedTuple):
@@ -87,7 +88,7 @@ def write_card(
         checked: Images that the formats were scored on.
         forms: A row for each format, as in metrics/export.json.
     """
-    mixed, accuracy = bundle["method"].get("name") == "xlora", right / images
+    name, accuracy = bundle["method"].get("name"), right / images
     interval = binomtest(right, images).proportion_ci(method="wilson")
     base = bundle["base"]
     data = ModelCardData(
@@ -95,7 +96,7 @@ def write_card(
         base_model=base["id"] if base.get("source") in ("hub", "timm") else None,
         library_name="transformers" if "transformers" in forms else "onnx",
         pipeline_tag=TASK,
-        tags=["lora", "vit", "vitlora"],
+        tags=[*([] if name in TRAINED else ["lora"]), "vit", "vitlora"],
         model_name="vitlora",
         eval_results=[
             EvalResult(
@@ -115,10 +116,11 @@ def write_card(
         bundle=bundle,
         forms=[_form(name, row) for name, row in forms.items()],
         checked=checked,
-        mixed=mixed,
+        mixed=name == "xlora",
+        merged=name != "xlora" and name not in TRAINED,
         for_transformers="transformers" in forms,
         unlike=unlike(bundle),
-        settings="; ".join(f"{key} {value}" for key, value in settings.items()),
+        settings=TRAINED.get(name) or "; ".join(f"{key} {value}" for key, value in settings.items()),
         accuracy=accuracy,
         low=interval.low,
         high=interval.high,
