@@ -328,6 +328,13 @@ def pickled(folder):
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
 
 
+def of_all_weights(folder):
+    bundle = read_json(folder / "vitlora.json")
+    bundle["method"]["name"] = "full"
+    write_json(folder / "vitlora.json", bundle)
+    (folder / "adapter_config.json").unlink()  # which is PEFT's
+
+
 def cut(folder):
     (folder / "adapter_model.safetensors").write_bytes(b"\x00" * 9)
 
@@ -339,6 +346,7 @@ def cut(folder):
         (of_another_base, "was trained on another base than base; the rule: one base for all"),
         (of_another_method, "is LOHA, bias none; the rule: plain LoRA"),
         (of_another_model, "adapter .* lacks or leaves over|is missing from an adapter|not of this model"),
+        (of_all_weights, "is of method full, which has no adapter; the rule: plain LoRA"),
         (pickled, "holds no adapter as train writes it"),
         (cut, "cannot be read"),
     ],
@@ -380,6 +388,11 @@ def test_an_adapter_of_a_commit_comes_from_the_cache_of_dvc(folder):
     commit = tiny.git(folder, "rev-parse", "HEAD").strip()
     kept = digest(Path("models/adapter"))
     shutil.rmtree("models/adapter")  # as DVC does before train runs
+    (listing,) = Path(".dvc/cache").rglob("*.dir")
+    away = listing.rename(listing.with_suffix(".away"))  # as on a colleague's machine, whose cache has other runs
+    with pytest.raises(VitloraError, match=r"cannot be brought from DVC's cache \(.*\); `dvc fetch"):
+        locate(f"models/adapter@{commit[:7]}")
+    away.rename(listing)
     found = locate(f"models/adapter@{commit[:7]}")
     assert found == Path(".work/adapters", commit, "models/adapter")
     assert digest(found) == kept

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from vitlora.core.files import read_json, sha256_file
 from vitlora.model.adapters import BUNDLE, IN_FOUR_BITS
 from vitlora.model.layer_names import ADAPTER_WEIGHTS
 from vitlora.model.mixture import Expert
+from vitlora.model.params import WITHOUT_ADAPTER
 from vitlora.processes.peers import ALONE, Peers
 from vitlora.storage.manifest import MANIFEST, digest, problems
 
@@ -29,6 +31,9 @@ KEY = "lora.options.adapters"
 COMMIT, HEX = re.compile("[0-9a-f]{7,40}"), re.compile("[0-9a-f]{12,64}")
 SHOWN = 16  # digits of a hash in a name that we propose
 RULE = "the rule: PATH@COMMIT or PATH@sha256:HEX"
+PLAIN_LORA = (
+    "the rule: plain LoRA without biases, whose parts can be mixed: methods lora, rslora, pissa, olora and gaussian"
+)
 
 
 def find_experts(names: Sequence[str], base: Path, peers: Peers = ALONE) -> list[Expert]:
@@ -111,6 +116,7 @@ def _fetch(key: str, name: str, path: str, pin: str, peers: Peers) -> Path:
 def _bring(key: str, name: str, path: str, full: str, target: Path) -> None:
     from dvc.api import DVCFileSystem  # 1 s to import, and not there where only folders are used
     from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexDirError  # of a folder's list of files, which the cache lacks
 
     draft = STORE / "draft"
     for old in (draft, target):
@@ -118,7 +124,7 @@ def _bring(key: str, name: str, path: str, full: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         DVCFileSystem(rev=full).get(path, str(draft), recursive=True)
-    except (DvcException, OSError) as error:
+    except (DvcException, DataIndexDirError, OSError) as error:
         raise VitloraError(
             f"{key}: {name} cannot be brought from DVC's cache ({_first_line(error)}); `dvc fetch "
             "--all-commits` brings it from a remote, `git checkout` of that commit and `dvc repro` make it anew"
@@ -138,6 +144,7 @@ def _commit(revision: str) -> str | None:
 
 def _read(name: str, folder: Path, base: Path, weights: Mapping[str, str]) -> Expert:
     where = f"{KEY}: {name}"
+    _refuse_without(where, folder)
     if not all((folder / file).is_file() for file in (BUNDLE, "adapter_config.json", ADAPTER_WEIGHTS)):
         raise VitloraError(f"{where} holds no adapter as train writes it: {BUNDLE} and PEFT's two files")
     try:
@@ -155,13 +162,18 @@ def _read(name: str, folder: Path, base: Path, weights: Mapping[str, str]) -> Ex
         raise VitloraError(f"{where} cannot be read: {_first_line(error)}") from None
 
 
+def _refuse_without(where: str, folder: Path) -> None:
+    """Refuse what train writes of methods without adapters, such as all weights."""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # told by those who read all of it
+        method = read_json(folder / BUNDLE)["method"]["name"]
+        if method in WITHOUT_ADAPTER:
+            raise VitloraError(f"{where} is of method {method}, which has no adapter; {PLAIN_LORA}")
+
+
 def _refuse_others(where: str, content: Mapping[str, Any]) -> None:
     kind = "DORA" if content.get("use_dora") else content.get("peft_type")
     if kind != "LORA" or content.get("bias", "none") != "none":
-        raise VitloraError(
-            f"{where} is {kind}, bias {content.get('bias', 'none')}; the rule: plain LoRA without biases, whose parts "
-            "can be mixed: methods lora, rslora, pissa, olora and gaussian"
-        )
+        raise VitloraError(f"{where} is {kind}, bias {content.get('bias', 'none')}; {PLAIN_LORA}")
 
 
 def _first_line(error: Exception) -> str:
