@@ -163,8 +163,9 @@ def test_a_hub_that_can_not_be_reached_is_one_line_at_once(done, commit):
 
 def test_it_says_what_will_not_load_the_model():
     whole = ["model.safetensors", "onnx/model.onnx", "onnx/model_quantized.onnx", "adapter/adapter_config.json"]
-    assert list(lacking(whole)) == []
+    assert list(lacking(whole, "lora")) == []
     programs = ["transformers", "transformers.js", "transformers.js", "PEFT"]
     for name, program in zip(whole, programs, strict=True):
-        (line,) = lacking([each for each in whole if each != name])
+        (line,) = lacking([each for each in whole if each != name], "lora")
         assert line.startswith(f"{program} can't load it")
+    assert list(lacking(whole[:3], "full")) == ["PEFT can't load it: lora.method full has no adapter"]

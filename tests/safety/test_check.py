@@ -131,6 +131,20 @@ def test_values_that_go_together_are_taken(tmp_path, name):
         assert str(loaded(document, key)).lower() == value.strip("'")
 
 
+@pytest.mark.parametrize("method", ["lora", "merge", "full", "head"])
+def test_only_a_method_with_an_adapter_exports_one(tmp_path, method):
+    document = read_document(ROOT / "params.yaml")
+    document["lora"]["method"], document["export"]["formats"] = method, ["onnx", "adapter"]
+    if method == "merge":
+        document["lora"]["options"] = {"adapters": ["a@sha256:00", "b@sha256:00"]}
+    if method in ("lora", "merge"):
+        check_document(document, Path("params.yaml"))
+        return
+    said = f"not adapter with lora.method {method}, which has none"
+    with pytest.raises(VitloraError, match=said):
+        check_document(document, Path("params.yaml"))
+
+
 def test_the_committed_parameters_have_the_keys_of_the_digits_preset():
     """Their values are the user's own, and so is the file in the working tree."""
     committed = [

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vitlora.cli.exported import note_if_old, refuse_missing
 from vitlora.core.errors import VitloraError
+from vitlora.core.files import read_json
 from vitlora.core.text import counted, printable, shown_bytes
 from vitlora.predict.hub import PART, SCHEME, SITE
 
@@ -36,7 +37,8 @@ def act(args: argparse.Namespace) -> None:
     for name, size in found:
         print(f"{_shown(size):>10}  {name}")
     total = shown_bytes(sum(size for _, size in found))
-    for line in lacking([name for name, _ in found]):
+    method = read_json(args.model / "vitlora.json")["method"]["name"]
+    for line in lacking([name for name, _ in found], method):
         print(f"note: {line}", file=sys.stderr)
     whose = "private" if args.private else "public"
     if args.dry_run:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from vitlora.core.errors import VitloraError
 from vitlora.export.params import FILES
+from vitlora.model.params import WITHOUT_ADAPTER
 from vitlora.storage.manifest import problems
 
 
@@ -29,12 +30,14 @@ def files(folder: Path) -> list[tuple[str, int]]:
     return sorted((path.relative_to(folder).as_posix(), path.stat().st_size) for path in found)
 
 
-def lacking(names: list[str]) -> Iterator[str]:
-    """Yield which programs will not find their form, and the format that helps."""
+def lacking(names: list[str], method: str) -> Iterator[str]:
+    """Yield which programs will not find their form of a model that this method made, and the format that helps."""
     if "model.safetensors" not in names:
         yield "transformers can't load it: the format transformers is not exported"
     if not any(name.startswith("adapter/") for name in names):
-        yield "PEFT can't load it: the format adapter is not exported"
+        has_none = method in WITHOUT_ADAPTER
+        why = f"lora.method {method} has no adapter" if has_none else "the format adapter is not exported"
+        yield f"PEFT can't load it: {why}"
     if "onnx/model_quantized.onnx" not in names:
         yield "transformers.js can't load it as it does by default (q8): the format plain-int8 is not exported"
     if "onnx/model.onnx" not in names:

@@ -18,7 +18,7 @@ from vitlora.core.text import printable
 from vitlora.download.params import DownloadStage
 from vitlora.evaluate.params import EvaluateStage
 from vitlora.export.params import ExportStage
-from vitlora.model.params import IN_FOUR_BITS, LORA_FAMILY, RANKS
+from vitlora.model.params import IN_FOUR_BITS, LORA_FAMILY, RANKS, WITHOUT_ADAPTER
 from vitlora.preprocess.params import PreprocessStage
 from vitlora.storage.manifest import MANIFEST
 from vitlora.train.params import TrainStage
@@ -129,6 +129,9 @@ def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
             f"train.load_in_4bit: got true; the rule: false with lora.method {shown(method)}; true with "
             f"{', '.join(IN_FOUR_BITS)}"
         )
+    formats = _value(document, "export", "formats")
+    if method in WITHOUT_ADAPTER and isinstance(formats, list) and "adapter" in formats:
+        yield f"export.formats: got {shown(formats)}; the rule: not adapter with lora.method {method}, which has none"
     why, keys = ONLY.get(method, ("", {})) if isinstance(method, str) else ("", {})
     for key, off in keys.items():
         wanted = _value(document, "train", key)
