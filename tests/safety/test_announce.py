@@ -99,6 +99,16 @@ def test_the_stages_of_a_run_say_it_once_and_again_when_it_is_another(project, c
     assert capsys.readouterr().out == "parameters that differ from the last commit:\n  lora.r: 16 -> 8\n"
 
 
+@pytest.mark.parametrize("rate", [None, "1e-4"])
+def test_another_method_at_the_same_rate_is_said(project, capsys, rate):
+    changes = {"lora.method": "full", **({"train.learning_rate": rate} if rate else {})}
+    (project / "params.yaml").write_text(changed_all(changes))
+    announce(project)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 100
+    assert ("note: lora.method is another, train.learning_rate is not" in out) == (rate is None)
+
+
 def test_a_key_of_train_without_effect_is_said_with_its_reason(project, capsys):
     (project / "params.yaml").write_text(changed_all({"train.lr_scheduler_type": "constant"}))
     announce(project)

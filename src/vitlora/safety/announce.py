@@ -37,6 +37,15 @@ def _changed() -> Iterator[str]:
     if changed:
         yield "parameters that differ from the last commit:"
         yield from (f"  {line}" for line in changed)
+        yield from _same_rate(changed)
+
+
+def _same_rate(changed: list[str]) -> Iterator[str]:
+    """Say that another method wants another rate: adapters at that of all weights hardly learn, nor the other way."""
+    methods = next((line for line in changed if line.startswith("lora.method: ")), "")
+    if '"full"' in methods and not any(line.startswith("train.learning_rate: ") for line in changed):
+        yield "note: lora.method is another, train.learning_rate is not; all weights want about a twentieth of"
+        yield "  the rate of adapters (the presets have 1e-4 and 2e-3)"
 
 
 def _without_effect() -> Iterator[str]:
