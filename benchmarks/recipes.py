@@ -140,7 +140,6 @@ def main() -> None:
             for name in arms
         }
         kinds = {kind(document): document for document in documents.values()}  # arms share what is prepared alike
-        shutil.rmtree(args.work, ignore_errors=True)
         cpus = sorted(os.sched_getaffinity(0))
         beside = min(args.jobs, len(kinds), len(cpus))
         for done in [
@@ -192,6 +191,7 @@ def run(
     set_start_method("fork", force=True)  # of the loaders, as in a process that was not spawned
     prepared = args.work / kind(document)
     work = args.work / f"{seed}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     os.chdir(work)  # the train stage keeps its checkpoints in the working directory
     row = {"seed": seed, **fit(args, document, prepared)}
@@ -213,6 +213,7 @@ def prepare(args: argparse.Namespace, document: dict[str, Any], folder: Path, cp
     """Preprocess as the stage does, with a process a core, then thin out the training pictures as asked for."""
     all_cpus = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     raw, stage = args.raw, load_params(PreprocessStage, document, args.params)
     if args.search:
