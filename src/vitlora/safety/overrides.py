@@ -149,8 +149,9 @@ def _unread(given: list[str]) -> Iterator[str]:
 def no_effect(said: str, methods: Iterable[str]) -> str:
     """Return why a key is refused that none of these methods reads."""
     return (
-        f"{said}: no effect; the rule: a key that lora.method {' or '.join(methods)} reads; for LoRA add -S "
-        "lora.method=lora, and a learning rate for it, such as -S train.learning_rate=2e-3"
+        f"{said}: no effect; the rule: a key that lora.method {' or '.join(methods)} reads (its own, if it has some, "
+        "are in lora.options: docs/methods.md); for LoRA add -S lora.method=lora, and a learning rate for it, such as "
+        "-S train.learning_rate=2e-3"
     )
 
 
