@@ -13,7 +13,6 @@ from ruamel.yaml import YAML
 WORKFLOW = YAML(typ="safe").load(tiny.ROOT / ".github/workflows/compare.yml")
 SCRIPT = str(tiny.ROOT / ".github/compare.sh")
 WORSE = 3
-pytestmark = pytest.mark.xdist_group("compared")  # nobody waits for the run of another
 
 
 @pytest.fixture(scope="session")
