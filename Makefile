@@ -32,7 +32,7 @@ repro: $(READY) ## run the pipeline: only the stages whose inputs changed
 test faults unit: export OMP_NUM_THREADS = 1
 
 test: check ## lint, types and all tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 faults: $(READY) ## kill, fill, flip and cut, a thousand times in all (an hour); prints and keeps a table
 	$(BIN)/python -m pytest -n 2 -q -m "faults or survives" --faults-json benchmarks/results/faults.json tests

@@ -29,15 +29,6 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist writes the groups into the tests' names
-def pytest_collection_modifyitems(items):
-    """Keep tests together that share a fixture of their module: one worker makes it, not each of them."""
-    for item in items:
-        fixtures = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]
-        if any(each.scope == "module" for each in fixtures) and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-
-
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
     """The tiny project's data and base, as the first two stages leave them; for reading only."""

@@ -15,7 +15,7 @@ from tiny import ROOT
 from vitlora.core.files import read_csv
 from vitlora.storage.squares import load_split
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("forms")]
+pytestmark = pytest.mark.slow
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs/use.md").read_text(encoding="utf-8"), re.DOTALL)
 PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 SHELL = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]

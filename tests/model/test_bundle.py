@@ -320,7 +320,6 @@ def looks(bases, tmp_path_factory):
         yield root, started
 
 
-@pytest.mark.xdist_group("last look")  # one set of processes
 def test_a_model_that_makes_much_of_rounding_is_sound_all_the_same(base, looks, capsys):
     root, checks = looks
     model = make(base, root / "wild")
@@ -334,7 +333,6 @@ def test_a_model_that_makes_much_of_rounding_is_sound_all_the_same(base, looks, 
     assert "was loaded in a fresh process and gives the same logits" in capsys.readouterr().out
 
 
-@pytest.mark.xdist_group("last look")  # one set of processes
 def test_an_adapter_that_is_not_the_trained_model_is_refused(base, looks):
     root, checks = looks
     model = make(base, root / "changed")
@@ -345,7 +343,6 @@ def test_an_adapter_that_is_not_the_trained_model_is_refused(base, looks):
         checks["changed"](model, HALF)
 
 
-@pytest.mark.xdist_group("last look")  # one set of processes
 def test_an_adapter_that_cannot_be_read_is_refused(base, looks):
     root, checks = looks
     model = make(base, root / "cut")

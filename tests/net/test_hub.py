@@ -25,7 +25,7 @@ from vitlora.core.files import read_json
 from vitlora.storage.manifest import MANIFEST
 from vitlora.storage.packed import Packed
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("hub")]  # one server, one client
+pytestmark = pytest.mark.slow
 OLD, NEW = "1" * 40, "2" * 40
 PROCESSOR = json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}).encode()
 WEIGHTS = save({"w": np.arange(20_000, dtype=np.float32)})

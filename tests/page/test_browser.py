@@ -21,7 +21,6 @@ from vitlora.storage.squares import create_split, open_pixels
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("page"),
     pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium"),
 ]
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 70), "red": (200, 50, 40)}

@@ -17,7 +17,6 @@ from sweeps import SMALL, experiments, results
 from vitlora.experiments.journal import read_journal
 
 pytest_plugins = ["cluster"]
-pytestmark = pytest.mark.xdist_group("slurm")
 RUN = ("experiments", "run", "--engine", "slurm")
 FOLDER = ".work/experiments/sweep"
 

@@ -17,7 +17,7 @@ from vitlora.push.upload import lacking
 from vitlora.storage.manifest import write_manifest
 from vitlora.storage.squares import load_split
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("forms")]
+pytestmark = pytest.mark.slow
 # As other people load it: by the id alone.
 LOADED = """
 import sys
