@@ -48,20 +48,11 @@ pytestmark = [
 ]
 
 
-def dinov2(folder):
-    from transformers import Dinov2Config, Dinov2Model
-
-    torch.manual_seed(0)
-    config = Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
-    Dinov2Model(config).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
-
-
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
     root = tmp_path_factory.mktemp("bases")
     tiny.make_base(root / "vit")
-    dinov2(root / "dinov2")
+    tiny.make_dinov2(root / "dinov2", 32)
     return root
 
 

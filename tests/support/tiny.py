@@ -53,6 +53,17 @@ def make_base(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
 
 
+def make_dinov2(folder: Path, image_size: int) -> None:
+    """Write a random DINOv2 of two layers, patches of 8 px, with the positions of a size, px."""
+    import torch
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8}
+    Dinov2Model(Dinov2Config(**small, image_size=image_size)).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
+
+
 # All keys of the section, for what takes an Augment object: a crop and a flip, all else off.
 AUGMENT = {
     "scale": (0.08, 1.0),

@@ -40,10 +40,10 @@ FORMATS = [form for form in FILES if installed(form)]
 INPUTS = ("train", "val", "test", "labels.json", "base")
 
 
-def prepare(root):
+def prepare(root, make_base=tiny.make_base):
     """Leave in a folder what the first two stages make of the tiny project."""
     tiny.make_images(root / "pictures")
-    tiny.make_base(root / "tiny")
+    make_base(root / "tiny")
     document = settings()
     stage = load_params(DownloadStage, document, Path("params.yaml"))
     with chdir(root):

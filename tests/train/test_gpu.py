@@ -198,6 +198,15 @@ def test_a_run_stopped_and_resumed_in_fp16_ends_with_the_same_bytes(tmp_path, mo
         assert training.hashes() == golden, at
 
 
+def test_all_weights_of_a_base_that_resamples_its_positions_learn_the_same_bytes_each_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(training.prepare(tmp_path, lambda folder: tiny.make_dinov2(folder, 64)))
+    settings = {"lora__method": "full", "train__fp16": True, "train__full_determinism": True}
+    training.fit(**settings)
+    once = training.hashes()
+    training.fit(**settings)
+    assert training.hashes() == once
+
+
 def test_a_lack_of_gpu_memory_names_batch_and_image_size(tmp_path, monkeypatch):
     monkeypatch.chdir(training.prepare(tmp_path))
 

@@ -13,6 +13,7 @@ from vitlora.model.mixture import is_mixture
 from vitlora.processes.peers import ALONE, Peers
 from vitlora.train.dropout import draw_at_once
 from vitlora.train.params import Train
+from vitlora.train.positions import resample_by_products
 
 # What a step keeps for its backward pass, measured on ViT-B/16 on an H100: eager autocast 55.8 MB an image, which is 31
 # bytes for each token, layer and unit of width; fused 20.
@@ -65,6 +66,13 @@ def install(model: Any, train: Train, kind: str, normalisation: Normalisation, i
     Raises:
         VitloraError: ``activation_checkpointing`` is asked for, and the base model can't.
     """
+    way = _install(model, train, kind, normalisation, image_size)
+    if not way.takes_bytes and next(model.parameters()).device.type == "cuda":
+        resample_by_products(model, image_size)
+    return way
+
+
+def _install(model: Any, train: Train, kind: str, normalisation: Normalisation, image_size: int) -> Way:
     if train.activation_checkpointing:
         recompute(model)
     if next(model.parameters()).device.type != "cuda":

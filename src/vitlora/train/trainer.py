@@ -426,7 +426,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         if self.soup:
             self.soup.offer(metrics, round(self.state.epoch), kept)
         if found:
-            self.best = {name: weight.detach().cpu().clone() for name, weight in kept.items()}
+            self.best = {name: weight.detach().to("cpu", copy=True) for name, weight in kept.items()}
             self.best_ranks = self.ranks.pattern if self.ranks else None
         return found
 
