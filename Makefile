@@ -31,8 +31,9 @@ repro: $(READY) ## run the pipeline: only the stages whose inputs changed
 # One thread in each process that tests start: two workers with two each crowd two cores, and tiny models gain nothing.
 test faults unit: export OMP_NUM_THREADS = 1
 
+# A third worker fills two cores while commands of the others wait; a fourth does not help.
 test: check ## lint, types and all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 faults: $(READY) ## kill, fill, flip and cut, a thousand times in all (an hour); prints and keeps a table
 	$(BIN)/python -m pytest -n 2 -q -m "faults or survives" --faults-json benchmarks/results/faults.json tests

@@ -3,8 +3,9 @@
 Most are its own functions. Those that take it the longest, though a table or a copy does, are done so.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
-from math import cos, radians, sin
+from math import ceil, cos, radians, sin
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,6 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 from torchvision.transforms.v2 import functional
 
-RAMP = torch.arange(256, dtype=torch.uint8).view(1, 16, 16)  # every byte, as a picture
-VECTORS = 32  # bytes that torch blends at once at most; what is left over of a picture it rounds in another way
 SIGNED = frozenset(  # operations that go both ways, and do nothing at 0
     ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness")
 )
@@ -88,12 +87,9 @@ def adjusted(image: Tensor, name: str, factor: float) -> Tensor:
     """
     match name:
         case "Brightness":
-            return _looked_up(image, functional.adjust_brightness(RAMP, factor))
+            return to_bytes(image.mul(factor).clamp_(0, 255))
         case "Contrast":
-            mean = _grey(image).mean()
-            if image.numel() % VECTORS:
-                return _blended(image, mean, factor)
-            return _looked_up(image, _blended(RAMP, mean, factor))
+            return _blended(image, _grey(image).mean(), factor)
         case "Color":
             return _blended(image, _grey(image), factor)
     assert name == "Sharpness", name
@@ -106,24 +102,23 @@ def _recoded(image: Tensor, name: str, magnitude: float) -> Tensor:
             posterized: Tensor = functional.posterize(image, int(magnitude))
             return posterized
         case "Solarize":
-            least = np.float32(255 * magnitude)  # as torch compares: 187.000004 is 187
-            return _looked_up(image, torch.where(float(least) <= RAMP, 255 - RAMP, RAMP))
+            least = ceil(np.float32(255 * magnitude))  # as torch compares: 187.000004 is 187
+            turned = (image.numpy() >= least).view(np.uint8)
+            np.negative(turned, out=turned)  # 255 where a byte is turned, which is 255 less itself, or all its bits
+            return torch.from_numpy(np.bitwise_xor(image.numpy(), turned, out=turned))
         case "AutoContrast":
-            pixels = image.numpy()
-            least, most = (bounds.reshape(3, 1, 1) for bounds in (pixels.min((1, 2)), pixels.max((1, 2))))
-            return _looked_up(image, functional.autocontrast(torch.from_numpy(RAMP.numpy().clip(least, most))))
+            return _stretched(image)
         case "Equalize":
-            return _looked_up(image, torch.stack([_equalising(channel) for channel in image]))
+            return _looked_up(image, [_equalising(channel) for channel in image])
     assert name == "Identity", name
     return image
 
 
-def _looked_up(image: Tensor, tables: Tensor) -> Tensor:
-    """Replace each byte by its entry of a table, uint8 (256,), or of its channel's; NumPy takes twice the time."""
-    found, parts = torch.empty_like(image), tables.reshape(-1, 256).numpy()
-    rows = found.numpy().reshape(len(parts), -1), image.numpy().reshape(len(parts), -1)
-    for to, pixels, table in zip(*rows, parts, strict=True):
-        to[:] = np.frombuffer(pixels.tobytes().translate(table.tobytes()), np.uint8)
+def _looked_up(image: Tensor, tables: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Replace each byte by its entry of its channel's table, uint8 (256,); NumPy takes twice the time."""
+    found = torch.empty_like(image)
+    for to, pixels, table in zip(found.numpy(), image.numpy(), tables, strict=True):
+        to[:] = np.frombuffer(pixels.tobytes().translate(table.tobytes()), np.uint8).reshape(to.shape)
     return found
 
 
@@ -156,7 +151,21 @@ def _sharpened(image: Tensor, factor: float) -> Tensor:
     return to_bytes(output.clamp_(0, 255))
 
 
-def _equalising(channel: Tensor) -> Tensor:
+def _stretched(image: Tensor) -> Tensor:
+    """Stretch each channel to all bytes; one of a single byte stays.
+
+    Source:
+        torchvision.transforms.v2.functional.autocontrast_image, which looks for the bounds among floats.
+    """
+    rows = image.numpy().reshape(3, -1)
+    least, most = rows.min(1).astype(np.float32), rows.max(1).astype(np.float32)
+    flat = least == most
+    bounds = np.where(flat, 0, least), np.where(flat, 1, (most - least) * np.float32(1 / 255))
+    start, step = (torch.from_numpy(bound.astype(np.float32)).view(3, 1, 1) for bound in bounds)
+    return to_bytes(image.float().sub_(start).div_(step).clamp_(0, 255))
+
+
+def _equalising(channel: Tensor) -> NDArray[np.uint8]:
     """Return the table that equalises a channel: torchvision's and Pillow's, the counts by a faster way.
 
     Source:
@@ -165,4 +174,4 @@ def _equalising(channel: Tensor) -> Tensor:
     counts = torch.bincount(channel.flatten(), minlength=256).numpy()
     step = (channel.numel() - int(counts[counts.nonzero()[0][-1]])) // 255
     table: NDArray[Any] = np.minimum((np.cumsum(counts) - counts + step // 2) // max(step, 1), 255)
-    return torch.from_numpy(table.astype(np.uint8)) if step else RAMP.flatten()
+    return table.astype(np.uint8) if step else np.arange(256, dtype=np.uint8)

@@ -120,11 +120,12 @@ def augmix(image: Tensor, draws: Draws) -> Tensor:
     shares = (torch.from_numpy(among / among.sum()).float() * float(together[0])).tolist()
     table = magnitudes("augmix", image.shape[-1])
     mix = image * (1 - float(together[0]))
+    part = torch.empty_like(mix)
     for share, length, drawn in zip(shares, lengths, rest.reshape(CHAINS, DEPTH, 3), strict=True):
         chained = image
         for each in drawn[: 1 + int(length * DEPTH)]:
             chained = operate(chained, *_operation(table, range(SEVERITY), each), "bilinear")
-        mix.add_(chained * share)
+        mix.add_(torch.mul(chained, share, out=part))
     return to_bytes(mix)
 
 
