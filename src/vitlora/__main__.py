@@ -1,5 +1,5 @@
 """``python -m vitlora``: the command line."""
 
-from vitlora.cli import main
+from vitlora.cli import script
 
-main()
+script()

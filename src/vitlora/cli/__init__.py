@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from vitlora.core import entry
 from vitlora.core.errors import VitloraError
+from vitlora.safety.ending import ends_at_once
 from vitlora.safety.shortage import shortage_named
 
 ALONE = ("page", "predict", "serve")  # need nothing of the pipeline
@@ -30,6 +31,13 @@ def command_line(verbs: Iterable[str] = VERBS) -> argparse.ArgumentParser:
         module.add_arguments(verb)
         verb.set_defaults(act=module.act, verb=name)
     return parser
+
+
+def script() -> None:
+    """Be the command ``vitlora``: run the verb, then end."""
+    done = ends_at_once()
+    main()
+    done.append(True)
 
 
 def main() -> None:

@@ -3,12 +3,10 @@
 It decides whether a stage's outputs arrive, never what they hold, so no cached result depends on this file.
 """
 
-import atexit
 import errno
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -25,6 +23,7 @@ from vitlora.core.files import make_readable
 from vitlora.core.text import shown_seconds
 from vitlora.processes.launch import Place, own_place, taking_part
 from vitlora.safety.announce import announce
+from vitlora.safety.ending import ends_at_once
 from vitlora.safety.ran import record
 from vitlora.safety.shortage import WORK as WORK
 from vitlora.safety.shortage import shortage_named
@@ -60,8 +59,7 @@ def guarded(stage: str, places: Places) -> Iterator[dict[str, Path]]:
     made = {**places.outputs, **places.records}
     begun = time.monotonic()
     leave_with_parent()
-    done: list[bool] = []
-    atexit.register(_leave_at_once, done)  # before torch's own handlers, so it runs after them
+    done = ends_at_once()  # no thread watches dvc while torch is taken apart
     with shortage_named(stage), _only_writer(stage):
         faultpoint("start")
         announce(WORK)
@@ -99,19 +97,10 @@ def _one_of_several(stage: str, place: Place) -> Iterator[None]:
     """Let a process that was started to share a stage's work end with whoever has started it, and at once when done."""
     with taking_part(place):
         leave_with_parent()
-        done: list[bool] = []
-        atexit.register(_leave_at_once, done)
+        done = ends_at_once()
         with shortage_named(stage):
             yield
         done.append(True)
-
-
-def _leave_at_once(done: list[bool]) -> None:
-    """End a stage whose outputs are in place: taking torch apart can last seconds, in which no thread watches dvc."""
-    if done:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
 
 
 def leave_with_parent() -> None:
