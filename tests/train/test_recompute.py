@@ -117,7 +117,8 @@ def test_a_run_leaves_the_same_bytes_with_it_and_without(prepared, tmp_path, mon
     ("wanted", "captured", "said"), [("fused", True, True), ("compiled", False, True), ("eager", False, False)]
 )
 def test_on_a_gpu_blocks_run_one_by_one_and_it_says_why(monkeypatch, wanted, captured, said):
-    on_gpu = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda"))]))
+    weights = [SimpleNamespace(device=torch.device("cuda"))]
+    on_gpu = SimpleNamespace(parameters=lambda: iter(weights), modules=lambda: iter(()))
     monkeypatch.setattr("vitlora.train.step.recompute", lambda model: None)
     section = training.settings(
         {"train.activation_checkpointing": True, "train.step": wanted, "train.cuda_graph": captured}

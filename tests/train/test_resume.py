@@ -93,9 +93,10 @@ def test_large_checkpoints_wait_until_their_time_is_a_small_part(folder, monkeyp
         clock[0] += 2.0
 
     monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
-    for large, expected in ((10**6, [*range(1, 100)]), (8, [1, 41, 81])):
+    monkeypatch.setattr(checkpoints, "QUICK", 18)  # the first one is thought to take half a second
+    for large, expected in ((10**6, [*range(1, 100)]), (8, [10, 50, 90])):
         monkeypatch.setattr(checkpoints, "LARGE", large)
-        some, kept = Checkpoints(CHECKPOINTS, {}), []
+        some, kept = Checkpoints(CHECKPOINTS, {}, size=9), []
         for step in range(1, 100):
             clock[0] += 1.0
             if some.due():
@@ -243,8 +244,8 @@ def test_another_parameter_starts_afresh_and_says_why(interrupted, capsys, chang
 def test_another_version_code_or_device_starts_afresh_and_says_why(interrupted, monkeypatch, capsys, section, name):
     original = Checkpoints.__init__
 
-    def other(self, root, about):
-        original(self, root, {**about, section: {**about[section], name: "another"}})
+    def other(self, root, about, size):
+        original(self, root, {**about, section: {**about[section], name: "another"}}, size)
 
     monkeypatch.setattr(Checkpoints, "__init__", other)
     fit()

@@ -26,6 +26,7 @@ KEPT_RUNS = 3  # unfinished runs with other settings, to come back to
 ABOUT = "about.json"
 LARGE = 64 * 2**20  # bytes of a checkpoint from which its own time counts
 SHARE = 20  # a large one is due once training has gone on for so many times what the last one took
+QUICK = 500 * 10**6  # bytes a second: what none has taken yet, it would take at that rate
 
 
 class Checkpoints:
@@ -34,13 +35,14 @@ class Checkpoints:
     Args:
         root: Folder of all runs' checkpoints.
         about: Everything that decides the result, by section and name: parameters, data, code, versions, device.
+        size: Of one, bytes.
     """
 
-    def __init__(self, root: Path, about: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, root: Path, about: Mapping[str, Mapping[str, Any]], size: int) -> None:
         text = json.dumps(about, sort_keys=True)
         self.root, self.about = root, json.loads(text)
         self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._due = -math.inf
+        self._set_due(size, size / QUICK)
 
     def due(self) -> bool:
         """Whether another is worth its time: all of a model's weights and moments may take longer than an epoch."""
@@ -82,14 +84,16 @@ class Checkpoints:
         faultpoint("checkpoint-moved")
         for old in self._by_step()[KEPT:]:
             shutil.rmtree(old)
-        now = time.monotonic()
-        self._due = now + SHARE * (now - began) if size > LARGE else -math.inf
+        self._set_due(size, time.monotonic() - began)
 
     def remove(self) -> None:
         """Delete this run's checkpoints, and those of all but the last few unfinished ones."""
         shutil.rmtree(self.folder, ignore_errors=True)
         for folder in self._runs()[KEPT_RUNS:]:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _set_due(self, size: int, took_s: float) -> None:
+        self._due = time.monotonic() + SHARE * took_s if size > LARGE else -math.inf
 
     def _by_step(self) -> list[Path]:
         """Newest first by the step in the name: a clock may jump."""

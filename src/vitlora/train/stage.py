@@ -151,12 +151,13 @@ def _fit(
             trainer.add_callback(Patience(train.early_stopping_patience, begun + 1))
         # Two checkpoints, the one being written, and the adapter.
         floats = CHECKPOINT_FLOATS + bool(trainer.average) + min(train.soup_size or 0, train.num_train_epochs)
-        check_room(4 * ready.adapted.trainable * (3 * floats + 1), "train")
+        weights = 4 * ready.adapted.trainable
+        check_room(weights * (3 * floats + 1), "train")
         data = {"train": train_images, "val": val, "labels": labels, "base": base}
         data |= {f"adapter {expert.name}": expert.folder for expert in ready.experts}
         if trainer.distillation:
             data["teacher"] = trainer.distillation.folder
-        checkpoints = Checkpoints(CHECKPOINTS, _decides(ready, augment, lora, train, data))
+        checkpoints = Checkpoints(CHECKPOINTS, _decides(ready, augment, lora, train, data), weights * floats)
         try:
             trainer.fit(checkpoints, train.save_steps)
             return ready, checkpoints

@@ -426,9 +426,17 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         if self.soup:
             self.soup.offer(metrics, round(self.state.epoch), kept)
         if found:
-            self.best = {name: weight.detach().to("cpu", copy=True) for name, weight in kept.items()}
+            self._keep_as_best(kept)
             self.best_ranks = self.ranks.pattern if self.ranks else None
         return found
+
+    def _keep_as_best(self, kept: State) -> None:
+        """Copy weights; a GPU does it by itself, into pinned memory, while the next steps run."""
+        pinned = self.args.device.type == "cuda"
+        if self.best is None:
+            self.best = {name: torch.empty_like(each, device="cpu", pin_memory=pinned) for name, each in kept.items()}
+        for name, weight in kept.items():
+            self.best[name].copy_(weight.detach(), non_blocking=True)
 
     # --- checkpoints ---
 
@@ -446,6 +454,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
     def _write(self, folder: Path) -> None:
         save_file(contiguous(trainable(self.model)), folder / WEIGHTS)
         if self.best is not None:
+            if self.args.device.type == "cuda":
+                torch.cuda.synchronize()  # the best may be under way
             save_file(self.best, folder / BEST)
         optimizer = self.optimizer.state_dict()
         parts = {f"{row}/{key}": value for row, kept in optimizer["state"].items() for key, value in kept.items()}
