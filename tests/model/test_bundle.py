@@ -330,7 +330,7 @@ def test_an_adapter_that_is_not_the_trained_model_is_refused(base, looks):
     weights = load_file(root / "changed" / WEIGHTS)
     name = next(key for key in weights if "lora_B" in key)
     save_file({**weights, name: weights[name] + 0.1}, root / "changed" / WEIGHTS)
-    with pytest.raises(VitloraError, match=r"^the saved adapter is not the trained one: a logit differs by \d.*rule:"):
+    with pytest.raises(VitloraError, match=r"^the saved model is not the trained one: a logit differs by \d.*rule:"):
         checks["changed"](model, HALF)
 
 
@@ -338,7 +338,7 @@ def test_an_adapter_that_cannot_be_read_is_refused(base, looks):
     root, checks = looks
     model = make(base, root / "cut")
     (root / "cut" / WEIGHTS).write_bytes(b"cut")
-    with pytest.raises(VitloraError, match=r"^the saved adapter cannot be loaded again: .*does not fit[^\n]*$"):
+    with pytest.raises(VitloraError, match=r"^the saved model cannot be loaded again: .*does not fit[^\n]*$"):
         checks["cut"](model, HALF)
 
 

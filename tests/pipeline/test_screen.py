@@ -21,7 +21,7 @@ def test_a_run_shows_its_stages_in_lines_that_fit_the_screen(finished_run):
     lines = said.splitlines()
     assert max(map(len, lines)) <= WIDTH, max(lines, key=len)
     assert shown(lines) == ([*STAGES], [*STAGES])
-    assert "the saved adapter was loaded in a fresh process and gives the same logits (4 images)" in lines
+    assert "the saved model was loaded in a fresh process and gives the same logits (4 images)" in lines
     assert not any(word in said for word in NOISE)
 
 

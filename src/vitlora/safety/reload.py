@@ -75,7 +75,7 @@ def _check(child: subprocess.Popen[str], model: Any, normalisation: "Normalisati
     if child.returncode:
         lines = [line for line in err.splitlines() if line.strip()]
         reason = lines[-1].removeprefix("error: ") if lines else f"exit code {child.returncode}"
-        raise VitloraError(f"the saved adapter cannot be loaded again: {reason}; nothing is kept but the checkpoints")
+        raise VitloraError(f"the saved model cannot be loaded again: {reason}; nothing is kept but the checkpoints")
     loaded = np.array(json.loads(out.splitlines()[-1]), np.float32)
     largest = float(np.abs(kept).max())
     difference = float(np.abs(kept - loaded).max()) if kept.shape == loaded.shape else float("inf")
@@ -83,11 +83,11 @@ def _check(child: subprocess.Popen[str], model: Any, normalisation: "Normalisati
         rounding = float(np.abs(kept - logits(model.double(), normalisation, sample(val))).max())
         if not difference <= AMPLIFIED * rounding:
             raise VitloraError(
-                f"the saved adapter is not the trained one: a logit differs by {difference:.2e}; the rule: at most "
+                f"the saved model is not the trained one: a logit differs by {difference:.2e}; the rule: at most "
                 f"{ROUNDING:.0e} of the largest, {largest:.2f}, or {AMPLIFIED} times what float32 rounds, "
                 f"{rounding:.2e}; nothing is kept but the checkpoints"
             )
-    print(f"the saved adapter was loaded in a fresh process and gives the same logits ({len(kept)} images)")
+    print(f"the saved model was loaded in a fresh process and gives the same logits ({len(kept)} images)")
 
 
 def plain(model: Any) -> Any:
