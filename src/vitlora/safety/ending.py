@@ -8,7 +8,7 @@ import sys
 def ends_at_once() -> list[bool]:
     """Let this process end without taking apart what it holds, once there is anything in the list that is returned.
 
-    Call it before torch is imported: what its own handlers do at the end, they do before.
+    Call it before torch is imported: the last handler that is registered runs first, so torch's own run before.
     """
     done: list[bool] = []
     atexit.register(_end, done)

@@ -6,10 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-RESAMPLE = (
-    "Dinov2Embeddings",
-    "Dinov2WithRegistersEmbeddings",
-)  # others do so when loaded
+RESAMPLE = "Dinov2Embeddings", "Dinov2WithRegistersEmbeddings"  # what others resample, they do when they are loaded
 
 
 def resample_by_products(model: Any, image_size: int) -> None:
