@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from vitlora.model.batches import Batch
 from vitlora.processes.peers import ALONE, Peers
+from vitlora.train.halves import Halves, add_gradients
 from vitlora.train.shares import Span
 from vitlora.train.small_tensors import settle
 
@@ -70,6 +71,7 @@ class OptimiserStep:
         peers: The processes that share each step. Their gradients are added up in one row of numbers, between what is
             captured of a micro-batch and of the update.
         draw: Called with step and place before each micro-batch but a single process's first one.
+        autocast: What a GPU's autocast, within ``loss``, computes in; None where there is none.
 
     Attributes:
         capture: Whether it is captured, or will be; what can't be, is said and runs kernel by kernel.
@@ -86,10 +88,12 @@ class OptimiserStep:
         capture: bool,
         peers: Peers = ALONE,
         draw: Callable[[int, Span], None] | None = None,
+        autocast: torch.dtype | None = None,
     ) -> None:
         self.model, self.optimizer, self.scaler, self.loss, self.max_norm = model, optimizer, scaler, loss, max_norm
         self.observer, self.capture, self.peers, self.draw = observer, capture, peers, draw
         self.trained: list[Tensor] = [weight for group in optimizer.param_groups for weight in group["params"]]
+        self.halves = Halves(model, self.trained, autocast)
         device = self.trained[0].device
         self.on_gpu = device.type == "cuda"
         self.around: Callable[[], AbstractContextManager[Any]] = settle(model, device) if capture else nullcontext
@@ -201,15 +205,15 @@ class OptimiserStep:
 
     def _accumulate(self, *values: Tensor, names: tuple[str, ...]) -> None:
         """Add a micro-batch's gradients and loss to the step's."""
-        with self.around():
-            loss = self.loss(dict(zip(names, values, strict=True))) * self.share
-        found = torch.autograd.grad(
-            self.scaler.scale(loss), [self.trained[row] for row in self.rows], allow_unused=True
-        )
+        with self.halves.instead():
+            with self.around():
+                loss = self.loss(dict(zip(names, values, strict=True))) * self.share
+            leaves = [self.halves.leaves[row] for row in self.rows]
+            found = torch.autograd.grad(self.scaler.scale(loss), leaves, allow_unused=True)
         reached = {row: grad for row, grad in zip(self.rows, found, strict=True) if grad is not None}
         for row in reached:
             self.trained[row].grad = self.grads[row]
-        torch._foreach_add_([self.grads[row] for row in reached], list(reached.values()))
+        add_gradients([self.grads[row] for row in reached], list(reached.values()))
         self.total += loss.detach()
 
     @torch.no_grad()

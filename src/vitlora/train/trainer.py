@@ -295,8 +295,10 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         draw = Draws(self.model, self.args.seed, self.peers.count > 1)
         running = self.average if isinstance(self.average, RunningAverage) else None
         observer, captured = self.ranks or running, self.way.captured
+        half = torch.float16 if self.args.fp16 else torch.bfloat16 if self.args.bf16 else None
+        autocast = half if self.args.device.type == "cuda" else None
         self.optimise = OptimiserStep(
-            self.model, optimizer, scaler, self._loss, most, observer, captured, self.peers, draw
+            self.model, optimizer, scaler, self._loss, most, observer, captured, self.peers, draw, autocast
         )
 
     def _loss(self, batch: Batch) -> Tensor:
