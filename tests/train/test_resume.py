@@ -94,12 +94,13 @@ def test_large_checkpoints_wait_until_their_time_is_a_small_part(folder, monkeyp
 
     monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(checkpoints, "QUICK", 18)  # the first one is thought to take half a second
-    for large, expected in ((10**6, [*range(1, 100)]), (8, [10, 50, 90])):
+    # A later one would be ready less than 20 s before the end, half of what is waited for between two.
+    for steps, large, expected in ((99, 10**6, [*range(1, 100)]), (99, 8, [10, 50]), (112, 8, [10, 50, 90])):
         monkeypatch.setattr(checkpoints, "LARGE", large)
         some, kept = Checkpoints(CHECKPOINTS, {}, size=9), []
-        for step in range(1, 100):
+        for step in range(1, steps + 1):
             clock[0] += 1.0
-            if some.due():
+            if some.due(step, steps - step):
                 some.save(step, write)
                 kept.append(step)
         assert kept == expected
@@ -107,7 +108,7 @@ def test_large_checkpoints_wait_until_their_time_is_a_small_part(folder, monkeyp
 
 @pytest.mark.parametrize("late", [False, True], ids=["while a step runs", "once none was found due"])
 def test_a_run_asked_to_stop_keeps_a_checkpoint_that_was_not_due(golden, folder, monkeypatch, late):
-    monkeypatch.setattr(Checkpoints, "due", lambda self: False)
+    monkeypatch.setattr(Checkpoints, "due", lambda self, done, left: False)
     if late:
         original = ImageTrainer._save_checkpoint
 

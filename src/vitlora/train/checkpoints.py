@@ -5,7 +5,6 @@ They lie outside DVC's outputs, which DVC deletes before a run. A resumed run gi
 
 import hashlib
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +24,10 @@ KEPT = 2  # checkpoints of a run: if the newest turns out damaged, the one befor
 KEPT_RUNS = 3  # unfinished runs with other settings, to come back to
 ABOUT = "about.json"
 LARGE = 64 * 2**20  # bytes of a checkpoint from which its own time counts
-SHARE = 20  # a large one is due once training has gone on for so many times what the last one took
+# A large one is due once training has gone on for so many times what the last one took. Whoever takes that for the best
+# interval expects an interruption so seldom (Young: the interval is the root of twice the cost times the mean time
+# between two) that one is not worth its time where what is left is less than half of the interval.
+SHARE = 20
 QUICK = 500 * 10**6  # bytes a second: what none has taken yet, it would take at that rate
 
 
@@ -42,11 +44,19 @@ class Checkpoints:
         text = json.dumps(about, sort_keys=True)
         self.root, self.about = root, json.loads(text)
         self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._set_due(size, size / QUICK)
+        self._began = time.monotonic()
+        self._set_wait(size, size / QUICK)
 
-    def due(self) -> bool:
-        """Whether another is worth its time: all of a model's weights and moments may take longer than an epoch."""
-        return time.monotonic() >= self._due
+    def due(self, done: int, left: int) -> bool:
+        """Whether another is worth its time: all of a model's weights and moments may take longer than an epoch.
+
+        Args:
+            done: Steps since this was made.
+            left: Steps of the run.
+        """
+        now = time.monotonic()
+        left_s = left * (now - self._began) / max(done, 1)
+        return now >= self._last + self._wait_s and left_s >= self._wait_s / 2
 
     def newest(self) -> Path | None:
         """Return the newest sound checkpoint; name those that are not, and why an earlier run's are not used."""
@@ -84,7 +94,7 @@ class Checkpoints:
         faultpoint("checkpoint-moved")
         for old in self._by_step()[KEPT:]:
             shutil.rmtree(old)
-        self._set_due(size, time.monotonic() - began)
+        self._set_wait(size, time.monotonic() - began)
 
     def remove(self) -> None:
         """Delete this run's checkpoints, and those of all but the last few unfinished ones."""
@@ -92,8 +102,9 @@ class Checkpoints:
         for folder in self._runs()[KEPT_RUNS:]:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _set_due(self, size: int, took_s: float) -> None:
-        self._due = time.monotonic() + SHARE * took_s if size > LARGE else -math.inf
+    def _set_wait(self, size: int, took_s: float) -> None:
+        self._wait_s = SHARE * took_s if size > LARGE else 0.0
+        self._last = time.monotonic()
 
     def _by_step(self) -> list[Path]:
         """Newest first by the step in the name: a clock may jump."""

@@ -138,7 +138,7 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         Args:
             checkpoints: Of this run.
             save_steps: Optimiser steps between checkpoints; one is kept after every validation too, but for large ones,
-                which take at most a twentieth of the time.
+                which take at most a twentieth of the time, and of which none is kept shortly before the end.
 
         Raises:
             VitloraError: A loss is not a number, or fp16 overflows again and again.
@@ -146,8 +146,9 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
         """
         self.checkpoints = checkpoints
         newest = self._newest_of_all(checkpoints)
+        self.resumed_at = int(newest.name) if newest else 0
         if newest:
-            print(f"resuming after step {int(newest.name)}")
+            print(f"resuming after step {self.resumed_at}")
         with _stop_signals() as self.stop:
             keeper = Keeper(self, newest, save_steps, self.stop)
             self.add_callback(keeper)
@@ -445,7 +446,8 @@ class ImageTrainer(Trainer):  # type: ignore[misc]  # transformers has no type i
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self.peers.count > 1:
             self.check_agreement()
-        if self.checkpoints.due() or self.stop or self.stopping:
+        at = self.state.global_step
+        if self.checkpoints.due(at - self.resumed_at, self.state.max_steps - at) or self.stop or self.stopping:
             self.keep()
 
     def keep(self) -> None:
