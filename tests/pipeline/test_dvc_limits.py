@@ -102,6 +102,30 @@ def test_a_dry_experiment_is_told_what_shows_the_same(project):
     assert (done.returncode, "Running stage 'train'" in done.stdout) == (0, True)
 
 
+THREE = """
+stages:
+  first: {cmd: mkdir a && cp value.yaml a/copy, deps: [value.yaml], outs: [a]}
+  second: {cmd: mkdir b && cp a/copy b/copy, deps: [a/copy], outs: [b]}
+  third: {cmd: cp b/copy c, deps: [b/copy], outs: [c]}
+"""
+
+
+def test_an_experiment_that_is_all_in_the_run_cache_needs_no_output_of_the_last_commit(tmp_path):
+    """As in a clone whose results were made elsewhere: DVC looked for them once every stage had been restored."""
+    (tmp_path / "dvc.yaml").write_text(THREE)
+    (tmp_path / "value.yaml").write_text("x: 1\n")
+    tiny.git(tmp_path, "init", "-q")
+    tiny.dvc(tmp_path, "init", "-q")
+    all_three = ["first", "second", "third"]
+    assert tiny.dvc(tmp_path, "repro") == all_three
+    tiny.commit(tmp_path)
+    shutil.rmtree(tmp_path / ".dvc/cache/files")
+    for expected in (all_three, []):
+        assert tiny.dvc(tmp_path, "exp", "run", "-S", "value.yaml:x=2") == expected
+        assert (tmp_path / "c").read_text() == "x: 2\n"
+        tiny.git(tmp_path, "checkout", "-q", ".")
+
+
 def test_without_a_name_for_git_an_experiment_says_how_to_give_one(project, tmp_path):
     names = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
     nobody = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), **dict.fromkeys(names, "")}

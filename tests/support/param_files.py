@@ -85,6 +85,7 @@ BAD_VALUES = [  # key, the value as YAML, the value as shown, the rule
     ("train.num_train_epochs", "2.5", "2.5", WHOLE),
     ("train.num_train_epochs", str(10**23), str(10**23), "at most 1000000"),
     ("train.per_device_eval_batch_size", str(10**20), str(10**20), "at most 1000000"),
+    ("export.batch_size", str(10**20), str(10**20), "at most 1000000"),
     ("train.per_device_train_batch_size", "0", "0", "at least 1"),
     ("train.per_device_eval_batch_size", "-8", "-8", "at least 1"),
     ("train.gradient_accumulation_steps", "0", "0", "at least 1"),

@@ -181,7 +181,7 @@ def test_patience_begins_when_all_is_trained_and_averaged(prepared, tmp_path, mo
         record = read_json(Path("metrics.json"))
         assert (record["epochs"], record["best_epoch"]) == ((4, 1) if any(begins.values()) else (2, 1)), begins
         said = capsys.readouterr().out
-        assert ("the adapter was not trained: epoch 1" in said) == bool(begins.get("train__head_only_epochs"))
+        assert ("only the head was trained: epoch 1" in said) == bool(begins.get("train__head_only_epochs"))
         assert ("epoch 1, the best on val, is no mean of epochs" in said) == ("train__swa_epoch_start" in begins)
 
 
@@ -190,7 +190,7 @@ def test_a_soup_is_no_head_alone_if_an_epoch_of_it_trained_all(capsys):
     _tell_kept([1, 2], train)
     assert not capsys.readouterr().out
     _tell_kept([1], train)
-    assert "the adapter was not trained: epoch 1" in capsys.readouterr().out
+    assert "only the head was trained: epoch 1" in capsys.readouterr().out
 
 
 def test_a_head_that_is_not_new_is_not_trained_alone(prepared, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ class Evaluate(Params):
 
     precision: Precision
     """On a GPU; elsewhere fp32 is used, said and recorded."""
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=1_000_000)
     """Images at once; speed only."""
     top_k: int = Field(ge=1)
     """Also count an image as right if its class is among so many."""

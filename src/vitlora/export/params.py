@@ -35,7 +35,7 @@ class Export(Params):
 
     formats: list[Format] = Field(min_length=1)
     """What is written; onnx must be there. Each is in docs/export.md."""
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=1_000_000)
     """Images at once; speed only."""
     onnx_opset: int = Field(ge=18, le=23)
     """ONNX operator set."""

@@ -27,6 +27,9 @@ leaves too.
 It fills braces in the cache's path as if they were its own, so no stage ends in a folder like `{1}`. Here they are
 doubled first.
 
+It looks for the files of an experiment in the outputs as they were before it, and fails where the cache lacks one of
+these and the run cache had all stages (dvc/stage/utils.py). Here it looks at the outputs as they are.
+
 A Ctrl-C that meets DVC while it makes a progress bar ends it, without the traceback of a bar that was never finished.
 """
 
@@ -205,6 +208,12 @@ def noticing_status(status: Callable[[Any], int], command: Any) -> int:
     return status(command)
 
 
+def files_as_they_are(files: Callable[[Stage], list[str]], stage: Stage) -> list[str]:
+    """Return the files of a stage that belong into an experiment's commit, as DVC does."""
+    stage.repo._reset()  # as DVC does before it runs a stage, but not before it restores one
+    return files(stage)
+
+
 def failed_shortly(error: StageCmdFailedError, command: str, status: int | None = None) -> None:
     """Say how a stage's command ended; a stage of ours has said why, so its command of 300 characters is left out."""
     failed(error, command, status)
@@ -259,9 +268,11 @@ if __name__ == "__main__":
     if sys.argv[1:2] in (["exp"], ["experiments"], ["queue"]):
         from configobj import ConfigObj
         from dvc.commands.experiments.run import CmdExperimentsRun
+        from dvc.stage import utils
         from dvc.utils import hydra
 
         hydra.apply_overrides = partial(checked_overrides, hydra.apply_overrides)
+        utils._get_stage_files = partial(files_as_they_are, utils._get_stage_files)
         ConfigObj.__init__ = partialmethod(ConfigObj.__init__, encoding="utf-8")
         run = CmdExperimentsRun.run
         CmdExperimentsRun.run = lambda command: checked_run(run, command)

@@ -540,7 +540,7 @@ def _tell_kept(epochs: list[int], train: Train) -> None:
     """Say so if what is kept, one epoch or a soup of several, is from before what was asked for had begun."""
     best = epochs[0]
     if max(epochs) <= train.head_only_epochs:
-        print(f"note: the adapter was not trained: epoch {best}, the best on val, is one of the head alone")
+        print(f"note: only the head was trained: epoch {best}, the best on val, is from before all else is")
     if train.swa_epoch_start and best <= train.swa_epoch_start and len(epochs) == 1:
         print(f"note: epoch {best}, the best on val, is no mean of epochs; these begin with {train.swa_epoch_start}")
 
