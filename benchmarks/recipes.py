@@ -114,6 +114,7 @@ ARMS: dict[str, Arms] = {
         "focal 2": {**BY_CLASS, "train.focal_gamma": 2.0},
         "logit adjustment": {**BY_CLASS, "train.logit_adjustment": 1.0},
         "balanced sampling": {**BY_CLASS, "train.sampling": "balanced"},
+        "smoothing 0.1": {**BY_CLASS, **SMOOTH},
         "weights + focal 2": {**BY_CLASS, "train.class_weights": "balanced", "train.focal_gamma": 2.0},
     },
     "folder": {  # of presets/folder.yaml
