@@ -1,6 +1,7 @@
 """Weights in half precision: values and gradients of autocast's own, to the bit."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -106,3 +107,19 @@ def test_gradients_of_any_type_and_order_are_added():
     expected = [place + value.float() for place, value in zip(copy.deepcopy(sums), found, strict=True)]
     add_gradients(sums, found)
     assert all(torch.equal(place, value) for place, value in zip(sums, expected, strict=True))
+
+
+def test_few_gradients_at_a_time_are_copied_to_float32(monkeypatch):
+    """Copies of all would be four bytes more for each trained weight, just where autocast has none."""
+    made, sizes, original = [], [], torch.empty_like
+
+    def noted(*args, **kwargs):
+        made.append(weakref.ref(tensor := original(*args, **kwargs)))
+        sizes.append(sum(other().numel() for other in made if other() is not None))
+        return tensor
+
+    monkeypatch.setattr(torch, "empty_like", noted)
+    sums = [torch.zeros(2, 3) for _ in range(200)]
+    add_gradients(sums, [torch.full((2, 3), row, dtype=torch.bfloat16) for row in range(200)])
+    assert [place.unique().tolist() for place in sums] == [[row] for row in range(200)]
+    assert max(sizes) == 6 * 64

@@ -10,6 +10,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 CAST = nn.Linear, nn.Conv2d  # autocast runs these in half precision; subclasses may do other things with their weights
+AT_ONCE = 64  # gradients: float32 copies of all would be as large as the model
 
 
 class Halves:
@@ -71,6 +72,11 @@ def add_gradients(sums: Sequence[Tensor], found: Sequence[Tensor]) -> None:
         sums: float32, changed in place.
         found: Of the same shapes, float32, float16 or bfloat16.
     """
+    for begin in range(0, len(sums), AT_ONCE):
+        _add(sums[begin : begin + AT_ONCE], found[begin : begin + AT_ONCE])
+
+
+def _add(sums: Sequence[Tensor], found: Sequence[Tensor]) -> None:
     # One that lies otherwise, as a convolution's may, would have all of them added one by one.
     found = [
         value if value.stride() == place.stride() else torch.empty_like(place, dtype=value.dtype).copy_(value)
