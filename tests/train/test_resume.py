@@ -106,6 +106,24 @@ def test_large_checkpoints_wait_until_their_time_is_a_small_part(folder, monkeyp
         assert kept == expected
 
 
+def test_one_large_checkpoint_that_took_long_does_not_put_off_the_next_and_two_do(folder, monkeypatch):
+    clock, took = [0.0], dict.fromkeys((41, 81, 101), 20.0)
+
+    def write(draft):
+        (draft / "weights").write_bytes(bytes(9))
+        clock[0] += took.get(step, 1.0)
+
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(checkpoints, "LARGE", 8)
+    some, kept = Checkpoints(CHECKPOINTS, {}, size=9), []
+    for step in range(1, 530):
+        clock[0] += 1.0
+        if some.due(step, 10**6):
+            some.save(step, write)
+            kept.append(step)
+    assert kept == [1, 21, 41, 61, 81, 101, 501, 521]
+
+
 @pytest.mark.parametrize("late", [False, True], ids=["while a step runs", "once none was found due"])
 def test_a_run_asked_to_stop_keeps_a_checkpoint_that_was_not_due(golden, folder, monkeypatch, late):
     monkeypatch.setattr(Checkpoints, "due", lambda self, done, left: False)

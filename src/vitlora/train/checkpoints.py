@@ -5,6 +5,7 @@ They lie outside DVC's outputs, which DVC deletes before a run. A resumed run gi
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,9 +25,9 @@ KEPT = 2  # checkpoints of a run: if the newest turns out damaged, the one befor
 KEPT_RUNS = 3  # unfinished runs with other settings, to come back to
 ABOUT = "about.json"
 LARGE = 64 * 2**20  # bytes of a checkpoint from which its own time counts
-# A large one is due once training has gone on for so many times what the last one took. Whoever takes that for the best
-# interval expects an interruption so seldom (Young: the interval is the root of twice the cost times the mean time
-# between two) that one is not worth its time where what is left is less than half of the interval.
+# A large one is due once training has gone on for so many times what the quicker of the last two took. Whoever takes
+# that for the best interval expects an interruption so seldom (Young: the interval is the root of twice the cost times
+# the mean time between two) that one is not worth its time where what is left is less than half of the interval.
 SHARE = 20
 QUICK = 500 * 10**6  # bytes a second: what none has taken yet, it would take at that rate
 
@@ -44,7 +45,7 @@ class Checkpoints:
         text = json.dumps(about, sort_keys=True)
         self.root, self.about = root, json.loads(text)
         self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._began = time.monotonic()
+        self._began, self._took_s = time.monotonic(), math.inf
         self._set_wait(size, size / QUICK)
 
     def due(self, done: int, left: int) -> bool:
@@ -94,7 +95,9 @@ class Checkpoints:
         faultpoint("checkpoint-moved")
         for old in self._by_step()[KEPT:]:
             shutil.rmtree(old)
-        self._set_wait(size, time.monotonic() - began)
+        took_s = time.monotonic() - began
+        self._set_wait(size, min(took_s, self._took_s))  # one that a busy disk held up says nothing of the next
+        self._took_s = took_s
 
     def remove(self) -> None:
         """Delete this run's checkpoints, and those of all but the last few unfinished ones."""
