@@ -75,7 +75,7 @@ def test_weights_come_back_after_an_error():
     assert all(weight is before for weight, before in zip(model.parameters(), own, strict=True))
 
 
-@pytest.mark.parametrize("why", ["shared", "subclass", "frozen", "adapters", "full precision"])
+@pytest.mark.parametrize("why", ["shared", "subclass", "made", "frozen", "adapters", "full precision"])
 def test_what_autocast_alone_knows_is_left_to_it(why):
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     dtype: torch.dtype | None = torch.bfloat16
@@ -83,6 +83,8 @@ def test_what_autocast_alone_knows_is_left_to_it(why):
         model[2].weight = model[0].weight
     elif why == "subclass":
         model[2] = type("Mine", (nn.Linear,), {})(4, 4)
+    elif why == "made":
+        nn.utils.spectral_norm(model[2])
     elif why == "frozen":
         model[2].requires_grad_(False)
     elif why == "adapters":
@@ -93,7 +95,7 @@ def test_what_autocast_alone_knows_is_left_to_it(why):
         dtype = None
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     halved = sum(leaf.dtype == torch.bfloat16 for leaf in Halves(model, trained, dtype).leaves)
-    assert halved == {"shared": 2, "subclass": 2, "frozen": 2, "adapters": 0, "full precision": 0}[why]
+    assert halved == {"shared": 2, "subclass": 2, "made": 3, "frozen": 2, "adapters": 0, "full precision": 0}[why]
 
 
 def test_gradients_of_any_type_and_order_are_added():

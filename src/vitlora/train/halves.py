@@ -10,6 +10,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 CAST = nn.Linear, nn.Conv2d  # autocast runs these in half precision; subclasses may do other things with their weights
+GIVEN = "weight", "bias"  # by these names; others are what weights are first made from, as by torch's spectral_norm
 AT_ONCE = 64  # gradients: float32 copies of all would be as large as the model
 
 
@@ -40,7 +41,7 @@ class Halves:
         owners = Counter(id(weight) for _, _, weight in held)
         rows = {id(weight): row for row, weight in enumerate(trained)}
         for module, name, weight in held:
-            if type(module) in CAST and id(weight) in rows and owners[id(weight)] == 1:
+            if type(module) in CAST and name in GIVEN and id(weight) in rows and owners[id(weight)] == 1:
                 copy = torch.empty_like(weight, dtype=dtype, requires_grad=True)
                 self.leaves[rows[id(weight)]] = copy
                 self._weights.append(weight)
