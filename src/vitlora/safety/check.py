@@ -123,6 +123,7 @@ def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
     for key, rank in _ranks(document):
         if isinstance(rank, int) and isinstance(width, int) and rank > width:
             yield f"{key}: got {rank}; the rule: no larger than the base model's layers, {width}"
+    yield from _unmixed(document)
     method = _value(document, "lora", "method")
     if _value(document, "train", "load_in_4bit") is True and method not in IN_FOUR_BITS:
         yield (
@@ -137,6 +138,18 @@ def _across(document: dict[str, Any], base: Path | None) -> Iterator[str]:
         wanted = _value(document, "train", key)
         if isinstance(wanted, int | float) and wanted > 0:
             yield f"train.{key}: got {shown(wanted)}; the rule: {off} with lora.method {method}, which {why}"
+
+
+def _unmixed(document: dict[str, Any]) -> Iterator[str]:
+    """Micro-batches are mixed within themselves: a lone image would be mixed with itself, and nothing would tell."""
+    images = _value(document, "train", "per_device_train_batch_size")
+    for key in ("mixup_alpha", "cutmix_alpha"):
+        alpha = _value(document, "augment", key)
+        if images == 1 and isinstance(alpha, int | float) and alpha > 0:
+            yield (
+                f"augment.{key}, train.per_device_train_batch_size: got {shown(alpha)}, 1; the rule: a micro-batch is "
+                "mixed within itself, so it has 2 images or more"
+            )
 
 
 def _ranks(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
