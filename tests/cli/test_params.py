@@ -51,6 +51,7 @@ def test_a_section_and_all_are_listed(capsys):
         ("lora.rr", "lora.r"),
         ("train.learning_rat", "train.learning_rate"),
         ("sizepx", "image.size_px"),
+        ("Train", "did you mean train"),
         ("x\x1b[2J", "`vitlora params` lists them"),
     ],
 )

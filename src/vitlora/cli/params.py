@@ -57,6 +57,7 @@ def _value(document: dict[str, Any], key: str) -> str:
 
 
 def _nearest(key: str, known: Collection[str]) -> str:
-    names = {name.rpartition(".")[2]: name for name in known} | {name: name for name in known}
-    near = list(dict.fromkeys(names[each] for each in difflib.get_close_matches(key, names, n=2)))
+    names = {name.partition(".")[0]: name.partition(".")[0] for name in known}
+    names |= {name.rpartition(".")[2]: name for name in known} | {name: name for name in known}
+    near = list(dict.fromkeys(names[each] for each in difflib.get_close_matches(key.lower(), names, n=2)))
     return f"; did you mean {' or '.join(near)}?" if near else "; `vitlora params` lists them"
