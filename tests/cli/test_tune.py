@@ -191,6 +191,13 @@ def test_with_few_trials_importance_is_not_shown(found):
     assert results.importance(study, replace(plan, space={"lora.r": plan.space["lora.r"]}), rows) == ""
 
 
+def test_where_all_scored_the_same_there_is_no_luck_and_no_importance(found):
+    plan, study = found
+    rows = [row._replace(value=0.5, worth=0.5001) for row in results.finished(study, plan)]
+    assert "about 0.0 points of its score are luck" in " ".join(results.verdict(plan, rows))
+    assert results.importance(study, plan, rows).endswith("all trials scored the same, so none can be told")
+
+
 def test_where_all_failed_the_exit_is_an_error(found, capsys):
     plan, _ = found
     folder = plan.folder.with_name("none")

@@ -100,7 +100,7 @@ def command(plan: Plan, best: Row) -> str:
 
 def _lead(plan: Plan, rows: Sequence[Row]) -> Iterator[str]:
     best, pictures = rows[0], rows[0].trial.user_attrs["pictures"]
-    luck = _points(best.value - best.worth)
+    luck = _points(max(best.value - best.worth, 0.0))  # where all scored the same the fit is a little off
     yield (
         f"the best of {len(rows)} on {counted(pictures, 'val picture')}: about {luck} of its score are luck, expect "
         f"{best.worth:.3f} of new ones"
@@ -128,8 +128,10 @@ def importance(study: optuna.Study, plan: Plan, rows: Sequence[Row]) -> str:
     fewest = max(FEWEST, FEWEST_EACH * len(plan.space))
     if len(plan.space) == 1:
         return ""
-    if len(rows) < fewest or len({row.value for row in rows}) == 1:
+    if len(rows) < fewest:
         return f"importance of each parameter: too few different trials to tell; the rule: {fewest} that finish"
+    if len({row.value for row in rows}) == 1:
+        return "importance of each parameter: all trials scored the same, so none can be told"
     found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=QUANTILE))
     shares = ", ".join(f"{key} {share:.0%}" for key, share in found.items())
     return f"importance (PED-ANOVA, of being among the best {QUANTILE:.0%}): {shares}"
