@@ -6,6 +6,7 @@ import re
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
 from vitlora.core.errors import VitloraError
@@ -137,6 +138,19 @@ def test_it_is_refused_in_one_line_and_taken_once_cured(tmp_path, files, name):
     assert re.match(r"model\.path: [^\n]+; [^\n]+$", str(caught.value))
     assert not (tmp_path / "b").exists()
     take(write(tmp_path / "m", files, **cure), tmp_path / "b")
+    load_base(tmp_path / "b", NAMES, 32)
+
+
+def test_pickled_weights_are_refused_and_converted_by_the_line_of_the_message_taken(tmp_path, files):
+    folder = write(tmp_path / "m", files)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(VitloraError, match=r"pytorch_model\.bin may run .* those of timm") as caught:
+        take(folder, tmp_path / "b")
+    (line,) = re.findall(r"safetensors\.torch\.(save_file\(.*\))$", str(caught.value))
+    line = line.replace("FILE", f"{str(folder / 'pytorch_model.bin')!r}").replace("FOLDER", str(folder))
+    exec(line, {"save_file": save_file, "torch": torch})
+    take(folder, tmp_path / "b")
     load_base(tmp_path / "b", NAMES, 32)
 
 

@@ -85,8 +85,8 @@ class Client:
         assert kind is not None or noise == ""
 
     def ask(self, repo, revision=OLD, kind="model"):
-        section = {"model": "model", "dataset": "data"}[kind]
-        print(json.dumps([repo, revision, kind, section]), file=self.process.stdin, flush=True)
+        section, copied = {"model": ("model", "folder"), "dataset": ("data", "hub_folder")}[kind]
+        print(json.dumps([repo, revision, kind, section, copied]), file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         assert line, self.process.stderr.read()
         return json.loads(line)
@@ -240,6 +240,7 @@ def test_a_model_of_timm_comes_by_its_commit_with_its_licence_and_one_file_of_we
     more = {"open_clip_model.safetensors": WEIGHTS, "pytorch_model.bin": b"pickle"}
     hub.repos["models/owner/vit"] = {NEW: {}, OLD: {**files, **more}}
     project.set(**{"model.source": "timm", "model.path": "owner/vit", "model.revision": OLD})
+    assert way_out("model", "timm") in project.refuse(HF_HUB_OFFLINE="1")
     project.succeed()
     found = {name: json.loads(data) for name, data in project.files("models/base").items() if name.endswith(".json")}
     assert project.files("models/base").keys() == {*found, "model.safetensors"}

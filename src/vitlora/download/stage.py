@@ -91,7 +91,7 @@ def find_images(data: DataSource) -> Found:
         return from_table(folder, data.splits, data.image_column, data.label_column, data.split_column)
     if data.source == "hub":
         assert data.revision is not None
-        folder = fetch(data.path, data.revision, "dataset", "data")
+        folder = fetch(data.path, data.revision, "dataset", "data", "hub_folder")
     return from_hub_layout(folder, data.config, data.image_column, data.label_column, data.splits)
 
 
@@ -100,7 +100,7 @@ def open_stream(data: DataSource) -> HubSet:
     assert data.path is not None  # the section's own rule
     if data.source == "hub":
         assert data.revision is not None
-        place = on_hub(data.path, data.revision, fetch(data.path, data.revision, "dataset", "data", CARD))
+        place = on_hub(data.path, data.revision, fetch(data.path, data.revision, "dataset", "data", "hub_folder", CARD))
     else:
         place = in_folder(Path(data.path).expanduser())
     return open_hub_layout(place, data.config, data.image_column, data.label_column, data.splits)
@@ -173,7 +173,7 @@ def _fetched(model: ModelSource, only: Sequence[str]) -> Path:
     assert model.path is not None
     if model.from_hub:
         assert model.revision is not None
-        return fetch(model.path, model.revision, "model", "model", only)
+        return fetch(model.path, model.revision, "model", "model", _of_a_copy(model), only)
     folder = Path(model.path).expanduser()
     if model.source == "timm" and not folder.is_dir():
         raise VitloraError(
@@ -181,6 +181,11 @@ def _fetched(model: ModelSource, only: Sequence[str]) -> Path:
             "Hub's id with its full commit in model.revision"
         )
     return folder
+
+
+def _of_a_copy(model: ModelSource) -> str:
+    """Return the source that reads a copy of a model of the Hub in a folder."""
+    return "timm" if model.source == "timm" else "folder"
 
 
 def _write_image(base: Path, side: int | None, interpolation: str | None) -> None:
@@ -196,8 +201,7 @@ def _mended_in_a_copy(model: ModelSource) -> Iterator[None]:
     except VitloraError as error:
         hint = ""
         if model.from_hub:
-            source = "timm" if model.source == "timm" else "folder"
-            hint = IN_A_COPY.format(path=model.path, revision=model.revision, source=source)
+            hint = IN_A_COPY.format(path=model.path, revision=model.revision, source=_of_a_copy(model))
         raise VitloraError(f"{error}{hint}") from None
 
 

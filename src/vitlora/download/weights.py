@@ -50,7 +50,8 @@ def check_weights(folder: Path, names: list[str]) -> None:
         raise VitloraError(
             f"model.path: {folder} has no *.safetensors; weights in other formats are not loaded{found}; where you "
             "trust them, AutoModel.from_pretrained(FOLDER).save_pretrained(NEW) converts them; copy "
-            "preprocessor_config.json into NEW too"
+            "preprocessor_config.json into NEW too; those of timm's models: "
+            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'FOLDER/model.safetensors')"
         )
     _check_names(folder, names, weights)
     for name in weights:

@@ -18,7 +18,9 @@ XET_RETRIES = "30s"  # for each piece of a file; unset, a blocked Xet storage me
 Result = TypeVar("Result")
 
 
-def fetch(repo_id: str, revision: str, repo_type: str, section: str, only: Sequence[str] | None = None) -> Path:
+def fetch(
+    repo_id: str, revision: str, repo_type: str, section: str, copied: str, only: Sequence[str] | None = None
+) -> Path:
     """Download one commit of a repository into the Hub client's cache and check its large files.
 
     What is in the cache is taken from there without a request: a commit never changes.
@@ -30,6 +32,7 @@ def fetch(repo_id: str, revision: str, repo_type: str, section: str, only: Seque
         revision: Commit, 40 hex digits.
         repo_type: `model` or `dataset`.
         section: `model` or `data`: where the reader can change the source.
+        copied: The section's source that reads a copy of it in a folder.
         only: Patterns of the files to take, none of them in a sub-folder; all files without. Of a data set one left out
             would halve it silently.
 
@@ -48,12 +51,14 @@ def fetch(repo_id: str, revision: str, repo_type: str, section: str, only: Seque
         if snapshot is None:
             snapshot = _with_retries(lambda: _download(repo_id, revision, repo_type, only))
     except Exception as error:  # the client raises its own, httpx2's, json's and hf_xet's errors
-        raise VitloraError(_explain(error, repo_id, revision, repo_type, section, host)) from None
+        raise VitloraError(_explain(error, repo_id, revision, repo_type, section, copied, host)) from None
     _verify(snapshot, only, host)
     return snapshot
 
 
-def _explain(error: Exception, repo_id: str, revision: str, repo_type: str, section: str, host: str) -> str:
+def _explain(
+    error: Exception, repo_id: str, revision: str, repo_type: str, section: str, copied: str, host: str
+) -> str:
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -74,10 +79,9 @@ def _explain(error: Exception, repo_id: str, revision: str, repo_type: str, sect
         return (
             f"{section}.path: {host} has no {repo_type} {repo_id} (or it is private: `hf auth login`, or set HF_TOKEN)"
         )
-    source = "folder" if repo_type == "model" else "hub_folder"
     return (
         f"{section}: cannot fetch {what} from {host} ({_reason(error)}); put a copy of its files in a folder and set "
-        f"{section}.source: {source}, {section}.path: that folder, {section}.revision: null"
+        f"{section}.source: {copied}, {section}.path: that folder, {section}.revision: null"
     )
 
 
