@@ -123,7 +123,7 @@ def train(
     write_csv(plots / "epochs.csv", EPOCH_COLUMNS, epochs)
     write_csv(plots / "ranks.csv", ("block", "layer", "rank"), ranks(trainer.model))
     write_json(metrics, {**_about(ready, train), "cuda_graph": captured, **best, **_scalings(ready)})
-    if said := advice(best["val_accuracy"], trainer.val.labels.tolist(), best["steps"], best["epochs"]):
+    if said := advice(best, trainer.val.labels.tolist(), train.num_train_epochs):
         print(said)
     return Finished(trainer.model, trainer.normalisation, checkpoints)
 
