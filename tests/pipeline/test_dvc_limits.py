@@ -1,13 +1,18 @@
 """Where DVC's own limits stood in the way: odd folder names, runs in a copy of the tree, marks of a merge."""
 
+import os
 import shlex
 import shutil
 import time
 
 import pytest
 import tiny
+from dulwich.index import index_entry_from_stat
+from dulwich.repo import Repo
 from faults.harness import vitlora
 from ruamel.yaml import YAML
+
+from vitlora.safety.dvc_command import let_git_see
 
 
 def refused(root, *words):
@@ -124,6 +129,23 @@ def test_an_experiment_that_is_all_in_the_run_cache_needs_no_output_of_the_last_
         assert tiny.dvc(tmp_path, "exp", "run", "-S", "value.yaml:x=2") == expected
         assert (tmp_path / "c").read_text() == "x: 2\n"
         tiny.git(tmp_path, "checkout", "-q", ".")
+
+
+def test_git_sees_a_value_of_equal_length_that_dvcs_own_git_has_noted_as_the_old_one(tmp_path, monkeypatch):
+    params = tmp_path / "params.yaml"
+    params.write_text("source: timm!\n")
+    tiny.git(tmp_path, "init", "-q")
+    tiny.commit(tmp_path)
+    old = tiny.git(tmp_path, "rev-parse", "HEAD:params.yaml").strip()
+    params.write_text("source: wheel\n")
+    os.utime(params, (params.stat().st_mtime - 60,) * 2)
+    index = Repo(tmp_path).open_index()
+    index[b"params.yaml"] = index_entry_from_stat(params.stat(), old.encode())
+    index.write()
+    assert tiny.git(tmp_path, "status", "--short") == ""
+    monkeypatch.chdir(tmp_path)
+    let_git_see()
+    assert tiny.git(tmp_path, "status", "--short") == " M params.yaml\n"
 
 
 def test_without_a_name_for_git_an_experiment_says_how_to_give_one(project, tmp_path):

@@ -21,6 +21,9 @@ It does not notice what changes at ``data.path``. Here that is written down firs
 It removes the outputs of a stage before that can refuse a parameter. Here parameters are checked first, what `-S` sets
 too.
 
+Its own Git (dulwich, pygit2) can make Git overlook a value that `-S` has set and that is as long as the old one. Here
+Git is made to look.
+
 It lives on when the program that started it is killed. Runners of experiments ask, by VITLORA_WITH_PARENT, that it
 leaves too.
 
@@ -156,7 +159,22 @@ def checked_run(run: Callable[[Any], int], command: Any) -> int:
         _check_overrides(command.args)
     else:
         _refuse_mistakes()
-    return run(command)
+    try:
+        return run(command)
+    finally:
+        if _ours():
+            let_git_see()
+
+
+def let_git_see() -> None:
+    """Touch what an experiment sets, in the working directory.
+
+    DVC's own Git may note the old contents with the new file's time and size. Git then takes a value of equal length
+    for no change: `git status` is clean, and `git checkout` leaves it.
+    """
+    for name in ("params.yaml", "source.yaml"):
+        with suppress(OSError):
+            os.utime(name)
 
 
 def _check_overrides(given: Any) -> None:
